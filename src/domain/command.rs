@@ -1,0 +1,199 @@
+//! What may be asked of the state, and what it answers.
+//!
+//! A [`Record`] is one log entry: commands that arrived together, with the one
+//! time the leader stamped on them. Each command gets one [`Reply`]. A refusal
+//! is data: it is replicated and answered like a success, and changes nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{Digest, JobId, Price, WorkerId};
+use super::job::{JobSpec, JobState, Source};
+use super::journal::Sink;
+use super::time::Timestamp;
+use super::worker::{Capabilities, Location, Verdict};
+
+/// One log entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub at: Timestamp,
+    pub commands: Vec<Command>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    Submit(Box<Submit>),
+    Cancel {
+        job: JobId,
+        reason: String,
+    },
+    /// Registers a worker, or replaces what it declared. Registering again says "I am here": the verdict becomes online.
+    RegisterWorker {
+        worker: WorkerId,
+        capabilities: Box<Capabilities>,
+        location: Location,
+        version: String,
+    },
+    /// Removes a worker; its attempts go back to the market.
+    UnregisterWorker {
+        worker: WorkerId,
+    },
+    Drain {
+        worker: WorkerId,
+    },
+    Resume {
+        worker: WorkerId,
+    },
+    /// `Offline` sends the worker's attempts back to the market at once.
+    SetVerdict {
+        worker: WorkerId,
+        verdict: Verdict,
+    },
+    /// Starts attempt `attempt`, which must be the job's next.
+    Assign {
+        job: JobId,
+        attempt: u32,
+        worker: WorkerId,
+        price: Price,
+        lease_ms: u64,
+    },
+    Started {
+        job: JobId,
+        attempt: u32,
+        worker: WorkerId,
+    },
+    Renew {
+        job: JobId,
+        attempt: u32,
+        lease_ms: u64,
+    },
+    /// The lease ran out: the log's clock must agree.
+    Expire {
+        job: JobId,
+        attempt: u32,
+    },
+    /// The worker had no room after all: back to the market, not counted as a failure.
+    Decline {
+        job: JobId,
+        attempt: u32,
+        worker: WorkerId,
+    },
+    Complete(Box<Complete>),
+    Fail(Box<Fail>),
+    /// The job's deadline passed: the log's clock must agree.
+    PassDeadline {
+        job: JobId,
+    },
+    /// A sink has everything through this journal sequence number. Never goes back.
+    Delivered {
+        sink: Sink,
+        through: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submit {
+    pub id: JobId,
+    pub spec: JobSpec,
+    /// The input's bytes, if inline. Digest and size in `spec.input` are of these.
+    pub payload: Option<Vec<u8>>,
+    pub fingerprint: Digest,
+    pub source: Source,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Complete {
+    pub job: JobId,
+    pub attempt: u32,
+    pub worker: WorkerId,
+    pub output: Vec<u8>,
+    pub output_sha256: Digest,
+    pub exit_code: i32,
+    pub duration_ms: u64,
+    pub signature: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fail {
+    pub job: JobId,
+    pub attempt: u32,
+    pub worker: WorkerId,
+    pub code: String,
+    pub detail: String,
+    pub retryable: bool,
+}
+
+/// What one command came to.
+pub type Reply = Result<Done, Refusal>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Done {
+    /// `created` is false when the same submission was accepted before.
+    Submitted {
+        job: JobId,
+        created: bool,
+    },
+    /// The job's state after the command.
+    Job {
+        job: JobId,
+        state: JobState,
+    },
+    Worker {
+        worker: WorkerId,
+    },
+    /// Already so; nothing changed.
+    Unchanged,
+    Delivered {
+        through: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    #[error("job {0} is not known")]
+    UnknownJob(JobId),
+    #[error("worker {0} is not known")]
+    UnknownWorker(WorkerId),
+    #[error("job {job} exists with a different body")]
+    Conflict { job: JobId },
+    #[error("job {job} is already {state:?}")]
+    Finished { job: JobId, state: JobState },
+    #[error("attempt {sent} is stale, job {job} is at attempt {current}")]
+    StaleAttempt { job: JobId, sent: u32, current: u32 },
+    #[error("job {job} is not assigned to worker {worker}")]
+    WrongWorker { job: JobId, worker: WorkerId },
+    #[error("job {job} is not open for an award")]
+    NotOpen { job: JobId },
+    #[error("worker {worker} does not take jobs: {why}")]
+    NotAvailable { worker: WorkerId, why: String },
+    #[error("the lease of job {job} still holds")]
+    LeaseHolds { job: JobId },
+    #[error("the deadline of job {job} has not passed")]
+    DeadlineAhead { job: JobId },
+    #[error("the backlog is full: {limit} jobs wait")]
+    BacklogFull { limit: u64 },
+    #[error("too many workers: {limit} are registered")]
+    WorkersFull { limit: u64 },
+    #[error("invalid command: {0}")]
+    Invalid(String),
+}
+
+impl Refusal {
+    /// Stable, for machines.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownJob(_) => "unknown_job",
+            Self::UnknownWorker(_) => "unknown_worker",
+            Self::Conflict { .. } => "idempotency_conflict",
+            Self::Finished { .. } => "already_finished",
+            Self::StaleAttempt { .. } => "stale_attempt",
+            Self::WrongWorker { .. } => "wrong_worker",
+            Self::NotOpen { .. } => "not_open",
+            Self::NotAvailable { .. } => "worker_not_available",
+            Self::LeaseHolds { .. } => "lease_holds",
+            Self::DeadlineAhead { .. } => "deadline_ahead",
+            Self::BacklogFull { .. } => "backlog_full",
+            Self::WorkersFull { .. } => "workers_full",
+            Self::Invalid(_) => "invalid_command",
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A job: what a client asked for, where it is, and how it came there.
+//!
+//! `pending → assigned → running → completed | failed | cancelled`, and back to
+//! `pending` when a lease expires, a worker declines, or a retry is due. The
+//! attempt number grows with every award and fences all that is said about it.
+//!
+//! Input and output bytes are not here: [`crate::domain::State`] keeps them
+//! apart, so that a transition touches a small record only.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{Digest, JobId, Price, WorkerId};
+use super::time::Timestamp;
+
+/// Transitions kept per job. Beyond this the oldest after the first are dropped.
+pub const HISTORY_MAX: usize = 48;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    Pending,
+    Assigned,
+    Running,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+impl JobState {
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Assigned, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Assigned => "assigned",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What a client asked for; never changes after submission.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The job type, a lower-case identifier such as `sha256` or `ai_inference`.
+    pub kind: String,
+    pub input: Input,
+    /// 1 (last) to 10 (first).
+    pub priority: u8,
+    /// The most the client will pay; `None` is any price.
+    pub max_price: Option<Price>,
+    pub deadline: Option<Timestamp>,
+    /// Longest run of one attempt.
+    pub timeout_secs: u32,
+    pub requirements: Requirements,
+    pub retry: Retry,
+    pub redundancy: u8,
+    pub tags: Vec<String>,
+    /// The client's account on chain, `0x…`.
+    pub client_address: Option<String>,
+    pub callback_url: Option<String>,
+    pub settlement: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    pub sha256: Digest,
+    pub size: u64,
+    /// `None`: the bytes came with the submission.
+    pub uri: Option<String>,
+}
+
+/// What a worker must have. Zero and empty mean "do not care".
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requirements {
+    pub min_cpu_cores: u32,
+    pub min_ram_mb: u64,
+    pub min_gpu_memory_mb: u64,
+    pub required_frameworks: Vec<String>,
+    pub preferred_regions: Vec<String>,
+    pub max_network_latency_ms: u32,
+    pub max_worker_load_permille: u32,
+    pub min_reputation: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    pub max_attempts: u32,
+    pub initial_delay_ms: u64,
+    /// In thousandths: 2000 doubles the delay each time.
+    pub multiplier_permille: u32,
+    pub max_delay_ms: u64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max_attempts: 3, initial_delay_ms: 5_000, multiplier_permille: 2_000, max_delay_ms: 300_000 }
+    }
+}
+
+/// Which door a job came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    Api,
+    Kafka,
+    Chain,
+}
+
+/// The award that is in force: who runs the job, for how much, until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Award {
+    pub worker: WorkerId,
+    pub price: Price,
+    pub assigned_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub lease_until: Timestamp,
+}
+
+/// How the last attempt that reported came out well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub attempt: u32,
+    pub worker: WorkerId,
+    pub output_sha256: Digest,
+    pub output_size: u64,
+    pub exit_code: i32,
+    pub duration_ms: u64,
+    /// ed25519 by the worker over `wire::signed_result`.
+    pub signature: Vec<u8>,
+}
+
+/// Why a job, or its last attempt, did not end well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobError {
+    /// Stable and `snake_case`.
+    pub code: String,
+    pub detail: String,
+}
+
+/// One line of a job's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    pub index: u64,
+    pub term: u64,
+    pub at: Timestamp,
+    pub state: JobState,
+    pub attempt: u32,
+    pub cause: Cause,
+    pub worker: Option<WorkerId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    Submitted,
+    Awarded,
+    Started,
+    Completed,
+    /// The attempt failed and no retry is left, or none was wanted.
+    Failed,
+    /// The attempt failed and another will follow.
+    Retry,
+    /// The worker refused the assignment.
+    Declined,
+    LeaseExpired,
+    /// The worker went offline or was unregistered.
+    WorkerLost,
+    DeadlinePassed,
+    Cancelled,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    pub id: JobId,
+    pub spec: JobSpec,
+    /// Digest of the whole submission: the same key with another body is a conflict.
+    pub fingerprint: Digest,
+    pub source: Source,
+    pub state: JobState,
+    /// The current or last attempt; 0 before the first award.
+    pub attempt: u32,
+    /// Attempts that count against `retry.max_attempts`.
+    pub failures: u32,
+    pub award: Option<Award>,
+    pub outcome: Option<Outcome>,
+    pub error: Option<JobError>,
+    pub submitted_at: Timestamp,
+    pub submitted_index: u64,
+    pub finished_at: Option<Timestamp>,
+    /// While pending: not announced before this.
+    pub next_attempt_at: Timestamp,
+    pub history: Vec<Transition>,
+}

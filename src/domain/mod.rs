@@ -1,0 +1,25 @@
+//! What the system is, without any way to touch the world.
+//!
+//! Everything here is pure: the same commands in the same order give the same
+//! state, byte for byte, on every node. No clock, no randomness, no I/O, no
+//! hash maps, no knowledge of being leader. What the domain needs to know, it
+//! is told in the [`command::Record`].
+
+pub mod apply;
+pub mod auction;
+pub mod command;
+pub mod ids;
+pub mod job;
+pub mod journal;
+pub mod schedule;
+pub mod snapshot;
+pub mod state;
+pub mod time;
+pub mod worker;
+
+pub use command::{Command, Done, Record, Refusal};
+pub use ids::{Digest, JobId, NodeId, PeerId, Price, WorkerId};
+pub use job::{Job, JobSpec, JobState};
+pub use state::State;
+pub use time::Timestamp;
+pub use worker::Worker;

@@ -1,0 +1,141 @@
+//! What workers said last: the soft half of a worker.
+//!
+//! Every coordinator hears every heartbeat, so a new leader knows at once who
+//! lives. Nothing here is replicated; verdicts that matter go through the log.
+//!
+//! Silence is measured against this node's own attention: when the process did
+//! not run for a while (paused, swapped out), that time does not count against
+//! the workers. See [`Roster::attend`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::domain::{JobId, Timestamp, WorkerId};
+
+/// Workers remembered. Beyond this heartbeats of new ones are not kept.
+pub const WORKERS_MAX: usize = 20_000;
+
+/// Longer than this between two calls of [`Roster::attend`] counts as having been away.
+const AWAY: Duration = Duration::from_millis(1_000);
+
+/// The last heartbeat of one worker.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub at: Timestamp,
+    pub instant: Instant,
+    pub version: String,
+    pub started: Timestamp,
+    pub seq: u64,
+    pub cpu_permille: u32,
+    pub memory_permille: u32,
+    pub gpu_permille: u32,
+    pub disk_permille: u32,
+    pub load_permille: u32,
+    pub room: u32,
+    pub running: Vec<(JobId, u32)>,
+    pub stopping: bool,
+}
+
+#[derive(Clone, Default)]
+pub struct Roster {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    heard: BTreeMap<WorkerId, Heard>,
+    attended: Option<Instant>,
+}
+
+impl Roster {
+    /// Notes a heartbeat. False if it is older than what we have, or there is no room.
+    pub fn hear(&self, worker: WorkerId, heard: Heard) -> bool {
+        let mut inner = self.lock();
+        match inner.heard.get(&worker) {
+            Some(last) if (last.started, last.seq) >= (heard.started, heard.seq) => return false,
+            None if inner.heard.len() >= WORKERS_MAX => return false,
+            _ => {}
+        }
+        inner.heard.insert(worker, heard);
+        true
+    }
+
+    pub fn get(&self, worker: WorkerId) -> Option<Heard> {
+        self.lock().heard.get(&worker).cloned()
+    }
+
+    pub fn forget(&self, worker: WorkerId) {
+        self.lock().heard.remove(&worker);
+    }
+
+    /// How long ago we heard the worker, not counting time we were away.
+    pub fn silence(&self, worker: WorkerId, now: Instant) -> Option<Duration> {
+        self.lock().heard.get(&worker).map(|heard| now.saturating_duration_since(heard.instant))
+    }
+
+    /// Says that this node is awake at `now`; call it several times a second.
+    /// Time away is forgiven to every worker and returned.
+    pub fn attend(&self, now: Instant) -> Option<Duration> {
+        let mut inner = self.lock();
+        let last = inner.attended.replace(now)?;
+        let away = now.saturating_duration_since(last);
+        if away < AWAY {
+            return None;
+        }
+        for heard in inner.heard.values_mut() {
+            heard.instant = (heard.instant + away).min(now);
+        }
+        Some(away)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    fn heard(instant: Instant, started: u64, seq: u64) -> Heard {
+        Heard {
+            at: Timestamp(0),
+            instant,
+            version: String::new(),
+            started: Timestamp(started),
+            seq,
+            cpu_permille: 0,
+            memory_permille: 0,
+            gpu_permille: 0,
+            disk_permille: 0,
+            load_permille: 0,
+            room: 0,
+            running: vec![],
+            stopping: false,
+        }
+    }
+
+    #[test]
+    fn an_older_heartbeat_does_not_replace_a_newer_one() {
+        let (roster, worker, now) = (Roster::default(), WorkerId::default(), clock::instant());
+        assert!(roster.hear(worker, heard(now, 1, 7)));
+        assert!(!roster.hear(worker, heard(now, 1, 6)));
+        assert!(!roster.hear(worker, heard(now, 0, 9)), "a previous life of the worker");
+        assert!(roster.hear(worker, heard(now, 2, 1)), "a restarted worker counts anew");
+    }
+
+    #[test]
+    fn time_we_were_paused_is_not_held_against_workers() {
+        let (roster, worker, start) = (Roster::default(), WorkerId::default(), clock::instant());
+        roster.hear(worker, heard(start, 1, 1));
+        assert_eq!(roster.attend(start), None);
+        let woken = start + Duration::from_secs(5);
+        assert_eq!(roster.attend(woken), Some(Duration::from_secs(5)));
+        assert_eq!(roster.silence(worker, woken), Some(Duration::ZERO));
+        let later = woken + Duration::from_millis(400);
+        assert_eq!(roster.attend(later), None);
+        assert_eq!(roster.silence(worker, later), Some(Duration::from_millis(400)));
+    }
+}
