@@ -120,6 +120,16 @@ pub struct Options {
     pub min_free_bytes: u64,
 }
 
+/// The disk, as health and metrics show it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StorageView {
+    pub used_bytes: u64,
+    pub free_bytes: u64,
+    /// Below this, client writes are refused.
+    pub min_free_bytes: u64,
+    pub sync: storage::SyncStats,
+}
+
 /// The door. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
@@ -225,6 +235,11 @@ impl Client {
     }
 
     pub fn status(&self) -> Status {
+        todo!()
+    }
+
+    /// What the disk under this node is doing.
+    pub fn storage(&self) -> StorageView {
         todo!()
     }
 
