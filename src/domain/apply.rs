@@ -189,7 +189,8 @@ impl Step<'_> {
         if state != JobState::Failed {
             self.state.payloads.remove(&id);
         }
-        self.state.ended_total[place(state)] += 1;
+        let ended = &mut self.state.ended_total[place(state)];
+        *ended = ended.saturating_add(1);
         Ok(reply)
     }
 

@@ -36,7 +36,7 @@ impl Step<'_> {
         if let Some(payload) = &submit.payload {
             self.state.payloads.insert(id, Arc::from(payload.as_slice()));
         }
-        self.state.submitted_total += 1;
+        self.state.submitted_total = self.state.submitted_total.saturating_add(1);
         self.jobs.insert(id);
         let event = Event::Job { job: id, state: JobState::Pending, attempt: 0, cause: Cause::Submitted, worker: None };
         self.state.journal.append(self.state.now, self.position.index, self.position.term, event);
