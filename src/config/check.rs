@@ -37,7 +37,7 @@ fn ports(config: &Config, refuse: &mut impl FnMut(&str, String)) {
             refuse("network.p2p_port", any.to_owned());
         }
     }
-    if config.api.max_body_bytes < config.api.max_payload_bytes as u64 * 4 / 3 + 1_024 {
+    if config.api.max_body_bytes < config.api.max_payload_bytes * 4 / 3 + 1_024 {
         refuse(
             "api.max_body_bytes",
             "too small for a payload of api.max_payload_bytes in base64; allow at least 4/3 of it and 1024 more"

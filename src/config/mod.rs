@@ -16,6 +16,7 @@
 mod check;
 mod generate;
 mod layers;
+mod options;
 mod schema;
 mod text;
 
@@ -145,8 +146,9 @@ pub struct Api {
     pub max_connections: usize,
     /// Decoded bytes of one job's inline payload.
     pub max_payload_bytes: usize,
-    pub max_body_bytes: u64,
-    pub max_batch_body_bytes: u64,
+    pub max_body_bytes: usize,
+    pub max_batch_body_bytes: usize,
+    pub max_batch_items: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

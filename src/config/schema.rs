@@ -150,12 +150,13 @@ pub(super) const KEYS: &[Key] = &[
     integer(
         "api.max_payload_bytes",
         1,
-        4 << 20,
+        1 << 20,
         256 << 10,
         "Largest inline payload of one job, decoded. Larger inputs are given by URI and digest.",
     ),
     integer("api.max_body_bytes", 1_024, 64 << 20, 1 << 20, "Largest request body, except for POST /jobs/batch."),
-    integer("api.max_batch_body_bytes", 1_024, 1 << 30, 32 << 20, "Largest body of POST /jobs/batch."),
+    integer("api.max_batch_body_bytes", 1_024, 1 << 30, 64 << 20, "Largest body of POST /jobs/batch."),
+    integer("api.max_batch_items", 1, 10_000, 10_000, "Most jobs in one POST /jobs/batch."),
     // network
     word("network.name", text::network_name, Default::By(network_name), "Peers of another name are not talked to."),
     Key {
@@ -213,7 +214,7 @@ pub(super) const KEYS: &[Key] = &[
     integer("scheduler.window_ms", 10, 60_000, 200, "How long bids are collected before a job is awarded."),
     integer("scheduler.lease_secs", 2, 86_400, 60, "A worker that does not renew for this long loses the job."),
     integer("scheduler.offline_after_ms", 500, 600_000, 4_000, "Silence after which a worker counts as offline."),
-    integer("scheduler.max_open_per_announcement", 1, 4_096, 256, "Jobs in one announcement; more wait a tick."),
+    integer("scheduler.max_open_per_announcement", 1, 512, 256, "Jobs in one announcement; more wait a tick."),
     // blockchain
     flag("blockchain.enabled", OFF, "Needs a build with chain support, which this is not."),
     hidden(word("blockchain.rpc_url", text::http_url, Default::By(rpc_url), "Starknet JSON-RPC.")),
