@@ -48,7 +48,7 @@ pub(super) async fn open(
 
     let (file_dir, opened, group) = (store.file_dir().to_owned(), store.clone(), tasks.clone());
     let open = move || -> std::io::Result<(LogStore, Machine, Directory)> {
-        let directory = Directory::open(&file_dir)?;
+        let directory = Directory::open(&file_dir.join("snapshots"))?;
         let machine = Machine::open(directory.clone(), &group)?;
         Ok((LogStore::open(&opened, &group)?, machine, directory))
     };

@@ -26,11 +26,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     let config = bincode::config::standard().with_limit::<DECODE_MAX>();
     let (value, used) = bincode::serde::decode_from_slice(bytes, config)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-    if used == bytes.len() {
-        Ok(value)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "bytes are left over"))
-    }
+    if used == bytes.len() { Ok(value) } else { Err(io::Error::new(io::ErrorKind::InvalidData, "bytes are left over")) }
 }
 
 /// Bytes that are copied, not walked one by one.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use openraft::{Instant as _, ServerState};
 use openraft::async_runtime::WatchReceiver;
+use openraft::{Instant as _, ServerState};
 use tokio::sync::watch;
 
 use crate::clock;
@@ -85,15 +85,16 @@ impl Core {
 
     /// Whether a leader, here or elsewhere, was alive a moment ago.
     pub fn has_leader(&self) -> bool {
-        self.route() != Route::Nowhere
-            && self.staleness().is_some_and(|age| age <= self.options.election_max)
+        self.route() != Route::Nowhere && self.staleness().is_some_and(|age| age <= self.options.election_max)
     }
 
     /// Age of the newest sign of a leader: 0 on a leader with a quorum behind it.
     pub fn staleness(&self) -> Option<Duration> {
         let metrics = self.metrics();
         if metrics.state == ServerState::Leader {
-            return self.quorum_age(&metrics).map(|age| if age < self.options.election_min { Duration::ZERO } else { age });
+            return self
+                .quorum_age(&metrics)
+                .map(|age| if age < self.options.election_min { Duration::ZERO } else { age });
         }
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }

@@ -50,7 +50,14 @@ impl Peers {
                 session.known.insert(crate::domain::PeerId(id), u128::from_be_bytes(incarnation));
             }
         }
-        Ok(Self { node, store: store.clone(), tree, session: Mutex::new(session), recording: Default::default(), failure })
+        Ok(Self {
+            node,
+            store: store.clone(),
+            tree,
+            session: Mutex::new(session),
+            recording: Default::default(),
+            failure,
+        })
     }
 
     pub fn is_greeted(&self, peer: NodeId) -> bool {

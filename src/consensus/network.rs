@@ -183,7 +183,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         // Raft's limit is one heartbeat. A disk may need longer, and sending the same entries again would not help it.
-        let limit = if self.lane == Lane::Control { option.soft_ttl() } else { self.append_limit.max(option.soft_ttl()) };
+        let limit =
+            if self.lane == Lane::Control { option.soft_ttl() } else { self.append_limit.max(option.soft_ttl()) };
         let sent = self.link.send(self.target, self.lane, &Append(rpc), limit).await;
         sent.map_err(|failure| self.rpc_error(failure, RPCTypes::AppendEntries, limit))
     }

@@ -81,9 +81,7 @@ async fn snapshot(core: &Core, peer: NodeId, kind: u8, body: &[u8]) -> Result<By
             core.receiver.chunk(peer, read_request(body)?).await?;
             answer::<SnapshotChunk>(&())
         }
-        SnapshotEnd::KIND => {
-            answer::<SnapshotEnd>(&core.receiver.end(&core.raft, peer, read_request(body)?).await?)
-        }
+        SnapshotEnd::KIND => answer::<SnapshotEnd>(&core.receiver.end(&core.raft, peer, read_request(body)?).await?),
         _ => Err(unknown(kind)),
     }
 }

@@ -29,7 +29,6 @@ pub(super) type Membership = alias::StoredMembershipOf<TypeConfig>;
 pub(super) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
 pub(super) type Snapshot = alias::SnapshotOf<TypeConfig, super::snapshot::File>;
 pub(super) type Metrics = openraft::RaftMetrics<TypeConfig>;
-pub(super) type MetricsReceiver = alias::WatchReceiverOf<TypeConfig, Metrics>;
 
 /// What Raft made of a proposal.
 pub(super) type Written = openraft::raft::ClientWriteResult<TypeConfig>;

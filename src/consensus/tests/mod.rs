@@ -1,1 +1,9 @@
-//! tests
+//! Clusters in one process: real stores, real Raft, a mesh that can be cut.
+
+mod cluster;
+mod conformance;
+mod faults;
+mod hub;
+mod membership;
+mod snapshots;
+mod writes;
