@@ -155,7 +155,7 @@ pub enum Refusal {
     UnknownWorker(WorkerId),
     #[error("job {job} exists with a different body")]
     Conflict { job: JobId },
-    #[error("job {job} is already {state:?}")]
+    #[error("job {job} is already {}", state.as_str())]
     Finished { job: JobId, state: JobState },
     #[error("attempt {sent} is stale, job {job} is at attempt {current}")]
     StaleAttempt { job: JobId, sent: u32, current: u32 },

@@ -26,3 +26,6 @@ pub use job::{Job, JobSpec, JobState};
 pub use state::State;
 pub use time::Timestamp;
 pub use worker::Worker;
+
+#[cfg(test)]
+mod tests;
