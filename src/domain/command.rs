@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bytes;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::job::{JobSpec, JobState, Source};
 use super::journal::Sink;
@@ -95,6 +96,7 @@ pub struct Submit {
     pub id: JobId,
     pub spec: JobSpec,
     /// The input's bytes, if inline. Digest and size in `spec.input` are of these.
+    #[serde(with = "bytes::optional")]
     pub payload: Option<Vec<u8>>,
     pub fingerprint: Digest,
     pub source: Source,
@@ -105,10 +107,12 @@ pub struct Complete {
     pub job: JobId,
     pub attempt: u32,
     pub worker: WorkerId,
+    #[serde(with = "bytes::whole")]
     pub output: Vec<u8>,
     pub output_sha256: Digest,
     pub exit_code: i32,
     pub duration_ms: u64,
+    #[serde(with = "bytes::whole")]
     pub signature: Vec<u8>,
 }
 

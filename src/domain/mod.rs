@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod auction;
+mod bytes;
 mod check;
 pub mod command;
 mod cow;
