@@ -47,7 +47,7 @@ impl State {
     pub fn apply(&mut self, position: Position, record: &Record) -> Vec<Reply> {
         self.now = self.now.max(record.at);
         let jobs = &self.jobs;
-        self.index.promote(self.now, |id| jobs.get(&id).map(|job| turn(job)));
+        self.index.promote(self.now, |id| jobs.get(&id).map(|job| (job.spec.kind.clone(), turn(job))));
         let mut step = Step { state: self, position, jobs: BTreeSet::new(), workers: BTreeSet::new() };
         let replies: Vec<Reply> = record.commands.iter().map(|command| step.command(command)).collect();
         step.forget();

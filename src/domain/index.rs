@@ -11,7 +11,7 @@
 //! * A job that is assigned or running is held by exactly the worker of its award.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::cow::{Map, Set};
@@ -27,7 +27,8 @@ const TRANSITION_BYTES: usize = 64;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
-    pub(super) open: Set<Turn>,
+    /// By job type, so that jobs nobody can run are not in the way of the others.
+    pub(super) open: BTreeMap<String, Set<Turn>>,
     pub(super) waiting: Set<(Timestamp, JobId)>,
     pub(super) held: Map<WorkerId, Arc<BTreeSet<JobId>>>,
     pub(super) deadlines: Set<(Timestamp, JobId)>,
@@ -44,7 +45,7 @@ pub(super) struct Index {
 pub(super) struct Facets {
     id: JobId,
     state: JobState,
-    open: Option<Turn>,
+    open: Option<(String, Turn)>,
     waiting: Option<(Timestamp, JobId)>,
     held: Option<WorkerId>,
     deadline: Option<(Timestamp, JobId)>,
@@ -61,7 +62,7 @@ impl Facets {
         Self {
             id: job.id,
             state: job.state,
-            open: (pending && due).then(|| turn(job)),
+            open: (pending && due).then(|| (job.spec.kind.clone(), turn(job))),
             waiting: (pending && !due).then_some((job.next_attempt_at, job.id)),
             held: job.award.as_ref().filter(|_| held).map(|award| award.worker),
             deadline: job.spec.deadline.filter(|_| !is_final).map(|deadline| (deadline, job.id)),
@@ -112,7 +113,7 @@ impl Index {
         if was == is {
             return;
         }
-        swap(&mut self.open, was.and_then(|f| f.open), is.and_then(|f| f.open));
+        self.queue(was.and_then(|f| f.open.as_ref()), is.and_then(|f| f.open.as_ref()));
         swap(&mut self.waiting, was.and_then(|f| f.waiting), is.and_then(|f| f.waiting));
         swap(&mut self.deadlines, was.and_then(|f| f.deadline), is.and_then(|f| f.deadline));
         swap(&mut self.finished, was.and_then(|f| f.finished), is.and_then(|f| f.finished));
@@ -129,16 +130,48 @@ impl Index {
     }
 
     /// Opens the jobs whose time has come. `turn_of` tells a job's place in the queue.
-    pub(super) fn promote(&mut self, now: Timestamp, turn_of: impl Fn(JobId) -> Option<Turn>) {
+    pub(super) fn promote(&mut self, now: Timestamp, turn_of: impl Fn(JobId) -> Option<(String, Turn)>) {
         while let Some((&(due, job), ())) = self.waiting.first() {
             if due > now {
                 break;
             }
             self.waiting.remove(&(due, job));
-            if let Some(turn) = turn_of(job) {
-                self.open.add(turn);
+            self.queue(None, turn_of(job).as_ref());
+        }
+    }
+
+    fn queue(&mut self, was: Option<&(String, Turn)>, is: Option<&(String, Turn)>) {
+        if was == is {
+            return;
+        }
+        if let Some((kind, turn)) = was
+            && let Some(queue) = self.open.get_mut(kind)
+        {
+            queue.remove(turn);
+            if queue.len() == 0 {
+                self.open.remove(kind);
             }
         }
+        let Some((kind, turn)) = is else { return };
+        match self.open.get_mut(kind) {
+            Some(queue) => queue.add(*turn),
+            None => self.open.entry(kind.clone()).or_default().add(*turn),
+        };
+    }
+
+    /// Turns of the open jobs of `kinds` (of all without), first to be served first.
+    pub(super) fn turns<'a>(&'a self, kinds: Option<&BTreeSet<&str>>) -> impl Iterator<Item = Turn> + use<'a> {
+        let wanted = self.open.iter().filter(|(kind, _)| kinds.is_none_or(|kinds| kinds.contains(kind.as_str())));
+        let mut queues: Vec<_> = wanted.map(|(_, queue)| queue.keys().copied().peekable()).collect();
+        let mut heads: BTreeSet<(Turn, usize)> =
+            queues.iter_mut().enumerate().filter_map(|(at, queue)| Some((*queue.peek()?, at))).collect();
+        std::iter::from_fn(move || {
+            let (turn, at) = heads.pop_first()?;
+            let queue = queues.get_mut(at)?;
+            queue.next();
+            heads.extend(queue.peek().map(|next| (*next, at)));
+            Some(turn)
+        })
     }
 
     fn hand_over(&mut self, was: Option<&Facets>, is: Option<&Facets>) {

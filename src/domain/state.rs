@@ -137,17 +137,25 @@ impl State {
     ///
     /// `now` may be ahead of the log's clock. Jobs whose deadline has passed by then are left out.
     pub fn open_jobs(&self, now: Timestamp) -> impl Iterator<Item = &Arc<Job>> {
-        let mut late: Vec<_> = self
-            .index
-            .waiting
-            .keys()
-            .take_while(|(due, _)| *due <= now)
-            .filter_map(|(_, id)| self.jobs.get(id))
-            .map(|job| turn(job))
-            .collect();
+        self.open_jobs_where(now, None)
+    }
+
+    /// The same, of the given job types only, without looking at the others.
+    pub fn open_jobs_of(&self, now: Timestamp, kinds: &BTreeSet<&str>) -> impl Iterator<Item = &Arc<Job>> {
+        self.open_jobs_where(now, Some(kinds))
+    }
+
+    fn open_jobs_where<'a>(
+        &'a self,
+        now: Timestamp,
+        kinds: Option<&BTreeSet<&str>>,
+    ) -> impl Iterator<Item = &'a Arc<Job>> + use<'a> {
+        let due = self.index.waiting.keys().take_while(|(due, _)| *due <= now).filter_map(|(_, id)| self.jobs.get(id));
+        let wanted = due.filter(|job| kinds.is_none_or(|kinds| kinds.contains(job.spec.kind.as_str())));
+        let mut late: Vec<_> = wanted.map(|job| turn(job)).collect();
         late.sort_unstable();
         let mut late = late.into_iter().peekable();
-        let mut open = self.index.open.keys().copied().peekable();
+        let mut open = self.index.turns(kinds).peekable();
         let turns = std::iter::from_fn(move || match (open.peek(), late.peek()) {
             (Some(first), Some(second)) if second < first => late.next(),
             (None, _) => late.next(),
