@@ -15,7 +15,7 @@ async fn three_nodes_take_writes_through_each() {
     cluster.leader().await;
     for (n, id) in (0..).zip(cluster.ids.clone()) {
         let client = cluster.client(id);
-        let (index, reply) = client.submit(submission(n), LIMIT).await.unwrap().1.unwrap();
+        let (index, reply) = client.submit(submission(n), LIMIT).await.unwrap();
         assert_eq!(reply, Ok(Done::Submitted { job: job(n), created: true }));
         assert!(client.read(|state| has(state, n)), "applied where it was submitted");
         assert!(client.status().applied >= index);
