@@ -93,6 +93,13 @@ impl Roster {
         self.lock().heard.get(&worker).cloned()
     }
 
+    /// Workers heard within `limit` before `now`.
+    pub fn fresher_than(&self, now: Instant, limit: Duration) -> Vec<(WorkerId, Heard)> {
+        let inner = self.lock();
+        let fresh = inner.heard.iter().filter(|(_, heard)| now.saturating_duration_since(heard.instant) <= limit);
+        fresh.map(|(worker, heard)| (*worker, heard.clone())).collect()
+    }
+
     pub fn forget(&self, worker: WorkerId) {
         self.lock().heard.remove(&worker);
     }
