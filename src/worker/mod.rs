@@ -20,6 +20,7 @@
 
 mod agent;
 pub mod args;
+mod attempt;
 pub mod bidder;
 pub mod config;
 mod coordinators;
@@ -29,14 +30,16 @@ pub mod executor;
 mod files;
 mod heartbeat;
 mod machine;
+mod orders;
 pub mod outbox;
 mod outbox_log;
 mod registrar;
 mod reporter;
 pub mod settings;
+mod start;
 
-pub use agent::run;
 pub use settings::Settings;
+pub use start::{kill_commands, run};
 
 use std::path::PathBuf;
 

@@ -107,11 +107,19 @@ impl Outbox {
     /// A coordinator has answered for these: forget them.
     pub async fn answered(&self, keys: &[Key]) {
         for key in keys {
-            let known = self.lock().remove(*key);
+            let known = self.lock().remove(*key).is_some();
             if known {
                 // Only fails when the writer is gone; then a later life sends it again.
                 let _ = self.writes.send(Write { entry: Entry::Answered(*key), done: None }).await;
             }
+        }
+    }
+
+    /// Puts these behind all others.
+    pub fn defer(&self, keys: &[Key]) {
+        let mut pending = self.lock();
+        for key in keys {
+            pending.defer(*key);
         }
     }
 
@@ -150,12 +158,16 @@ impl Pending {
         self.reports.insert(self.next, report);
     }
 
-    fn remove(&mut self, key: Key) -> bool {
-        let removed = self.by_key.remove(&key).and_then(|place| self.reports.remove(&place));
-        if let Some(report) = &removed {
-            self.bytes -= report.encoded_len();
+    fn remove(&mut self, key: Key) -> Option<Report> {
+        let removed = self.by_key.remove(&key).and_then(|place| self.reports.remove(&place))?;
+        self.bytes -= removed.encoded_len();
+        Some(removed)
+    }
+
+    fn defer(&mut self, key: Key) {
+        if let Some(report) = self.remove(key) {
+            self.add(report);
         }
-        removed.is_some()
     }
 }
 
@@ -244,8 +256,7 @@ mod tests {
         drop(outbox);
 
         let outbox = Outbox::open(directory.path()).unwrap();
-        let left: Vec<Report> =
-            outbox.pick(10, usize::MAX).into_iter().filter(|left| reports.contains(left)).collect();
+        let left: Vec<Report> = outbox.pick(10, usize::MAX).into_iter().filter(|left| reports.contains(left)).collect();
         assert_eq!(left, [reports[0].clone(), reports[3].clone(), reports[4].clone()]);
     }
 

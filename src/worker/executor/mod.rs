@@ -21,6 +21,7 @@ pub use process::Program;
 pub use workspace::Workspace;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +36,8 @@ pub struct Work {
     pub key: Key,
     pub kind: String,
     pub input: Bytes,
+    /// Where the input is, if it did not come along.
+    pub input_uri: Option<String>,
     /// What the client said the input is.
     pub input_sha256: Option<Digest>,
     pub timeout: Duration,
@@ -60,7 +63,10 @@ pub enum Action {
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    Output { bytes: Bytes, exit_code: i32 },
+    Output {
+        bytes: Bytes,
+        exit_code: i32,
+    },
     Failed(Failure),
     /// A newer attempt is here: nothing is to be reported.
     Abandoned,
@@ -101,11 +107,6 @@ impl Executor {
         self.recipes.contains_key(kind)
     }
 
-    /// Kills at once whatever still runs, for the moment before the process ends.
-    pub fn kill_everything(&self) {
-        self.workspace.kill_leftovers();
-    }
-
     /// Runs `work` to its end, its timeout, or an order to stop.
     ///
     /// Must not be dropped before it returns: it cleans up behind itself.
@@ -143,11 +144,21 @@ impl Executor {
     }
 }
 
+/// Kills at once whatever runs in the workspace at `root`, for the moment before the process ends.
+pub fn kill_everything(root: &Path) {
+    leftovers::kill_all(root);
+}
+
 fn check_input(work: &Work, recipe: &Recipe) -> Result<(), Failure> {
     let size = work.input.len() as u64;
     if size > recipe.max_input_bytes {
         let detail = format!("{size} bytes, this worker takes {}", recipe.max_input_bytes);
         return Err(Failure::retryable("input_too_large", detail));
+    }
+    if work.input_uri.is_some() {
+        let takes_uri = matches!(&recipe.action, Action::Command(program) if program.takes_uri);
+        let detail = "this worker does not fetch inputs of this type";
+        return if takes_uri { Ok(()) } else { Err(Failure::retryable("input_unavailable", detail)) };
     }
     match work.input_sha256 {
         Some(claimed) if claimed != Digest::of(&work.input) => {

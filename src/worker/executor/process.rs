@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +40,8 @@ pub struct Program {
     pub environment: BTreeMap<String, String>,
     /// Exit codes that say another attempt would fail the same way.
     pub permanent_exit_codes: Vec<i32>,
+    /// Fetches inputs that are given by reference, and checks their digest.
+    pub takes_uri: bool,
 }
 
 impl Program {
@@ -98,7 +100,8 @@ fn spawn(program: &Program, work: &Work, place: &Place) -> std::io::Result<Child
     let expand = |argument: &String| {
         argument.replace(INPUT, &input.to_string_lossy()).replace(OUTPUT, &output.to_string_lossy())
     };
-    Command::new(&program.path)
+    let mut command = Command::new(&program.path);
+    command
         .args(program.arguments.iter().map(expand))
         .env_clear()
         .env("HOME", &place.directory)
@@ -112,8 +115,12 @@ fn spawn(program: &Program, work: &Work, place: &Place) -> std::io::Result<Child
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
+        .kill_on_drop(true);
+    if let Some(uri) = &work.input_uri {
+        command.env("CIRO_INPUT_URI", uri);
+        command.env("CIRO_INPUT_SHA256", work.input_sha256.map(|digest| hex::encode(digest.0)).unwrap_or_default());
+    }
+    command.spawn()
 }
 
 /// Feeds the command, reads what it says, waits for its exit.
@@ -124,8 +131,11 @@ async fn converse(child: &mut Child, group: Option<Group>, work: &Work, output_m
     let stdin = child.stdin.take();
     let talk = async {
         let said = pipes::read_bounded(stdout, output_max);
-        let ((), (), said) =
-            tokio::try_join!(infallible(pipes::feed(stdin, &work.input)), infallible(pipes::read_tail(stderr, tail)), said)?;
+        let ((), (), said) = tokio::try_join!(
+            infallible(pipes::feed(stdin, &work.input)),
+            infallible(pipes::read_tail(stderr, tail)),
+            said
+        )?;
         Ok::<_, TooLarge>(said)
     };
     let exit = async {
@@ -235,7 +245,8 @@ async fn output(program: &Program, stdout: Vec<u8>, output_max: u64, place: &Pla
     let path = place.scratch("output");
     // Not through a link: a job must not choose what is read.
     let plain = std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file());
-    let file = if plain { File::open(&path).map(tokio::fs::File::from_std) } else { Err(std::io::ErrorKind::NotFound.into()) };
+    let file =
+        if plain { File::open(&path).map(tokio::fs::File::from_std) } else { Err(std::io::ErrorKind::NotFound.into()) };
     match file {
         Err(error) => Ended::Failed(Failure::retryable("no_output", format!("output file: {error}"))),
         Ok(file) => match pipes::read_bounded(file, output_max).await {

@@ -29,6 +29,7 @@ fn program(script: &str) -> Program {
         arguments: ["-c", script, "sh"].map(str::to_owned).to_vec(),
         environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         permanent_exit_codes: vec![9],
+        takes_uri: false,
     }
 }
 
@@ -46,6 +47,7 @@ fn work(input: &[u8]) -> Work {
         key: (JobId([7; 16]), 1),
         kind: "script".to_owned(),
         input: Bytes::copy_from_slice(input),
+        input_uri: None,
         input_sha256: Some(Digest::of(input)),
         timeout: Duration::from_secs(30),
     }
@@ -152,7 +154,8 @@ async fn the_environment_is_clean() {
     let bench = bench("env | cut -d= -f1 | sort | tr '\\n' ' '");
     // The shell itself adds PWD, and some add more of their own.
     let names = output(bench.run(&work(b"")).await);
-    let ours = ["CIRO_ATTEMPT", "CIRO_JOB_ID", "CIRO_JOB_TYPE", "HOME", "PATH", "PWD", "TMPDIR", "SHLVL", "OLDPWD", "_"];
+    let ours =
+        ["CIRO_ATTEMPT", "CIRO_JOB_ID", "CIRO_JOB_TYPE", "HOME", "PATH", "PWD", "TMPDIR", "SHLVL", "OLDPWD", "_"];
     assert!(names.split_whitespace().all(|name| ours.contains(&name)), "{names}");
     assert!(names.contains("CIRO_JOB_ID") && names.contains("PATH"), "{names}");
 }
@@ -175,6 +178,15 @@ async fn input_is_checked_before_anything_runs() {
 }
 
 #[tokio::test]
+async fn an_input_by_reference_goes_to_a_command_that_fetches_it_and_to_no_other() {
+    let by_reference = Work { input_uri: Some("https://example.org/x".to_owned()), ..work(b"") };
+    assert_eq!(failure(bench("cat").run(&by_reference).await).code, "input_unavailable");
+    let fetches = Program { takes_uri: true, ..program("echo $CIRO_INPUT_URI $CIRO_INPUT_SHA256") };
+    let said = output(bench_with(Action::Command(fetches)).run(&by_reference).await);
+    assert_eq!(said, format!("https://example.org/x {}\n", hex::encode(Digest::of(b"").0)));
+}
+
+#[tokio::test]
 async fn a_timeout_kills_grandchildren_that_ignore_sigterm() {
     let outside = tempfile::tempdir().unwrap();
     let note = outside.path().join("pid");
@@ -191,7 +203,8 @@ async fn a_timeout_kills_grandchildren_that_ignore_sigterm() {
 
 #[tokio::test]
 async fn a_stop_kills_and_says_why() {
-    let causes = [(Cause::Cancelled, "cancelled"), (Cause::LeaseLost, "lease_lost"), (Cause::Stopping, "worker_stopping")];
+    let causes =
+        [(Cause::Cancelled, "cancelled"), (Cause::LeaseLost, "lease_lost"), (Cause::Stopping, "worker_stopping")];
     for (cause, code) in causes {
         let outside = tempfile::tempdir().unwrap();
         let note = outside.path().join("pid");

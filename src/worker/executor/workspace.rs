@@ -31,7 +31,7 @@ impl Workspace {
         std::fs::create_dir_all(root)?;
         // The commands' working directories are under it, and they change directory.
         let workspace = Self { root: root.canonicalize()? };
-        workspace.kill_leftovers();
+        leftovers::kill_all(&workspace.root);
         let mut left = Vec::new();
         for entry in std::fs::read_dir(&workspace.root)? {
             let path = entry?.path();
@@ -43,10 +43,6 @@ impl Workspace {
             }
         }
         Ok((workspace, left))
-    }
-
-    pub(super) fn kill_leftovers(&self) {
-        leftovers::kill_all(&self.root);
     }
 
     pub(super) async fn enter(&self, (job, attempt): Key) -> io::Result<Place> {
