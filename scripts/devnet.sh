@@ -164,7 +164,7 @@ workers_online() { [ "$(from_status '.workers | (.online // 0) + (.busy // 0)')"
 write_configuration() {
   "$(bin ciro-coordinator)" generate-config test "$RUN/node.toml" >"$RUN/setup.log" 2>&1 \
     || { tail_of_log "$RUN/setup.log"; die "generate-config failed"; }
-  cp "$ROOT/config/worker.toml" "$RUN/worker.toml" || die "config/worker.toml is missing"
+  cp "${CIRO_WORKER_CONFIG:-$ROOT/config/worker.toml}" "$RUN/worker.toml" || die "config/worker.toml is missing"
 }
 
 prepare() { # NODES WORKERS: directories, keys, ports
