@@ -169,7 +169,8 @@ pub enum Refusal {
     LeaseHolds { job: JobId },
     #[error("the deadline of job {job} has not passed")]
     DeadlineAhead { job: JobId },
-    #[error("the backlog is full: {limit} jobs wait")]
+    /// One of the bounds on waiting jobs, their bytes, or the undelivered journal is reached.
+    #[error("the backlog is full: its limit is {limit}")]
     BacklogFull { limit: u64 },
     #[error("too many workers: {limit} are registered")]
     WorkersFull { limit: u64 },

@@ -7,8 +7,11 @@
 
 pub mod apply;
 pub mod auction;
+mod check;
 pub mod command;
+mod cow;
 pub mod ids;
+mod index;
 pub mod job;
 pub mod journal;
 pub mod schedule;
