@@ -91,9 +91,7 @@ need_tools curl jq findmnt:util-linux
 mkdir -p "$OUT"
 trap 'devnet down >/dev/null 2>&1' EXIT
 devnet down >/dev/null 2>&1
-CIRO_WORKER_CONFIG=$OUT/worker.toml
-sed 's/^max_parallel_jobs *=.*/max_parallel_jobs = 256/' "$ROOT/config/worker.toml" >"$CIRO_WORKER_CONFIG"
-export CIRO_WORKER_CONFIG
+export CIRO_DEVNET_WORKER_FLAGS="--noop --max-parallel-jobs 256"
 devnet up 3 --workers 3 || exit 1
 bench lone submit --clients 1 --seconds 5 --target "$(follower_api)"
 bench submit submit --clients 256 --seconds "$SECS"

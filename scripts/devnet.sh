@@ -31,6 +31,7 @@ environment
   CIRO_DEVNET_DIR   the run directory     now: $RUN
   CIRO_BIN_DIR      use the binaries there instead of building
   RUST_LOG          what the nodes log    default: info
+  CIRO_DEVNET_WORKER_FLAGS   more flags for every worker, such as --noop
 TEXT
 }
 
@@ -118,7 +119,9 @@ launch_worker() {
   while read -r address; do
     coordinators+=(--coordinator "$address")
   done < <(tr ',' '\n' <"$RUN/members"; echo)
-  launch "$dir" "$(bin ciro-worker)" --config "$RUN/worker.toml" "${coordinators[@]}" --data-dir "$dir/data"
+  # shellcheck disable=SC2086 # several flags in one variable
+  launch "$dir" "$(bin ciro-worker)" --config "$RUN/worker.toml" "${coordinators[@]}" --data-dir "$dir/data" \
+    ${CIRO_DEVNET_WORKER_FLAGS:-}
 }
 
 launch_member() {
@@ -164,7 +167,7 @@ workers_online() { [ "$(from_status '.workers | (.online // 0) + (.busy // 0)')"
 write_configuration() {
   "$(bin ciro-coordinator)" generate-config test "$RUN/node.toml" >"$RUN/setup.log" 2>&1 \
     || { tail_of_log "$RUN/setup.log"; die "generate-config failed"; }
-  cp "${CIRO_WORKER_CONFIG:-$ROOT/config/worker.toml}" "$RUN/worker.toml" || die "config/worker.toml is missing"
+  cp "$ROOT/config/worker.toml" "$RUN/worker.toml" || die "config/worker.toml is missing"
 }
 
 prepare() { # NODES WORKERS: directories, keys, ports
