@@ -220,9 +220,11 @@ up() {
   step "starting $nodes nodes and $workers workers in $RUN"
   prepare "$nodes" "$workers"
   local -a dirs=()
+  trap 'down >/dev/null' EXIT # half a network helps nobody
   while read -r dir; do dirs+=("$dir"); launch_member "$dir"; done < <(members node; members worker)
   wait_until "$READY_SECS" "${dirs[@]}" -- all_ready
   [ "$workers" = 0 ] || wait_until "$READY_SECS" "${dirs[@]}" -- workers_online "$workers"
+  trap - EXIT
   say "the cluster is healthy: leader is $(basename "$(leader_dir)")"
 }
 
