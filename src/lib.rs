@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod consensus;
 pub mod domain;
+pub mod intake;
 pub mod leader;
 pub mod mesh;
 pub mod node;

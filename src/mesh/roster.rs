@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::domain::{JobId, Timestamp, WorkerId};
+use crate::wire;
+use crate::wire::proto::mesh::v1 as proto;
 
 /// Workers remembered. Beyond this heartbeats of new ones are not kept.
 pub const WORKERS_MAX: usize = 20_000;
@@ -35,6 +37,32 @@ pub struct Heard {
     pub room: u32,
     pub running: Vec<(JobId, u32)>,
     pub stopping: bool,
+}
+
+impl Heard {
+    /// A heartbeat off the wire. `None` if it names something that cannot be.
+    pub fn from_proto(from: proto::Heartbeat, at: Timestamp, instant: Instant) -> Option<Self> {
+        if from.running.len() > wire::RUNNING_MAX || from.version.len() > 64 {
+            return None;
+        }
+        let running =
+            from.running.iter().map(|attempt| wire::parse_attempt(Some(attempt))).collect::<Option<Vec<_>>>()?;
+        Some(Self {
+            at,
+            instant,
+            version: from.version,
+            started: Timestamp(from.started_ms),
+            seq: from.seq,
+            cpu_permille: from.cpu_usage_permille.min(1_000),
+            memory_permille: from.memory_usage_permille.min(1_000),
+            gpu_permille: from.gpu_usage_permille.min(1_000),
+            disk_permille: from.disk_usage_permille.min(1_000),
+            load_permille: from.load_permille,
+            room: from.room,
+            running,
+            stopping: from.stopping,
+        })
+    }
 }
 
 #[derive(Clone, Default)]
@@ -63,6 +91,13 @@ impl Roster {
 
     pub fn get(&self, worker: WorkerId) -> Option<Heard> {
         self.lock().heard.get(&worker).cloned()
+    }
+
+    /// Workers heard within `limit` before `now`.
+    pub fn fresher_than(&self, now: Instant, limit: Duration) -> Vec<(WorkerId, Heard)> {
+        let inner = self.lock();
+        let fresh = inner.heard.iter().filter(|(_, heard)| now.saturating_duration_since(heard.instant) <= limit);
+        fresh.map(|(worker, heard)| (*worker, heard.clone())).collect()
     }
 
     pub fn forget(&self, worker: WorkerId) {
@@ -96,6 +131,8 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::clock;
 
@@ -137,5 +174,14 @@ mod tests {
         let later = woken + Duration::from_millis(400);
         assert_eq!(roster.attend(later), None);
         assert_eq!(roster.silence(worker, later), Some(Duration::from_millis(400)));
+    }
+
+    #[test]
+    fn a_heartbeat_with_a_broken_attempt_is_refused() {
+        let broken = proto::Heartbeat {
+            running: vec![proto::AttemptRef { job: Bytes::from_static(b"short"), attempt: 1 }],
+            ..Default::default()
+        };
+        assert!(Heard::from_proto(broken, Timestamp(0), clock::instant()).is_none());
     }
 }

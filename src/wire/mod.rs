@@ -1,4 +1,17 @@
 //! What goes over the wire: generated types, and their way to and from the domain.
+//!
+//! Everything decoded here came from a stranger. Lengths are checked, nothing
+//! panics, and what does not decode is `None`: the caller counts it and lowers
+//! the sender's score. Size limits are those of the lane or topic it came by.
+
+mod convert;
+mod mesh;
+
+pub use convert::{
+    capabilities_from_proto, capabilities_to_proto, digest, job_id, location_from_proto, location_to_proto,
+    price_from_bytes, price_to_bytes, requirements_from_proto, requirements_to_proto,
+};
+pub use mesh::{attempt_ref, decode, encode, parse_attempt, refused, signed_result};
 
 /// Generated from `proto/`.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
@@ -14,3 +27,12 @@ pub mod proto {
         }
     }
 }
+
+/// Jobs in one announcement. Beyond it the first to be served are announced.
+pub const ANNOUNCED_MAX: usize = 512;
+
+/// Attempts named in one heartbeat. Beyond it the leader hears of the others later.
+pub const RUNNING_MAX: usize = 1_024;
+
+/// Items in one request on a worker stream.
+pub const ITEMS_MAX: usize = 512;

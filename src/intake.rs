@@ -1,0 +1,129 @@
+//! What workers hand in, at any node: registrations and results.
+//!
+//! A worker is its key, so nobody speaks for another: the peer id of the stream
+//! is the worker. A result is taken only with the worker's signature over job,
+//! attempt and output digest, checked here before it enters the log. The log
+//! decides the rest (attempt, holder, repeats) and its refusal is final for the
+//! worker. If the log can not be reached, nothing was decided and the worker
+//! tries again, here or elsewhere.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tracing::{debug, info};
+
+use crate::consensus::Client;
+use crate::domain::command::{Complete, Fail, Reply};
+use crate::domain::{Command, Digest, JobState, WorkerId};
+use crate::mesh;
+use crate::wire;
+use crate::wire::proto::mesh::v1 as proto;
+use proto::report::Outcome;
+use proto::worker_request::Body;
+
+/// How long a worker waits for the log before it should try elsewhere.
+const COMMIT_LIMIT: Duration = Duration::from_secs(4);
+
+/// Longest failure code and detail kept.
+const CODE_MAX: usize = 64;
+const DETAIL_MAX: usize = 4 * 1024;
+
+/// Answers one request of a worker. `None`: it was malformed, which is an offence.
+pub async fn serve(client: &Client, worker: WorkerId, body: Bytes) -> Option<Bytes> {
+    let request = wire::decode::<proto::WorkerRequest>(body)?;
+    let reply = match request.body? {
+        Body::Register(register) => submit(client, vec![parse_register(worker, register)?]).await,
+        Body::Leave(proto::Leave {}) => submit(client, vec![Command::UnregisterWorker { worker }]).await,
+        Body::Started(started) => take_started(client, worker, &started).await?,
+        Body::Finished(finished) => take_finished(client, worker, finished).await?,
+    };
+    Some(wire::encode(&reply))
+}
+
+fn parse_register(worker: WorkerId, from: proto::Register) -> Option<Command> {
+    if from.version.len() > CODE_MAX {
+        return None;
+    }
+    let capabilities = Box::new(wire::capabilities_from_proto(from.capabilities?)?);
+    let location = wire::location_from_proto(from.location.unwrap_or_default())?;
+    info!(worker = %worker, slots = capabilities.max_parallel_jobs, types = ?capabilities.job_types, "worker registers");
+    Some(Command::RegisterWorker { worker, capabilities, location, version: from.version })
+}
+
+/// Starts that the log does not have yet. Those it has need no second command.
+async fn take_started(client: &Client, worker: WorkerId, started: &proto::Started) -> Option<proto::WorkerReply> {
+    if started.attempts.len() > wire::ITEMS_MAX {
+        return None;
+    }
+    let attempts = started.attempts.iter().map(|a| wire::parse_attempt(Some(a))).collect::<Option<Vec<_>>>()?;
+    let commands: Vec<Command> = client.read(|state| {
+        let waits =
+            |job, attempt| state.job(job).is_some_and(|job| job.state == JobState::Assigned && job.attempt == attempt);
+        let news = attempts.iter().filter(|(job, attempt)| waits(*job, *attempt));
+        news.map(|&(job, attempt)| Command::Started { job, attempt, worker }).collect()
+    });
+    let mut reply = submit(client, commands).await;
+    reply.items = attempts.iter().map(|_| proto::ItemReply { accepted: true, code: String::new() }).collect();
+    Some(reply)
+}
+
+async fn take_finished(client: &Client, worker: WorkerId, from: proto::Finished) -> Option<proto::WorkerReply> {
+    if from.reports.len() > wire::ITEMS_MAX {
+        return None;
+    }
+    let commands = from.reports.into_iter().map(|report| parse_report(worker, report)).collect::<Option<Vec<_>>>()?;
+    Some(submit(client, commands).await)
+}
+
+/// `None` if it is malformed or not signed by `worker`.
+fn parse_report(worker: WorkerId, report: proto::Report) -> Option<Command> {
+    let (job, attempt) = wire::parse_attempt(report.attempt.as_ref())?;
+    match report.outcome? {
+        Outcome::Output(output) => {
+            let output_sha256 = wire::digest(&output.sha256)?;
+            let signed = wire::signed_result(job, attempt, &output_sha256);
+            let genuine =
+                output_sha256 == Digest::of(&output.inline) && mesh::verify(worker, &signed, &output.signature);
+            genuine.then(|| {
+                Command::Complete(Box::new(Complete {
+                    job,
+                    attempt,
+                    worker,
+                    output: output.inline.to_vec(),
+                    output_sha256,
+                    exit_code: output.exit_code,
+                    duration_ms: output.duration_ms,
+                    signature: output.signature.to_vec(),
+                }))
+            })
+        }
+        Outcome::Failure(failure) => {
+            let sane = failure.code.len() <= CODE_MAX && failure.detail.len() <= DETAIL_MAX;
+            let proto::Failure { code, detail, retryable, .. } = failure;
+            sane.then(|| Command::Fail(Box::new(Fail { job, attempt, worker, code, detail, retryable })))
+        }
+    }
+}
+
+/// Commits, one item per command in order. A command that the log refused is final.
+async fn submit(client: &Client, commands: Vec<Command>) -> proto::WorkerReply {
+    if commands.is_empty() {
+        return proto::WorkerReply::default();
+    }
+    match client.submit_many(commands, COMMIT_LIMIT).await {
+        Ok(committed) => {
+            proto::WorkerReply { items: committed.replies.iter().map(item).collect(), error: String::new() }
+        }
+        Err(error) => {
+            debug!(%error, "worker's commands not committed");
+            proto::WorkerReply { items: vec![], error: error.to_string() }
+        }
+    }
+}
+
+fn item(reply: &Reply) -> proto::ItemReply {
+    match reply {
+        Ok(_) => proto::ItemReply { accepted: true, code: String::new() },
+        Err(refusal) => wire::refused(refusal.code()),
+    }
+}

@@ -1,0 +1,30 @@
+//! Ends jobs whose deadline has passed.
+
+use std::time::Duration;
+
+use super::{Duty, Options, Reign};
+use crate::clock;
+use crate::consensus;
+use crate::domain::Command;
+
+/// Jobs ended in one step; the others follow in the next.
+const BATCH: usize = 1_000;
+
+pub(super) struct Deadlines;
+
+impl Duty for Deadlines {
+    const NAME: &'static str = "deadlines";
+
+    fn period(&self, _: &Options) -> Duration {
+        Duration::from_millis(250)
+    }
+
+    async fn step(&mut self, reign: &Reign) -> Result<(), consensus::Error> {
+        let now = clock::now();
+        let commands = reign
+            .context
+            .client
+            .read(|state| state.overdue(now).take(BATCH).map(|job| Command::PassDeadline { job }).collect::<Vec<_>>());
+        reign.record(Self::NAME, commands).await.map(drop)
+    }
+}

@@ -1,0 +1,262 @@
+//! The market: announces open jobs, hears bids, awards.
+//!
+//! One announcement names all open jobs of a round. Workers answer each
+//! announcement with one message, also when they offer nothing, so a round ends
+//! when everyone who could win has answered, at the latest when its window is
+//! over. Awards are committed as one batch; `dispatch` brings them to the
+//! workers. Nothing of a round is logged but its awards: a new leader announces
+//! again and hears the bids again.
+//!
+//! A round names no more jobs than there is room for, in serving order. A job
+//! that nobody wanted rests for a moment before it is announced again, so that
+//! it does not keep the market busy; a change among the workers wakes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tracing::{debug, info};
+
+use super::{Offer, Reign};
+use crate::clock;
+use crate::domain::auction::{self, Bid, Bidder, Win};
+use crate::domain::worker::{Verdict, Worker};
+use crate::domain::{Command, Job, JobId, State, WorkerId};
+use crate::mesh::Topic;
+use crate::telemetry::metrics;
+use crate::wire;
+use crate::wire::proto::mesh::v1 as proto;
+
+/// Bytes of one announcement: gossip takes 64 KiB.
+const ANNOUNCEMENT_BYTES: usize = 56 * 1024;
+
+/// Rest of a job that nobody wanted, doubled each time up to the longest.
+const REST_FIRST: Duration = Duration::from_millis(250);
+const REST_MAX: Duration = Duration::from_secs(2);
+
+/// A worker that was silent longer than this is not waited for.
+const FRESH: Duration = Duration::from_millis(2_500);
+
+/// Jobs a worker bids for beyond its room; more to choose from makes better matches.
+const CHOICE: usize = 2;
+
+pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
+    let mut market = Market { reign, seq: 0, rests: BTreeMap::new(), seen: BTreeSet::new() };
+    let mut applied = market.reign.context.client.applied();
+    loop {
+        applied.borrow_and_update();
+        if market.round(&mut offers).await {
+            continue;
+        }
+        let tick = market.reign.context.options.tick;
+        tokio::select! {
+            _ = applied.changed() => {}
+            () = tokio::time::sleep(tick) => {}
+        }
+    }
+}
+
+struct Market {
+    reign: Reign,
+    seq: u64,
+    /// Jobs that nobody wanted: until when they rest, and how long the next rest is.
+    rests: BTreeMap<JobId, (Instant, Duration)>,
+    /// Workers that could win in the last round.
+    seen: BTreeSet<WorkerId>,
+}
+
+/// What one round is about.
+struct Round {
+    jobs: Vec<Arc<Job>>,
+    seats: BTreeMap<WorkerId, Seat>,
+}
+
+/// A worker that could win now, and how much more it can take.
+struct Seat {
+    worker: Arc<Worker>,
+    room: u32,
+}
+
+impl Round {
+    fn award(&self, bids: &[Bid]) -> Vec<Win> {
+        let jobs: Vec<&Job> = self.jobs.iter().map(AsRef::as_ref).collect();
+        let bidders = self.seats.iter().map(|(id, seat)| (*id, Bidder { worker: &seat.worker, room: seat.room }));
+        auction::award(&jobs, bids, &bidders.collect())
+    }
+}
+
+impl Market {
+    /// One round. False if there was nothing to do.
+    async fn round(&mut self, offers: &mut mpsc::Receiver<Offer>) -> bool {
+        let Some(mut round) = self.open() else { return false };
+        let started = clock::instant();
+        self.seq += 1;
+        while offers.try_recv().is_ok() {}
+        if let Err(error) = self.announce(&round) {
+            debug!(%error, "announcement not published");
+            return false;
+        }
+        let bids = self.collect(&mut round, offers, started).await;
+        let wins = round.award(&bids);
+        metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
+        self.rest(&round, &wins);
+        self.settle(wins).await
+    }
+
+    /// Picks the jobs and the workers of a round. `None` if either is missing.
+    fn open(&mut self) -> Option<Round> {
+        let (now, wall) = (clock::instant(), clock::now());
+        let context = self.reign.context.clone();
+        let fresh: BTreeSet<WorkerId> =
+            context.roster.fresher_than(now, FRESH).into_iter().filter(|(_, h)| !h.stopping).map(|(w, _)| w).collect();
+        let rests = &self.rests;
+        let round = context.client.read(|state| {
+            let seats = seats(state, &fresh);
+            let kinds: BTreeSet<&str> = seats.keys().flat_map(|id| kinds_of(state, *id)).collect();
+            let room: usize = seats.values().map(|seat| seat.room as usize).sum();
+            let limit = (room * CHOICE).min(context.options.announced_max);
+            let resting = |job: &Job| rests.get(&job.id).is_some_and(|(until, _)| *until > now);
+            let jobs = state
+                .open_jobs_of(wall, &kinds)
+                .filter(|job| !resting(job) && seats.keys().any(|worker| fits(state, job, *worker)))
+                .take(limit)
+                .cloned()
+                .collect();
+            Round { jobs, seats }
+        });
+        let workers: BTreeSet<WorkerId> = round.seats.keys().copied().collect();
+        if !workers.is_subset(&self.seen) {
+            self.rests.clear();
+        }
+        self.seen = workers;
+        (!round.jobs.is_empty()).then_some(round)
+    }
+
+    fn announce(&self, round: &Round) -> Result<(), crate::mesh::Error> {
+        let mut message = proto::Announcement {
+            term: self.reign.number,
+            seq: self.seq,
+            window_ms: u32::try_from(self.reign.context.options.window.as_millis()).unwrap_or(u32::MAX),
+            jobs: Vec::with_capacity(round.jobs.len()),
+            coordinators: self.reign.context.coordinators.clone(),
+        };
+        let mut bytes = prost::Message::encoded_len(&message);
+        for job in &round.jobs {
+            let open = open_job(job);
+            bytes += prost::Message::encoded_len(&open) + 8;
+            if bytes > ANNOUNCEMENT_BYTES {
+                break;
+            }
+            message.jobs.push(open);
+        }
+        self.reign.context.mesh.publish(Topic::Announcements, wire::encode(&message))
+    }
+
+    /// Hears bids until everyone answered or the window is over.
+    async fn collect(&self, round: &mut Round, offers: &mut mpsc::Receiver<Offer>, started: Instant) -> Vec<Bid> {
+        let until = tokio::time::Instant::from_std(started + self.reign.context.options.window);
+        let announced: BTreeMap<JobId, u32> = round.jobs.iter().map(|job| (job.id, job.attempt + 1)).collect();
+        let mut missing: BTreeSet<WorkerId> = round.seats.keys().copied().collect();
+        let mut bids = Vec::new();
+        while !missing.is_empty() {
+            let Ok(Some(offer)) = tokio::time::timeout_at(until, offers.recv()).await else { break };
+            let current = (offer.bids.term, offer.bids.seq) == (self.reign.number, self.seq);
+            if !current || !missing.remove(&offer.worker) {
+                continue;
+            }
+            match parse(&offer, &announced) {
+                Some(parsed) => {
+                    bids.extend(parsed);
+                    if let Some(seat) = round.seats.get_mut(&offer.worker) {
+                        seat.room = seat.room.min(offer.bids.room);
+                    }
+                }
+                None => self.reign.context.mesh.penalise(offer.worker, "invalid_bid"),
+            }
+        }
+        bids
+    }
+
+    /// Lets jobs that nobody wanted rest, and forgets the rests of the others.
+    fn rest(&mut self, round: &Round, wins: &[Win]) {
+        let now = clock::instant();
+        let won: BTreeSet<JobId> = wins.iter().map(|win| win.job).collect();
+        let room_left = round.seats.values().map(|seat| seat.room as usize).sum::<usize>() > wins.len();
+        for job in &round.jobs {
+            if won.contains(&job.id) || !room_left {
+                self.rests.remove(&job.id);
+                continue;
+            }
+            let length = self.rests.get(&job.id).map_or(REST_FIRST, |(_, length)| (*length * 2).min(REST_MAX));
+            self.rests.insert(job.id, (now + length, length));
+        }
+        self.rests.retain(|_, (until, length)| *until + *length > now);
+    }
+
+    /// Commits the awards. True if there were any.
+    async fn settle(&self, wins: Vec<Win>) -> bool {
+        if wins.is_empty() {
+            return false;
+        }
+        let lease_ms = u64::try_from(self.reign.context.options.lease.as_millis()).unwrap_or(u64::MAX);
+        let commands = wins
+            .into_iter()
+            .map(|Win { job, attempt, worker, price }| Command::Assign { job, attempt, worker, price, lease_ms })
+            .collect();
+        match self.reign.record("market", commands).await {
+            Ok(replies) => replies.iter().any(Result::is_ok),
+            Err(error) => {
+                info!(%error, "awards not recorded, the jobs stay open");
+                false
+            }
+        }
+    }
+}
+
+/// Workers that could win now, with what is left of their room.
+fn seats(state: &State, fresh: &BTreeSet<WorkerId>) -> BTreeMap<WorkerId, Seat> {
+    let able = state
+        .workers()
+        .filter(|worker| worker.verdict == Verdict::Online && !worker.draining && fresh.contains(&worker.id));
+    able.filter_map(|worker| {
+        let room = state.room(worker);
+        (room > 0).then(|| (worker.id, Seat { worker: Arc::clone(worker), room }))
+    })
+    .collect()
+}
+
+fn kinds_of(state: &State, worker: WorkerId) -> impl Iterator<Item = &str> {
+    state.worker(worker).into_iter().flat_map(|worker| worker.capabilities.job_types.iter().map(String::as_str))
+}
+
+fn fits(state: &State, job: &Job, worker: WorkerId) -> bool {
+    state.worker(worker).is_some_and(|worker: &Arc<Worker>| auction::misfits(&job.spec, worker, 0).is_empty())
+}
+
+fn open_job(job: &Job) -> proto::OpenJob {
+    proto::OpenJob {
+        id: bytes::Bytes::copy_from_slice(&job.id.0),
+        r#type: job.spec.kind.clone(),
+        attempt: job.attempt + 1,
+        max_price: job.spec.max_price.map(wire::price_to_bytes).unwrap_or_default(),
+        any_price: job.spec.max_price.is_none(),
+        requirements: Some(wire::requirements_to_proto(&job.spec.requirements)),
+        input_size: job.spec.input.size,
+        timeout_secs: job.spec.timeout_secs,
+        priority: u32::from(job.spec.priority),
+    }
+}
+
+/// The bids of one offer. `None` if one names a job or attempt that was not announced, or names it twice.
+fn parse(offer: &Offer, announced: &BTreeMap<JobId, u32>) -> Option<Vec<Bid>> {
+    let mut named = BTreeSet::new();
+    let bids = offer.bids.bids.iter().map(|bid| {
+        let job = wire::job_id(&bid.job)?;
+        let known = announced.get(&job) == Some(&bid.attempt) && named.insert(job);
+        let price = wire::price_from_bytes(&bid.price)?;
+        let load_permille = offer.bids.load_permille;
+        known.then_some(Bid { job, attempt: bid.attempt, worker: offer.worker, price, load_permille })
+    });
+    bids.collect()
+}

@@ -1,0 +1,76 @@
+//! Tells workers to stop what the log does not want them to run.
+//!
+//! A heartbeat names what the worker believes it runs. An attempt that the log
+//! does not hold for that worker (cancelled, lost, awarded elsewhere, finished)
+//! is told to stop, again with every heartbeat until it is gone. A worker that
+//! the log does not know is told to register.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::{Duty, Options, Reign};
+use crate::clock;
+use crate::consensus;
+use crate::domain::{State, WorkerId};
+use crate::mesh::{Heard, Lane};
+use crate::wire;
+use crate::wire::proto::mesh::v1 as proto;
+
+/// Repeating ourselves sooner than this is noise.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// The reason that makes a worker register.
+const UNKNOWN_WORKER: &str = "unknown_worker";
+
+#[derive(Default)]
+pub(super) struct Reconcile {
+    told: BTreeMap<WorkerId, std::time::Instant>,
+}
+
+impl Duty for Reconcile {
+    const NAME: &'static str = "reconcile";
+
+    fn period(&self, _: &Options) -> Duration {
+        Duration::from_millis(200)
+    }
+
+    async fn step(&mut self, reign: &Reign) -> Result<(), consensus::Error> {
+        let now = clock::instant();
+        let fresh = reign.context.roster.fresher_than(now, reign.context.options.offline_after);
+        self.told.retain(|_, at| now.saturating_duration_since(*at) < AGAIN_AFTER);
+        let stops: Vec<(WorkerId, proto::Stop)> = reign.context.client.read(|state| {
+            let unwanted = fresh.iter().filter_map(|(worker, heard)| Some((*worker, unwanted(state, *worker, heard)?)));
+            unwanted.filter(|(worker, _)| !self.told.contains_key(worker)).collect()
+        });
+        let sends = stops.into_iter().map(|(worker, stop)| {
+            debug!(worker = %worker, attempts = stop.attempts.len(), reason = stop.reason, "stop");
+            self.told.insert(worker, now);
+            let body = Some(proto::coordinator_request::Body::Stop(stop));
+            let bytes = wire::encode(&proto::CoordinatorRequest { body });
+            reign.context.mesh.request(worker, Lane::Worker, bytes, Duration::from_secs(1))
+        });
+        futures::future::join_all(sends).await;
+        Ok(())
+    }
+}
+
+/// What `worker` must stop, or that it must register.
+fn unwanted(state: &State, worker: WorkerId, heard: &Heard) -> Option<proto::Stop> {
+    if state.worker(worker).is_none() {
+        return (!heard.stopping).then(|| proto::Stop { attempts: vec![], reason: UNKNOWN_WORKER.to_owned() });
+    }
+    let held = |(job, attempt): (crate::domain::JobId, u32)| {
+        state.job(job).is_some_and(|job| {
+            !job.state.is_final() && job.attempt == attempt && job.award.as_ref().is_some_and(|a| a.worker == worker)
+        })
+    };
+    let attempts: Vec<_> = heard
+        .running
+        .iter()
+        .filter(|attempt| !held(**attempt))
+        .map(|(job, attempt)| wire::attempt_ref(*job, *attempt))
+        .collect();
+    (!attempts.is_empty()).then(|| proto::Stop { attempts, reason: "not_held".to_owned() })
+}

@@ -1,0 +1,177 @@
+//! Composition root: opens the layers, wires them, stops them. Decides nothing.
+//!
+//! Start order: storage, ports, mesh, consensus, API, leadership watch. Stop
+//! order: the API drains, leadership is handed over, duties stop, Raft, mesh,
+//! storage. One deadline for all of it; a second signal exits at once. The disk
+//! is the recovery path: `kill -9` is as good a stop as any.
+
+mod ready;
+mod reign;
+mod route;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tracing::{error, info, warn};
+
+use crate::api;
+use crate::clock;
+use crate::config::Config;
+use crate::consensus;
+use crate::leader;
+use crate::mesh::{self, Roster};
+use crate::storage;
+use crate::tasks::Tasks;
+use crate::telemetry;
+
+/// Everything must be down within this after the first signal.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The API's share of it: requests under way may finish.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// Figures are kept at this pace for `/metrics/history`.
+const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("open identity")]
+    Identity(#[source] mesh::Error),
+    #[error("open storage")]
+    Storage(#[from] storage::Error),
+    #[error("bind API to {address}")]
+    Bind {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("start mesh")]
+    Mesh(#[source] mesh::Error),
+    #[error("start consensus")]
+    Consensus(#[source] consensus::Error),
+    #[error("consensus stopped")]
+    Failed(#[source] consensus::Error),
+    #[error("write {what}")]
+    Write {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("run start-up task")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Task groups, in the order in which they stop.
+struct Groups {
+    api: Tasks,
+    duties: Tasks,
+    raft: Tasks,
+    mesh: Tasks,
+}
+
+/// Runs the node until a signal or a failure that it must not survive.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let groups = Groups { api: Tasks::new(), duties: Tasks::new(), raft: Tasks::new(), mesh: Tasks::new() };
+    let identity = mesh::Identity::load_or_create(&config.key_file()).map_err(Error::Identity)?;
+    let id = identity.id();
+    info!(node = %id, version = env!("CARGO_PKG_VERSION"), environment = config.environment.as_str(), "starting");
+
+    let dir = config.node.data_dir.clone();
+    let store = groups.mesh.spawn_blocking(move || storage::Store::open(&dir, id)).await??;
+    let bind = config.api.bind;
+    let listener = TcpListener::bind(bind).await.map_err(|source| Error::Bind { address: bind.to_string(), source })?;
+    let api_address = listener.local_addr().map_err(|source| Error::Bind { address: bind.to_string(), source })?;
+
+    let (mesh, inbox) = mesh::start(identity, config.mesh_options(), &groups.mesh).await.map_err(Error::Mesh)?;
+    let raft = consensus::start(store, mesh.clone(), config.consensus_options(), &groups.raft).await;
+    let raft = Arc::new(raft.map_err(Error::Consensus)?);
+    let roster = Roster::default();
+    let desk = reign::Desk::default();
+    route::start(inbox, &raft, &mesh, &roster, &desk, &groups.mesh);
+
+    let leader = leader::Context {
+        client: raft.client(),
+        mesh: mesh.clone(),
+        roster: roster.clone(),
+        options: config.leader_options(),
+        coordinators: config.coordinator_addresses(),
+    };
+    groups.duties.spawn("reign", reign::watch(leader, desk, groups.duties.clone()));
+
+    let context = api::Context {
+        client: raft.client(),
+        mesh: mesh.clone(),
+        roster,
+        info: api::NodeInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            environment: config.environment.as_str().to_owned(),
+            started: clock::now(),
+        },
+        limits: config.api_limits(),
+    };
+    let sampled = context.clone();
+    groups.api.spawn_until_stopped("history", async move {
+        loop {
+            telemetry::history::record(&sampled.gauges());
+            tokio::time::sleep(SAMPLE_EVERY).await;
+        }
+    });
+    groups.api.spawn("api", api::serve(listener, context, groups.api.clone()));
+    let card = ready::Card::new(id, api_address, mesh.addresses());
+    groups.api.spawn_until_stopped("ready", ready::announce(card, config.node.data_dir.clone(), raft.client()));
+
+    let end = wait_for_end(&raft).await;
+    stop(&groups, &raft).await;
+    ready::withdraw(&config.node.data_dir);
+    end
+}
+
+/// Completes on a signal, or when Raft can not go on.
+async fn wait_for_end(raft: &consensus::Raft) -> Result<(), Error> {
+    tokio::select! {
+        () = signal() => Ok(()),
+        failure = raft.failed() => {
+            error!(error = %failure, "this node must stop");
+            Err(Error::Failed(failure))
+        }
+    }
+}
+
+async fn stop(groups: &Groups, raft: &consensus::Raft) {
+    let orderly = async {
+        groups.api.cancel();
+        if !groups.api.join(DRAIN_LIMIT).await {
+            warn!("requests were cut off");
+        }
+        raft.stop(DRAIN_LIMIT).await;
+        groups.duties.cancel();
+        groups.duties.join(DRAIN_LIMIT).await;
+        groups.raft.cancel();
+        groups.raft.join(DRAIN_LIMIT).await;
+        groups.mesh.cancel();
+        groups.mesh.join(DRAIN_LIMIT).await;
+        info!("stopped");
+    };
+    tokio::select! {
+        done = tokio::time::timeout(STOP_LIMIT, orderly) => {
+            if done.is_err() {
+                warn!("not everything stopped in time");
+            }
+        }
+        () = signal() => warn!("second signal, exiting at once"),
+    }
+}
+
+/// Completes on SIGINT or SIGTERM.
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM, stopping"),
+        _ = interrupt.recv() => info!("SIGINT, stopping"),
+    }
+}

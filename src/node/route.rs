@@ -1,0 +1,78 @@
+//! Routes what comes in from the mesh: one `match` for requests, one for gossip.
+
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::reign::Desk;
+use crate::clock;
+use crate::consensus::Raft;
+use crate::intake;
+use crate::leader::Offer;
+use crate::mesh::{Gossip, Handle, Heard, Inbox, Lane, Request, Roster, Topic};
+use crate::tasks::Tasks;
+use crate::wire;
+use crate::wire::proto::mesh::v1 as proto;
+
+pub(super) fn start(inbox: Inbox, raft: &Arc<Raft>, mesh: &Handle, roster: &Roster, desk: &Desk, tasks: &Tasks) {
+    let Inbox { mut requests, mut gossip } = inbox;
+    let (raft, mesh, group) = (Arc::clone(raft), mesh.clone(), tasks.clone());
+    tasks.spawn_until_stopped("requests", async move {
+        while let Some(request) = requests.recv().await {
+            group.spawn_until_stopped("request", answer(Arc::clone(&raft), mesh.clone(), request));
+        }
+    });
+    let (roster, desk) = (roster.clone(), desk.clone());
+    tasks.spawn_until_stopped("gossip", async move {
+        while let Some(message) = gossip.recv().await {
+            hear(&roster, &desk, message);
+        }
+    });
+}
+
+/// Answers one request. How many run at once is bounded by the mesh, per stream.
+async fn answer(raft: Arc<Raft>, mesh: Handle, request: Request) {
+    let Request { peer, lane, body, reply } = request;
+    match lane {
+        Lane::Append | Lane::Control | Lane::Snapshot | Lane::Forward => match raft.serve(peer, lane, body).await {
+            Ok(answer) => reply.send(answer),
+            Err(error) => {
+                debug!(peer = %peer, ?lane, %error, "request refused");
+                reply.refuse(error.to_string());
+            }
+        },
+        Lane::Worker => match intake::serve(&raft.client(), peer, body).await {
+            Some(answer) => reply.send(answer),
+            None => {
+                mesh.penalise(peer, "malformed_request");
+                reply.refuse("malformed request");
+            }
+        },
+    }
+}
+
+fn hear(roster: &Roster, desk: &Desk, message: Gossip) {
+    let Gossip { topic, source, body, verdict } = message;
+    match topic {
+        Topic::Heartbeats => {
+            let heartbeat = wire::decode(body).and_then(|beat| Heard::from_proto(beat, clock::now(), clock::instant()));
+            match heartbeat.map(|heard| roster.hear(source, heard)) {
+                None => verdict.reject(),
+                Some(true) => verdict.accept(),
+                Some(false) => verdict.ignore(),
+            }
+        }
+        Topic::Bids => match wire::decode::<proto::Bids>(body) {
+            None => verdict.reject(),
+            Some(bids) if bids.bids.len() > wire::ANNOUNCED_MAX => verdict.reject(),
+            Some(bids) => {
+                desk.offer(Offer { worker: source, bids });
+                verdict.accept();
+            }
+        },
+        Topic::Announcements => match wire::decode::<proto::Announcement>(body) {
+            Some(_) => verdict.accept(),
+            None => verdict.reject(),
+        },
+    }
+}

@@ -1,0 +1,60 @@
+//! What workers and coordinators say, beyond plain fields.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::proto::mesh::v1 as proto;
+use crate::domain::{Digest, JobId};
+
+pub fn encode(message: &impl Message) -> Bytes {
+    Bytes::from(message.encode_to_vec())
+}
+
+/// `None` if the bytes are not such a message.
+pub fn decode<M: Message + Default>(bytes: Bytes) -> Option<M> {
+    M::decode(bytes).ok()
+}
+
+pub fn attempt_ref(job: JobId, attempt: u32) -> proto::AttemptRef {
+    proto::AttemptRef { job: Bytes::copy_from_slice(&job.0), attempt }
+}
+
+pub fn parse_attempt(from: Option<&proto::AttemptRef>) -> Option<(JobId, u32)> {
+    let from = from?;
+    Some((super::job_id(&from.job)?, from.attempt))
+}
+
+/// A refused item with a stable code.
+pub fn refused(code: &str) -> proto::ItemReply {
+    proto::ItemReply { accepted: false, code: code.to_owned() }
+}
+
+/// The bytes a worker signs for a result: a domain separator, the job's UUID
+/// (16 bytes), the attempt (u32 big endian) and the SHA-256 of the output.
+pub fn signed_result(job: JobId, attempt: u32, output_sha256: &Digest) -> Vec<u8> {
+    let mut message = b"ciro-result-v1\0".to_vec();
+    message.extend_from_slice(&job.0);
+    message.extend_from_slice(&attempt.to_be_bytes());
+    message.extend_from_slice(&output_sha256.0);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_signed_names_job_attempt_and_output() {
+        let (job, output) = (JobId([7; 16]), Digest([9; 32]));
+        let message = signed_result(job, 3, &output);
+        assert_eq!(message.len(), 15 + 16 + 4 + 32);
+        assert_ne!(message, signed_result(job, 4, &output));
+        assert_ne!(message, signed_result(JobId([8; 16]), 3, &output));
+        assert_ne!(message, signed_result(job, 3, &Digest([1; 32])));
+    }
+
+    #[test]
+    fn garbage_does_not_decode() {
+        assert!(decode::<proto::Heartbeat>(Bytes::from_static(&[0xff; 9])).is_none());
+    }
+}
