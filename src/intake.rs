@@ -57,9 +57,8 @@ async fn take_started(client: &Client, worker: WorkerId, started: &proto::Starte
     }
     let attempts = started.attempts.iter().map(|a| wire::parse_attempt(Some(a))).collect::<Option<Vec<_>>>()?;
     let commands: Vec<Command> = client.read(|state| {
-        let waits = |job, attempt| {
-            state.job(job).is_some_and(|job| job.state == JobState::Assigned && job.attempt == attempt)
-        };
+        let waits =
+            |job, attempt| state.job(job).is_some_and(|job| job.state == JobState::Assigned && job.attempt == attempt);
         let news = attempts.iter().filter(|(job, attempt)| waits(*job, *attempt));
         news.map(|&(job, attempt)| Command::Started { job, attempt, worker }).collect()
     });
@@ -83,7 +82,8 @@ fn parse_report(worker: WorkerId, report: proto::Report) -> Option<Command> {
         Outcome::Output(output) => {
             let output_sha256 = wire::digest(&output.sha256)?;
             let signed = wire::signed_result(job, attempt, &output_sha256);
-            let genuine = output_sha256 == Digest::of(&output.inline) && mesh::verify(worker, &signed, &output.signature);
+            let genuine =
+                output_sha256 == Digest::of(&output.inline) && mesh::verify(worker, &signed, &output.signature);
             genuine.then(|| {
                 Command::Complete(Box::new(Complete {
                     job,
@@ -104,7 +104,6 @@ fn parse_report(worker: WorkerId, report: proto::Report) -> Option<Command> {
         }
     }
 }
-
 
 /// Commits, one item per command in order. A command that the log refused is final.
 async fn submit(client: &Client, commands: Vec<Command>) -> proto::WorkerReply {

@@ -1,1 +1,159 @@
-//! See the design.
+//! The command line: the node for operators, the cluster for clients.
+//!
+//! One file per family of commands. Parsing is clap's; everything that talks to
+//! a cluster goes through [`client::Client`]; everything that is said goes
+//! through [`output`]. Answers are on standard output, all else on standard
+//! error, and the exit code says how it went ([`failure::Kind`]).
+
+mod client;
+mod cluster;
+mod failure;
+mod files;
+mod job;
+mod local;
+mod output;
+mod start;
+mod submit;
+mod watch;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use client::Client;
+use failure::{Failure, Kind};
+
+const CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage or configuration
+  3  no node could be reached, or none could serve
+  4  refused, or not found
+  5  the job ended, but did not complete
+  6  not done within the time allowed
+
+A client command tries the next --node when one does not answer, and submits under an
+idempotency key, so that a retry never makes a second job.";
+
+/// A peer-to-peer first coordinator node for a decentralized compute network:
+/// the node itself, and the command line of its cluster.
+#[derive(Debug, Parser)]
+#[command(name = "ciro-coordinator", version, after_help = CODES, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    remote: Remote,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How to reach a cluster, and how to show its answers.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Reaching a cluster")]
+pub struct Remote {
+    /// URL of a node; several times, or comma separated, for several
+    #[arg(
+        long = "node",
+        global = true,
+        value_name = "URL",
+        env = "CIRO_NODE",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8080"
+    )]
+    nodes: Vec<String>,
+    /// Seconds to go on trying while no node can serve
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15)]
+    patience: u64,
+    /// Answer in JSON instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Remote {
+    fn client(&self) -> Result<Client, Failure> {
+        let nodes: Vec<String> = self.nodes.iter().filter(|node| !node.trim().is_empty()).cloned().collect();
+        Client::new(&nodes, Duration::from_secs(self.patience.min(86_400)))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node until SIGTERM or SIGINT
+    Start(start::Args),
+    /// Write a complete, commented configuration file
+    GenerateConfig(local::GenerateArgs),
+    /// Print this node's peer id; makes its key if there is none
+    Identity(local::IdentityArgs),
+    /// Submit jobs and follow them
+    #[command(subcommand)]
+    Job(job::Command),
+    /// The workers of the cluster
+    #[command(subcommand)]
+    Worker(worker::Command),
+    /// The members of the cluster
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// The mesh as a node sees it
+    #[command(subcommand)]
+    Network(cluster::NetworkCommand),
+    /// A node's status
+    Status,
+    /// A node's health, component by component; exit code 1 when it is unhealthy
+    Health,
+    /// Write shell completions to standard output
+    Completions { shell: clap_complete::Shell },
+}
+
+/// Parses the command line, runs it, and maps how it went to an exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => {
+            // Help and version are answers; a reader that left is none of our business.
+            let _ = told.print();
+            return ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(Kind::Usage as u8));
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.silent => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure);
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let remote = cli.remote;
+    match cli.command {
+        Command::Start(args) => start::run(args),
+        Command::GenerateConfig(args) => local::generate(&args),
+        Command::Identity(args) => local::identity(&args, remote.json),
+        Command::Job(command) => block_on(job::run(command, &remote)),
+        Command::Worker(command) => block_on(worker::run(command, &remote)),
+        Command::Cluster(command) => block_on(cluster::run(command, &remote)),
+        Command::Network(command) => block_on(cluster::network(command, &remote)),
+        Command::Status => block_on(cluster::status(&remote)),
+        Command::Health => block_on(cluster::health(&remote)),
+        Command::Completions { shell } => local::completions(shell),
+    }
+}
+
+fn complain(failure: &Failure) {
+    use std::io::Write;
+    // Nobody is left to tell when standard error is gone.
+    let _ = writeln!(std::io::stderr(), "{failure}");
+}
+
+/// Runs a client command: one thread is plenty.
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(work)
+}

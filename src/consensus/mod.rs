@@ -4,15 +4,42 @@
 //! read the applied state, know who leads. Commands that arrive together become
 //! one log record with one time stamp; a follower forwards to the leader, at
 //! most one hop. A reply means: durable on a majority, applied here.
+//!
+//! The parts: [`boot`] opens and forms; [`log_store`], [`state_machine`] and
+//! [`snapshot`] keep; [`network`], [`transfer`], [`serve`] and [`frames`] talk;
+//! [`identity`] knows who is who; [`client`], [`door`], [`deliver`] and [`read`]
+//! are the way in; [`leadership`] watches. What is deliberately absent: any
+//! knowledge of what commands mean.
+
+mod boot;
+mod client;
+mod codec;
+mod core;
+mod deliver;
+mod door;
+mod frames;
+mod identity;
+mod leadership;
+mod log_store;
+mod network;
+mod read;
+mod serve;
+mod snapshot;
+mod state_machine;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod types;
+
+pub use client::Client;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 
+use crate::domain::NodeId;
 use crate::domain::command::Reply;
-use crate::domain::{Command, NodeId, State};
 use crate::mesh;
 use crate::storage;
 use crate::tasks::Tasks;
@@ -130,47 +157,60 @@ pub struct StorageView {
     pub sync: storage::SyncStats,
 }
 
-/// The door. Cheap to clone.
-#[derive(Clone)]
-pub struct Client {
-    _todo: (),
-}
-
 /// The running Raft node: owned by `node`, stopped by it.
 pub struct Raft {
-    _todo: (),
+    client: Client,
+    tasks: Tasks,
 }
 
 /// Opens the log, recovers the state, starts Raft under `tasks`.
 ///
 /// # Errors
 ///
-/// Damaged storage; an initial member list without this node; an identity that
-/// the members know with another store ([`Error::Amnesiac`]).
-#[allow(unused_variables, clippy::unused_async)]
+/// Damaged storage; an initial member list without this node. That the members
+/// know this identity with another store is found out later, see [`Raft::failed`].
 pub async fn start(store: storage::Store, mesh: mesh::Handle, options: Options, tasks: &Tasks) -> Result<Raft, Error> {
-    todo!()
+    start_over(store, Arc::new(mesh), options, tasks).await
 }
 
-#[allow(unused_variables, clippy::unused_self, clippy::unused_async)]
+async fn start_over(
+    store: storage::Store,
+    transport: Arc<dyn network::Transport>,
+    options: Options,
+    tasks: &Tasks,
+) -> Result<Raft, Error> {
+    let tasks = tasks.child();
+    let core = boot::open(store, transport, options, &tasks).await?;
+    let door = door::Door::open(core.clone(), &tasks);
+    Ok(Raft { client: Client { core, door }, tasks })
+}
+
 impl Raft {
     pub fn client(&self) -> Client {
-        todo!()
+        self.client.clone()
     }
 
     /// Answers one inbound request of the lanes append, control, snapshot and forward.
+    ///
+    /// # Errors
+    ///
+    /// The asker is not served, and nothing was done: tell it so (`mesh::Reply::refuse`).
     pub async fn serve(&self, peer: NodeId, lane: mesh::Lane, body: Bytes) -> Result<Bytes, Error> {
-        todo!()
+        serve::serve(&self.client, peer, lane, body).await
     }
 
     /// Completes when Raft can not go on (disk failed, amnesiac): the process must stop.
     pub async fn failed(&self) -> Error {
-        todo!()
+        let mut failure = self.client.core.failure.subscribe();
+        match failure.wait_for(Option::is_some).await {
+            Ok(error) => error.clone().unwrap_or(Error::Stopping),
+            Err(_) => Error::Stopping,
+        }
     }
 
     /// Hands leadership over if this node leads, then stops. At most `limit`.
     pub async fn stop(&self, limit: Duration) {
-        todo!()
+        boot::stop(&self.client.core, &self.tasks, limit).await;
     }
 }
 
@@ -181,70 +221,4 @@ pub struct Committed {
     pub index: u64,
     pub term: u64,
     pub replies: Vec<Reply>,
-}
-
-#[allow(unused_variables, clippy::unused_self, clippy::unused_async, clippy::missing_errors_doc)]
-impl Client {
-    /// Commits one command: on the leader directly, elsewhere by one hop. Applied here when it returns.
-    pub async fn submit(&self, command: Command, limit: Duration) -> Result<(u64, Reply), Error> {
-        todo!()
-    }
-
-    /// Commits many, in order, in as few records as their size allows (not atomically).
-    pub async fn submit_many(&self, commands: Vec<Command>, limit: Duration) -> Result<Committed, Error> {
-        todo!()
-    }
-
-    /// Like [`Self::submit_many`], but refuses to forward, and only in `term`: for leader duties.
-    pub async fn submit_as_leader(
-        &self,
-        term: u64,
-        commands: Vec<Command>,
-        limit: Duration,
-    ) -> Result<Committed, Error> {
-        todo!()
-    }
-
-    /// Looks at this node's applied state. Keep it short: `apply` waits meanwhile.
-    pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        todo!()
-    }
-
-    /// A frozen view, for what takes longer.
-    pub fn view(&self) -> Arc<State> {
-        todo!()
-    }
-
-    /// Waits until this node's state has everything committed before the call, wherever it is called. Returns that index.
-    pub async fn linearize(&self, limit: Duration) -> Result<u64, Error> {
-        todo!()
-    }
-
-    /// Waits until this node has applied `index`.
-    pub async fn wait_applied(&self, index: u64, limit: Duration) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// The applied index, for waiting on changes.
-    pub fn applied(&self) -> watch::Receiver<u64> {
-        todo!()
-    }
-
-    pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        todo!()
-    }
-
-    pub fn status(&self) -> Status {
-        todo!()
-    }
-
-    /// What the disk under this node is doing.
-    pub fn storage(&self) -> StorageView {
-        todo!()
-    }
-
-    /// Moves leadership to `to`, or to the most caught-up member.
-    pub async fn transfer_leadership(&self, to: Option<NodeId>, limit: Duration) -> Result<NodeId, Error> {
-        todo!()
-    }
 }

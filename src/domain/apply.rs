@@ -1,7 +1,37 @@
 //! The one way the state changes.
+//!
+//! A record is applied command by command; each sees what the ones before it
+//! did. A refused command changes nothing. After the last one, what is beyond
+//! the bounds is forgotten, and the rolling hash takes in every record that was
+//! touched, so that two nodes that differ anywhere differ there from then on.
+//!
+//! Invariants
+//!
+//! * Deterministic: all that is read is the state and the record.
+//! * The clock never runs backwards, whatever a record says.
+//! * Every change of a job goes through [`Step::change`], which keeps the
+//!   indexes, and every change of its state or holder through
+//!   [`Step::transition`], which keeps history and journal.
 
-use super::command::{Record, Reply};
+mod jobs;
+mod workers;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::check;
+use super::command::{Command, Done, Record, Refusal, Reply};
+use super::ids::{Digest, JobId, WorkerId};
+use super::index::{Facets, place, turn};
+use super::job::{Cause, HISTORY_MAX, Job, JobError, JobState, Transition};
+use super::journal::{Event, Sink};
 use super::state::State;
+
+/// Bytes kept of an error's detail and of a reason. The rest is cut at a character.
+const DETAIL_MAX: usize = 4 << 10;
 
 /// Where in the log a record stands.
 #[derive(Clone, Copy, Debug)]
@@ -12,12 +42,205 @@ pub struct Position {
 
 impl State {
     /// Applies one log entry; one reply per command, in order.
-    pub fn apply(&mut self, _position: Position, _record: &Record) -> Vec<Reply> {
-        todo!()
+    ///
+    /// The caller applies each entry once, in the order of the log.
+    pub fn apply(&mut self, position: Position, record: &Record) -> Vec<Reply> {
+        self.now = self.now.max(record.at);
+        let jobs = &self.jobs;
+        self.index.promote(self.now, |id| jobs.get(&id).map(|job| (job.spec.kind.clone(), turn(job))));
+        let mut step = Step { state: self, position, jobs: BTreeSet::new(), workers: BTreeSet::new() };
+        let replies: Vec<Reply> = record.commands.iter().map(|command| step.command(command)).collect();
+        step.forget();
+        let Step { jobs, workers, .. } = step;
+        self.journal.trim(self.limits.journal_keep, self.limits.journal_max);
+        self.advance(position, record, &jobs, &workers, &replies);
+        replies
     }
 
     /// Records that an entry without commands (a leader's blank, a membership) was applied.
-    pub fn skip(&mut self, _position: Position) {
-        todo!()
+    pub fn skip(&mut self, position: Position) {
+        self.advance(position, &Record::default(), &BTreeSet::new(), &BTreeSet::new(), &[]);
     }
+
+    /// Moves to `position` and takes what was touched into the hash.
+    fn advance(
+        &mut self,
+        position: Position,
+        record: &Record,
+        jobs: &BTreeSet<JobId>,
+        workers: &BTreeSet<WorkerId>,
+        replies: &[Reply],
+    ) {
+        self.applied = position.index;
+        self.applied_term = position.term;
+        let mut hash = Sha256::new();
+        hash.update(self.hash.0);
+        for number in [position.index, position.term, record.at.0, self.now.0, self.journal.last_seq()] {
+            hash.update(number.to_be_bytes());
+        }
+        let mut buffer = Vec::with_capacity(1 << 10);
+        for id in jobs {
+            absorb(&mut hash, &mut buffer, &(id, self.jobs.get(id)));
+        }
+        for id in workers {
+            absorb(&mut hash, &mut buffer, &(id, self.workers.get(id)));
+        }
+        for cursor in self.journal.cursors() {
+            absorb(&mut hash, &mut buffer, &cursor);
+        }
+        absorb(&mut hash, &mut buffer, &replies);
+        self.hash = Digest(hash.finalize().into());
+    }
+}
+
+/// Hashes a value's encoding. The options and lists in it carry their own lengths, so no two sequences look alike.
+fn absorb(hash: &mut Sha256, buffer: &mut Vec<u8>, value: &impl Serialize) {
+    buffer.clear();
+    if bincode::serde::encode_into_std_write(value, buffer, bincode::config::standard()).is_err() {
+        // Writing to memory does not fail, and our types have no failing encoder.
+        buffer.push(u8::MAX);
+    }
+    hash.update(&*buffer);
+}
+
+/// One record on its way into the state.
+struct Step<'a> {
+    state: &'a mut State,
+    position: Position,
+    /// Jobs and workers that this record changed or removed.
+    jobs: BTreeSet<JobId>,
+    workers: BTreeSet<WorkerId>,
+}
+
+impl Step<'_> {
+    fn command(&mut self, command: &Command) -> Reply {
+        check::command(command).map_err(Refusal::Invalid)?;
+        match command {
+            Command::Submit(submit) => self.submit(submit),
+            Command::Cancel { job, reason } => self.cancel(*job, reason),
+            Command::RegisterWorker { worker, capabilities, location, version } => {
+                self.register(*worker, capabilities, location, version)
+            }
+            Command::UnregisterWorker { worker } => self.unregister(*worker),
+            Command::Drain { worker } => self.set_draining(*worker, true),
+            Command::Resume { worker } => self.set_draining(*worker, false),
+            Command::SetVerdict { worker, verdict } => self.set_verdict(*worker, *verdict),
+            Command::Assign { job, attempt, worker, price, lease_ms } => {
+                self.assign(*job, *attempt, *worker, *price, *lease_ms)
+            }
+            Command::Started { job, attempt, worker } => self.started(*job, *attempt, *worker),
+            Command::Renew { job, attempt, lease_ms } => self.renew(*job, *attempt, *lease_ms),
+            Command::Expire { job, attempt } => self.expire(*job, *attempt),
+            Command::Decline { job, attempt, worker } => self.decline(*job, *attempt, *worker),
+            Command::Complete(complete) => self.complete(complete),
+            Command::Fail(fail) => self.fail(fail),
+            Command::PassDeadline { job } => self.pass_deadline(*job),
+            Command::Delivered { sink, through } => self.delivered(*sink, *through),
+        }
+    }
+
+    fn delivered(&mut self, sink: Sink, through: u64) -> Reply {
+        let newest = self.state.journal.last_seq();
+        if through > newest {
+            return Err(Refusal::Invalid(format!("journal entry {through} does not exist, the newest is {newest}")));
+        }
+        Ok(if self.state.journal.deliver(sink, through) { Done::Delivered { through } } else { Done::Unchanged })
+    }
+
+    /// Changes a job and keeps the indexes. Returns the job's state.
+    fn change(&mut self, id: JobId, change: impl FnOnce(&mut Job)) -> Reply {
+        let now = self.state.now;
+        let job = self.state.jobs.get_mut(&id).ok_or(Refusal::UnknownJob(id))?;
+        let was = Facets::of(job, now);
+        let job = Arc::make_mut(job);
+        change(job);
+        let state = job.state;
+        self.state.index.change(Some(&was), Some(&Facets::of(job, now)));
+        self.jobs.insert(id);
+        Ok(Done::Job { job: id, state })
+    }
+
+    /// Changes a job, and writes into its history and the journal what happened to it.
+    fn transition(&mut self, id: JobId, cause: Cause, change: impl FnOnce(&mut Job)) -> Reply {
+        let (Position { index, term }, at) = (self.position, self.state.now);
+        let mut event = None;
+        let reply = self.change(id, |job| {
+            let holder = job.award.as_ref().map(|award| award.worker);
+            change(job);
+            let worker = job.award.as_ref().map(|award| award.worker).or(holder);
+            let (state, attempt) = (job.state, job.attempt);
+            remember(job, Transition { index, term, at, state, attempt, cause, worker });
+            event = Some(Event::Job { job: id, state, attempt, cause, worker });
+        })?;
+        if let Some(event) = event {
+            self.state.journal.append(at, index, term, event);
+        }
+        Ok(reply)
+    }
+
+    /// Ends a job for good. Its input goes, unless someone may want to see what it failed on.
+    fn finish(&mut self, id: JobId, state: JobState, cause: Cause, change: impl FnOnce(&mut Job)) -> Reply {
+        let now = self.state.now;
+        let reply = self.transition(id, cause, |job| {
+            job.state = state;
+            job.finished_at = Some(now);
+            change(job);
+        })?;
+        if state != JobState::Failed {
+            self.state.payloads.remove(&id);
+        }
+        let ended = &mut self.state.ended_total[place(state)];
+        *ended = ended.saturating_add(1);
+        Ok(reply)
+    }
+
+    /// Ends an attempt that failed: another follows after `delay_ms`, or the job fails.
+    fn attempt_failed(&mut self, id: JobId, cause: Cause, error: JobError, delay_ms: Option<u64>) -> Reply {
+        let job = self.state.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
+        let failures = job.failures.saturating_add(1);
+        let retried = delay_ms.filter(|_| failures < job.spec.retry.max_attempts);
+        let next = self.state.now.after_ms(retried.unwrap_or(0));
+        let change = |job: &mut Job| {
+            job.failures = failures;
+            job.error = Some(error);
+        };
+        if retried.is_none() {
+            return self.finish(id, JobState::Failed, cause, change);
+        }
+        self.transition(id, cause, |job| {
+            change(job);
+            job.state = JobState::Pending;
+            job.award = None;
+            job.next_attempt_at = next;
+        })
+    }
+
+    /// Forgets the oldest finished jobs beyond the bounds.
+    fn forget(&mut self) {
+        let State { limits, jobs, payloads, outputs, index, now, .. } = &mut *self.state;
+        while index.finished.len() > limits.finished || index.finished_bytes > limits.finished_bytes {
+            let Some((&(_, id), ())) = index.finished.first() else { break };
+            let Some(job) = jobs.remove(&id) else { break };
+            index.change(Some(&Facets::of(&job, *now)), None);
+            payloads.remove(&id);
+            outputs.remove(&id);
+            self.jobs.insert(id);
+        }
+    }
+}
+
+/// Adds a line to a job's history. The first line stays; beyond the bound the oldest after it goes.
+fn remember(job: &mut Job, line: Transition) {
+    if job.history.len() >= HISTORY_MAX {
+        job.history.remove(1);
+    }
+    job.history.push(line);
+    if job.state.is_final() {
+        job.history.shrink_to_fit();
+    }
+}
+
+fn cut(text: &str) -> String {
+    let end = (0..=DETAIL_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default().to_owned()
 }

@@ -1,13 +1,24 @@
 //! Choosing who runs what.
 //!
+//! Open jobs are announced on gossip; workers answer with bids, which the leader
+//! holds in memory. When the window closes it asks this module who won, and
+//! proposes only the answer. Bids may be lost at no cost: a new leader finds the
+//! jobs still open, announces them again, and hears them again.
+//!
 //! Invariants
 //!
 //! * The same bids in any order give the same awards.
 //! * A worker wins only on terms it offered, and never more than it has room for.
+//!
+//! Absent: `preferred_regions` is a wish, not a requirement, and so never a
+//! misfit; `max_network_latency_ms` needs measurements that the replicated state
+//! does not have, and is not judged here.
+
+use std::collections::BTreeMap;
 
 use super::ids::{JobId, Price, WorkerId};
-use super::job::JobSpec;
-use super::worker::Worker;
+use super::job::{Job, JobSpec, JobState};
+use super::worker::{Verdict, Worker};
 
 /// One worker's offer for one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +46,112 @@ pub struct Misfit {
     pub offered: String,
 }
 
+/// A worker that may win, and how many attempts it can take on in this clearing.
+#[derive(Clone, Copy, Debug)]
+pub struct Bidder<'a> {
+    pub worker: &'a Worker,
+    pub room: u32,
+}
+
+/// Awards `jobs` in the given order, each to its best valid bid.
+///
+/// Valid: for the job's next attempt, at no more than its `max_price`, from an
+/// online, undrained worker in `bidders` that fits and has room left. Best: the
+/// lowest price; then the least load, which grows with each win in this
+/// clearing by the share of the worker's room it takes, so that equal bids
+/// spread; then the lower worker id, which is arbitrary but the same for everyone.
+pub fn award(jobs: &[&Job], bids: &[Bid], bidders: &BTreeMap<WorkerId, Bidder<'_>>) -> Vec<Win> {
+    let mut by_job: BTreeMap<JobId, Vec<&Bid>> = BTreeMap::new();
+    for bid in bids {
+        by_job.entry(bid.job).or_default().push(bid);
+    }
+    let mut clearing = Clearing { bidders, wins: BTreeMap::new() };
+    let mut awarded = Vec::new();
+    for job in jobs {
+        // Removed, so that a job listed twice is awarded once.
+        let Some(offers) = by_job.remove(&job.id) else { continue };
+        awarded.extend(clearing.best(job, offers));
+    }
+    awarded
+}
+
+struct Clearing<'a> {
+    bidders: &'a BTreeMap<WorkerId, Bidder<'a>>,
+    wins: BTreeMap<WorkerId, u32>,
+}
+
+impl Clearing<'_> {
+    fn best(&mut self, job: &Job, offers: Vec<&Bid>) -> Option<Win> {
+        if job.state != JobState::Pending {
+            return None;
+        }
+        let attempt = job.attempt.checked_add(1)?;
+        let mut ranked: Vec<(Price, u64, WorkerId, u32)> = offers
+            .into_iter()
+            .filter(|bid| bid.attempt == attempt && job.spec.max_price.is_none_or(|most| bid.price <= most))
+            .filter_map(|bid| Some((bid.price, self.load(bid)?, bid.worker, bid.load_permille)))
+            .collect();
+        ranked.sort_unstable();
+        let (price, _, worker, _) = ranked.into_iter().find(|(_, _, worker, load)| self.fits(job, *worker, *load))?;
+        *self.wins.entry(worker).or_default() += 1;
+        Some(Win { job: job.id, attempt, worker, price })
+    }
+
+    /// The bidder's load with what it won so far, in thousandths; `None` if it has no room left or takes no jobs.
+    fn load(&self, bid: &Bid) -> Option<u64> {
+        let bidder = self.bidders.get(&bid.worker)?;
+        let won = self.wins.get(&bid.worker).copied().unwrap_or(0);
+        let takes = bidder.worker.verdict == Verdict::Online && !bidder.worker.draining;
+        (takes && won < bidder.room)
+            .then(|| u64::from(bid.load_permille) + u64::from(won) * 1_000 / u64::from(bidder.room))
+    }
+
+    fn fits(&self, job: &Job, worker: WorkerId, load_permille: u32) -> bool {
+        self.bidders.get(&worker).is_some_and(|bidder| misfits(&job.spec, bidder.worker, load_permille).is_empty())
+    }
+}
+
 /// What `worker` lacks for `spec`; empty means it fits. `load_permille` is from its last heartbeat.
-pub fn misfits(_spec: &JobSpec, _worker: &Worker, _load_permille: u32) -> Vec<Misfit> {
-    todo!()
+///
+/// Requirements are named as the REST contract names them; `type` is the job type.
+pub fn misfits(spec: &JobSpec, worker: &Worker, load_permille: u32) -> Vec<Misfit> {
+    let needs = &spec.requirements;
+    let has = &worker.capabilities;
+    let mut lacking = Lacking(Vec::new());
+    if !has.job_types.contains(&spec.kind) {
+        lacking.push("type", spec.kind.clone(), has.job_types.join(", "));
+    }
+    lacking.at_least("min_cpu_cores", needs.min_cpu_cores.into(), has.cpu_cores.into(), "");
+    lacking.at_least("min_ram_gb", needs.min_ram_mb, has.ram_mb, " MB");
+    lacking.at_least("min_gpu_memory_gb", needs.min_gpu_memory_mb, has.gpu_memory_mb, " MB");
+    let missing: Vec<&str> =
+        needs.required_frameworks.iter().filter(|name| !has.frameworks.contains(name)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        lacking.push("required_frameworks", missing.join(", "), has.frameworks.join(", "));
+    }
+    let most = needs.max_worker_load_permille;
+    if most > 0 && load_permille > most {
+        lacking.push("max_worker_load", permille(most), permille(load_permille));
+    }
+    lacking.at_least("min_reputation", needs.min_reputation.into(), worker.reputation.into(), "");
+    lacking.0
+}
+
+struct Lacking(Vec<Misfit>);
+
+impl Lacking {
+    fn push(&mut self, requirement: &'static str, wanted: String, offered: String) {
+        let offered = if offered.is_empty() { "none".to_owned() } else { offered };
+        self.0.push(Misfit { requirement, wanted, offered });
+    }
+
+    fn at_least(&mut self, requirement: &'static str, wanted: u64, offered: u64, unit: &str) {
+        if offered < wanted {
+            self.push(requirement, format!("at least {wanted}{unit}"), format!("{offered}{unit}"));
+        }
+    }
+}
+
+fn permille(value: u32) -> String {
+    format!("{}.{:03}", value / 1_000, value % 1_000)
 }

@@ -1,13 +1,26 @@
 //! What happened, in order, for everyone who tells the outside world.
 //!
 //! `apply` appends; sinks read from their replicated cursor. A sequence number
-//! is never reused and never changes for an entry. Entries that every enabled
+//! is never reused and never changes for an entry. Entries that every registered
 //! sink has, and that are older than the newest [`KEEP`], are dropped.
+//!
+//! A sink registers with its first `Delivered`. What a registered sink has not
+//! got is kept beyond [`KEEP`], up to [`JOURNAL_MAX`]; there new submissions are
+//! refused, so that the market runs dry instead of the memory. Jobs that are
+//! already accepted go on and may take the journal further, up to
+//! [`OVERRUN`] times that bound. Then the oldest entries go, and a sink that far
+//! behind sees [`Journal::first_seq`] jump past its cursor.
+//!
+//! Invariants
+//!
+//! * Sequence numbers are contiguous; the first ever is 1.
+//! * A cursor never goes back and never passes the newest entry.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::cow::Map;
 use super::ids::{JobId, WorkerId};
 use super::job::{Cause, JobState};
 use super::time::Timestamp;
@@ -15,6 +28,12 @@ use super::worker::WorkerState;
 
 /// Entries kept for readers without a cursor (server-sent events).
 pub const KEEP: usize = 50_000;
+
+/// Entries kept for sinks that lag. From here on submissions are refused.
+pub const JOURNAL_MAX: usize = 1_000_000;
+
+/// Times [`JOURNAL_MAX`] at which entries are dropped although a sink lacks them.
+pub const OVERRUN: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,30 +59,93 @@ pub enum Event {
     WorkerGone { worker: WorkerId },
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Cloning shares the entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Journal {
-    next_seq: u64,
-    entries: VecDeque<Entry>,
+    last_seq: u64,
+    entries: Map<u64, Entry>,
     cursors: BTreeMap<Sink, u64>,
 }
 
 impl Journal {
     /// Sequence number of the newest entry; 0 if there never was one.
     pub fn last_seq(&self) -> u64 {
-        todo!()
+        self.last_seq
     }
 
-    /// Sequence number of the oldest entry still here.
+    /// Sequence number of the oldest entry still here; one above [`Self::last_seq`] if there is none.
     pub fn first_seq(&self) -> u64 {
-        todo!()
+        self.entries.first().map_or(self.last_seq + 1, |(seq, _)| *seq)
     }
 
     /// At most `limit` entries after `seq`, oldest first.
-    pub fn after(&self, _seq: u64, _limit: usize) -> Vec<Entry> {
-        todo!()
+    pub fn after(&self, seq: u64, limit: usize) -> Vec<Entry> {
+        self.entries.after(Some(seq)).take(limit).map(|(_, entry)| entry.clone()).collect()
     }
 
+    /// How far a sink got; `None` if it never reported.
     pub fn cursor(&self, sink: Sink) -> Option<u64> {
         self.cursors.get(&sink).copied()
+    }
+
+    /// Every registered sink and how far it got.
+    pub fn cursors(&self) -> impl Iterator<Item = (Sink, u64)> {
+        self.cursors.iter().map(|(sink, cursor)| (*sink, *cursor))
+    }
+
+    /// Entries still here.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.len() == 0
+    }
+
+    pub(super) fn append(&mut self, at: Timestamp, index: u64, term: u64, event: Event) {
+        self.last_seq += 1;
+        self.entries.insert(self.last_seq, Entry { seq: self.last_seq, at, index, term, event });
+    }
+
+    /// Moves a cursor forward; `false` if it is there already.
+    pub(super) fn deliver(&mut self, sink: Sink, through: u64) -> bool {
+        match self.cursors.get_mut(&sink) {
+            Some(cursor) if *cursor >= through => false,
+            Some(cursor) => {
+                *cursor = through;
+                true
+            }
+            None => {
+                self.cursors.insert(sink, through);
+                true
+            }
+        }
+    }
+
+    /// Drops what nobody needs any more, and what is beyond the bound.
+    pub(super) fn trim(&mut self, keep: usize, max: usize) {
+        let delivered = self.cursors.values().copied().min().unwrap_or(u64::MAX);
+        while let Some((&oldest, _)) = self.entries.first() {
+            let spare = self.entries.len() > keep && oldest <= delivered;
+            if !spare && self.entries.len() <= max.saturating_mul(OVERRUN) {
+                break;
+            }
+            self.entries.remove(&oldest);
+        }
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().map(|(_, entry)| entry)
+    }
+
+    /// Puts a journal together again; `None` if the parts do not fit each other.
+    pub(super) fn from_parts(last_seq: u64, cursors: BTreeMap<Sink, u64>, entries: Map<u64, Entry>) -> Option<Self> {
+        let count = u64::try_from(entries.len()).ok()?;
+        let first = last_seq.checked_sub(count)?.checked_add(1)?;
+        let sane = last_seq < u64::MAX / 2;
+        let contiguous =
+            entries.iter().zip(first..=last_seq).all(|((seq, entry), want)| *seq == want && entry.seq == want);
+        let cursors_fit = cursors.values().all(|cursor| *cursor <= last_seq);
+        (sane && contiguous && cursors_fit).then_some(Self { last_seq, entries, cursors })
     }
 }

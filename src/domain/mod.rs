@@ -7,8 +7,12 @@
 
 pub mod apply;
 pub mod auction;
+mod bytes;
+mod check;
 pub mod command;
+mod cow;
 pub mod ids;
+mod index;
 pub mod job;
 pub mod journal;
 pub mod schedule;
@@ -23,3 +27,6 @@ pub use job::{Job, JobSpec, JobState};
 pub use state::State;
 pub use time::Timestamp;
 pub use worker::Worker;
+
+#[cfg(test)]
+mod tests;

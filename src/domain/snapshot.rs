@@ -1,10 +1,50 @@
 //! The state as bytes: what a checkpoint stores and a follower receives.
 //!
-//! A versioned stream of frames, so that neither side needs the whole in memory.
+//! A versioned stream of frames, so that neither side needs the whole in memory:
+//!
+//! ```text
+//! magic "ciro-sm\n" · version u32 · frame* · end frame
+//! frame = section u8 · length u32 · bytes        (numbers big-endian)
+//! ```
+//!
+//! The head frame comes first and says how many items each section has; items
+//! follow section by section in key order, several to a frame; the end frame
+//! carries the SHA-256 of everything before it.
+//!
+//! Invariants
+//!
+//! * Canonical: the same state gives the same bytes, however it came to be.
+//! * What is read is believed only as far as it is checked. Nothing from the
+//!   stream panics or allocates beyond what really arrives plus one frame.
+//! * Indexes are not stored; they are built again from the records.
 
-use std::io::{Read, Write};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
 
-use super::state::State;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+
+use super::bytes::{Owned, Slice};
+use super::cow::Map;
+use super::ids::{Digest, JobId, WorkerId};
+use super::index::{Index, keeps_payload};
+use super::job::{Job, JobState};
+use super::journal::{Entry, Journal, Sink};
+use super::state::{LIMITS, Limits, State};
+use super::time::Timestamp;
+use super::worker::Worker;
+
+const MAGIC: [u8; 8] = *b"ciro-sm\n";
+
+/// Grows with every change of what is written.
+const VERSION: u32 = 1;
+
+/// A frame is closed when it has this many bytes.
+const FRAME_TARGET: usize = 64 << 10;
+
+/// No frame is longer: one item of the largest kind, and what the frame held before it.
+const FRAME_MAX: usize = 24 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,12 +56,293 @@ pub enum Error {
     Damaged(String),
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Section {
+    Head = 1,
+    Workers = 2,
+    Jobs = 3,
+    Payloads = 4,
+    Outputs = 5,
+    Journal = 6,
+    End = 7,
+}
+
+/// What does not follow from the items.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    now: Timestamp,
+    applied: u64,
+    applied_term: u64,
+    hash: Digest,
+    submitted_total: u64,
+    ended_total: [u64; 6],
+    journal_last_seq: u64,
+    cursors: BTreeMap<Sink, u64>,
+    workers: u64,
+    jobs: u64,
+    payloads: u64,
+    outputs: u64,
+    entries: u64,
+}
+
 impl State {
-    pub fn write_to(&self, _out: &mut impl Write) -> Result<(), Error> {
-        todo!()
+    /// Writes the state as one stream. The writer should be buffered.
+    ///
+    /// # Errors
+    ///
+    /// Those of the writer.
+    pub fn write_to(&self, out: &mut impl Write) -> Result<(), Error> {
+        let mut writer = Writer { out, hash: Sha256::new(), frame: Vec::new() };
+        writer.put(&MAGIC)?;
+        writer.put(&VERSION.to_be_bytes())?;
+        writer.section(Section::Head, std::iter::once(self.head()))?;
+        writer.section(Section::Workers, self.workers.iter().map(|(_, worker)| worker))?;
+        writer.section(Section::Jobs, self.jobs.iter().map(|(_, job)| job))?;
+        writer.section(Section::Payloads, self.payloads.iter().map(|(id, bytes)| (id, Slice(bytes))))?;
+        writer.section(Section::Outputs, self.outputs.iter().map(|(id, bytes)| (id, Slice(bytes))))?;
+        writer.section(Section::Journal, self.journal.entries())?;
+        writer.end()
     }
 
-    pub fn read_from(_input: &mut impl Read) -> Result<Self, Error> {
-        todo!()
+    /// Reads what [`Self::write_to`] wrote, and nothing beyond its end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Version`] for another format, [`Error::Damaged`] for anything
+    /// that is not a whole and consistent snapshot, else those of the reader.
+    pub fn read_from(input: &mut impl Read) -> Result<Self, Error> {
+        Self::read_within(input, LIMITS)
     }
+
+    pub(super) fn read_within(input: &mut impl Read, limits: Limits) -> Result<Self, Error> {
+        let mut reader = Reader { input, hash: Sha256::new(), frame: Vec::new() };
+        reader.preamble()?;
+        let head: Head = reader.head()?;
+        let workers = reader.map(Section::Workers, head.workers, |worker: Arc<Worker>| (worker.id, worker))?;
+        let jobs = reader.map(Section::Jobs, head.jobs, |job: Arc<Job>| (job.id, job))?;
+        let payloads = reader.map(Section::Payloads, head.payloads, bytes_of)?;
+        let outputs = reader.map(Section::Outputs, head.outputs, bytes_of)?;
+        let entries = reader.map(Section::Journal, head.entries, |entry: Entry| (entry.seq, entry))?;
+        reader.end()?;
+        let journal = Journal::from_parts(head.journal_last_seq, head.cursors, entries)
+            .ok_or_else(|| damaged("journal does not fit its numbers"))?;
+        check_jobs(&jobs, &workers, head.now)?;
+        check_bytes(&jobs, &payloads, &outputs)?;
+        Ok(Self {
+            limits,
+            now: head.now,
+            applied: head.applied,
+            applied_term: head.applied_term,
+            hash: head.hash,
+            submitted_total: head.submitted_total,
+            ended_total: head.ended_total,
+            index: Index::build(jobs.iter().map(|(_, job)| job), head.now),
+            jobs,
+            payloads,
+            outputs,
+            workers,
+            journal,
+        })
+    }
+
+    fn head(&self) -> Head {
+        let count = |items: usize| u64::try_from(items).unwrap_or(u64::MAX);
+        Head {
+            now: self.now,
+            applied: self.applied,
+            applied_term: self.applied_term,
+            hash: self.hash,
+            submitted_total: self.submitted_total,
+            ended_total: self.ended_total,
+            journal_last_seq: self.journal.last_seq(),
+            cursors: self.journal.cursors().collect(),
+            workers: count(self.workers.len()),
+            jobs: count(self.jobs.len()),
+            payloads: count(self.payloads.len()),
+            outputs: count(self.outputs.len()),
+            entries: count(self.journal.len()),
+        }
+    }
+}
+
+/// Every job that is held has a known holder, and every one that ended says when.
+fn check_jobs(jobs: &Map<JobId, Arc<Job>>, workers: &Map<WorkerId, Arc<Worker>>, now: Timestamp) -> Result<(), Error> {
+    for (id, job) in jobs.iter() {
+        let holder = job.award.as_ref().is_some_and(|award| workers.contains(&award.worker));
+        let fits = match job.state {
+            JobState::Pending => job.award.is_none() && job.finished_at.is_none(),
+            JobState::Assigned | JobState::Running => holder && job.finished_at.is_none(),
+            JobState::Completed => job.outcome.is_some() && job.finished_at.is_some(),
+            JobState::Failed | JobState::Cancelled => job.outcome.is_none() && job.finished_at.is_some(),
+        };
+        if !fits || job.history.is_empty() || job.finished_at.is_some_and(|at| at > now) {
+            return Err(damaged(format!("job {id} contradicts itself")));
+        }
+    }
+    Ok(())
+}
+
+/// Inputs and outputs are there exactly for the jobs that have them, and as long as those say.
+fn check_bytes(
+    jobs: &Map<JobId, Arc<Job>>,
+    payloads: &Map<JobId, Arc<[u8]>>,
+    outputs: &Map<JobId, Arc<[u8]>>,
+) -> Result<(), Error> {
+    let mut present = [0usize; 2];
+    for (id, job) in jobs.iter() {
+        let input = Some(job.spec.input.size).filter(|_| keeps_payload(job));
+        let output = job.outcome.as_ref().map(|outcome| outcome.output_size);
+        for (place, (wanted, found)) in [(input, payloads.get(id)), (output, outputs.get(id))].into_iter().enumerate() {
+            let size = found.map(|bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            // An empty input may have been given as none at all.
+            if size != wanted && (size.is_some() || wanted != Some(0)) {
+                return Err(damaged(format!("bytes of job {id} do not fit it")));
+            }
+            present[place] += usize::from(size.is_some());
+        }
+    }
+    if present == [payloads.len(), outputs.len()] { Ok(()) } else { Err(damaged("bytes of no known job")) }
+}
+
+struct Writer<'a, W> {
+    out: &'a mut W,
+    hash: Sha256,
+    frame: Vec<u8>,
+}
+
+impl<W: Write> Writer<'_, W> {
+    fn section<T: Serialize>(&mut self, section: Section, items: impl Iterator<Item = T>) -> Result<(), Error> {
+        for item in items {
+            bincode::serde::encode_into_std_write(item, &mut self.frame, bincode::config::standard())
+                .map_err(|error| io::Error::other(error.to_string()))?;
+            if self.frame.len() >= FRAME_TARGET {
+                self.close(section)?;
+            }
+        }
+        if self.frame.is_empty() { Ok(()) } else { self.close(section) }
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        self.frame = self.hash.clone().finalize().to_vec();
+        self.close(Section::End)
+    }
+
+    /// Writes the frame and starts the next.
+    fn close(&mut self, section: Section) -> Result<(), Error> {
+        let mut frame = std::mem::take(&mut self.frame);
+        let length = u32::try_from(frame.len()).map_err(|_| io::Error::other("frame is too long"))?;
+        self.put(&[section as u8])?;
+        self.put(&length.to_be_bytes())?;
+        self.put(&frame)?;
+        frame.clear();
+        self.frame = frame;
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.hash.update(bytes);
+        Ok(self.out.write_all(bytes)?)
+    }
+}
+
+struct Reader<'a, R> {
+    input: &'a mut R,
+    hash: Sha256,
+    frame: Vec<u8>,
+}
+
+impl<R: Read> Reader<'_, R> {
+    fn preamble(&mut self) -> Result<(), Error> {
+        if self.take::<8>()? != MAGIC {
+            return Err(damaged("it does not begin like one"));
+        }
+        match u32::from_be_bytes(self.take()?) {
+            VERSION => Ok(()),
+            found => Err(Error::Version { found, known: VERSION }),
+        }
+    }
+
+    fn head(&mut self) -> Result<Head, Error> {
+        self.next(Section::Head)?;
+        let (head, used) = decode(&self.frame)?;
+        if used == self.frame.len() { Ok(head) } else { Err(damaged("head frame is too long")) }
+    }
+
+    /// Reads `count` items of a section; their keys must ascend.
+    fn map<T: DeserializeOwned, K: Ord + Clone, V: Clone>(
+        &mut self,
+        section: Section,
+        count: u64,
+        entry: impl Fn(T) -> (K, V),
+    ) -> Result<Map<K, V>, Error> {
+        let mut map = Map::default();
+        let mut last = None;
+        let mut left = count;
+        while left > 0 {
+            self.next(section)?;
+            let mut at = 0;
+            while at < self.frame.len() {
+                let (item, used) = decode(self.frame.get(at..).unwrap_or_default())?;
+                at += used;
+                let (key, value) = entry(item);
+                if used == 0 || left == 0 || last.as_ref().is_some_and(|last| *last >= key) {
+                    return Err(damaged(format!("items of section {section:?} are out of order or too many")));
+                }
+                left -= 1;
+                last = Some(key.clone());
+                map.insert(key, value);
+            }
+        }
+        Ok(map)
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let want = self.hash.clone().finalize();
+        self.next(Section::End)?;
+        if *self.frame == *want { Ok(()) } else { Err(damaged("its checksum is wrong")) }
+    }
+
+    /// Reads the next frame, which must be of `section`.
+    fn next(&mut self, section: Section) -> Result<(), Error> {
+        let [found] = self.take()?;
+        if found != section as u8 {
+            return Err(damaged(format!("section {section:?} is due, found {found}")));
+        }
+        let length = u32::from_be_bytes(self.take()?);
+        let size = usize::try_from(length).unwrap_or(usize::MAX);
+        if size == 0 || size > FRAME_MAX {
+            return Err(damaged(format!("a frame of {length} bytes")));
+        }
+        self.frame.clear();
+        // Grows with what arrives, not with what was announced.
+        let read = self.input.by_ref().take(u64::from(length)).read_to_end(&mut self.frame)?;
+        if read < size {
+            return Err(damaged("it ends early"));
+        }
+        self.hash.update(&self.frame);
+        Ok(())
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+        let mut bytes = [0; N];
+        self.input.read_exact(&mut bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => damaged("it ends early"),
+            _ => Error::Io(error),
+        })?;
+        self.hash.update(bytes);
+        Ok(bytes)
+    }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Error> {
+    let config = bincode::config::standard().with_limit::<FRAME_MAX>();
+    bincode::serde::decode_from_slice(bytes, config).map_err(|error| damaged(error.to_string()))
+}
+
+fn bytes_of((id, Owned(bytes)): (JobId, Owned)) -> (JobId, Arc<[u8]>) {
+    (id, Arc::from(bytes))
+}
+
+fn damaged(what: impl Into<String>) -> Error {
+    Error::Damaged(what.into())
 }

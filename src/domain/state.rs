@@ -1,126 +1,249 @@
 //! The replicated state: everything that apply changes and everyone reads.
+//!
+//! Records (jobs, workers, bytes, journal) are what the state *is*; the indexes
+//! in [`super::index`] follow from them and are never stored. Input and output
+//! bytes lie beside the jobs, so that a transition touches a small record only:
+//! an inline input stays until the job completes or is cancelled (a failed job
+//! keeps it), an output as long as the job is remembered.
+//!
+//! Invariants
+//!
+//! * Cloning shares records, see [`super::cow`]; a clone never changes.
+//! * Every bound in [`LIMITS`] is kept after every record: submissions and
+//!   registrations are refused, finished jobs and journal entries forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::cow::Map;
 use super::ids::{Digest, JobId, WorkerId};
+use super::index::{Index, place, turn};
 use super::job::{Job, JobState};
-use super::journal::Journal;
+use super::journal::{JOURNAL_MAX, Journal, KEEP};
 use super::time::Timestamp;
-use super::worker::{Worker, WorkerState};
+use super::worker::{Verdict, Worker, WorkerState};
 
 /// Bounds of the state. The same on every node: they are part of `apply`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Jobs that are not finished. Beyond it submissions are refused.
     pub backlog: usize,
+    /// Bytes of inputs, texts and history of jobs that are not finished. Beyond it submissions are refused.
+    pub backlog_bytes: usize,
     /// Finished jobs kept. Beyond it the oldest are forgotten.
     pub finished: usize,
-    /// Bytes of outputs (and inputs of failed jobs) kept. Beyond it the oldest finished jobs are forgotten.
+    /// Bytes of outputs (and inputs of failed jobs), texts and history kept. Beyond it the oldest finished jobs are
+    /// forgotten.
     pub finished_bytes: usize,
+    /// Registered workers. Beyond it registrations are refused.
     pub workers: usize,
+    /// Journal entries kept for readers without a cursor.
+    pub journal_keep: usize,
+    /// Journal entries kept for sinks that lag. Beyond it submissions are refused.
+    pub journal_max: usize,
 }
+
+/// What every node applies with. Changing a number here is a change of format: all nodes must run the same.
+pub const LIMITS: Limits = Limits {
+    backlog: 200_000,
+    backlog_bytes: 256 << 20,
+    finished: 100_000,
+    finished_bytes: 128 << 20,
+    workers: 20_000,
+    journal_keep: KEEP,
+    journal_max: JOURNAL_MAX,
+};
 
 /// Cloning is cheap enough for a frozen view: records are shared.
 #[derive(Clone, Debug)]
 pub struct State {
-    pub(super) _todo: (),
+    pub(super) limits: Limits,
+    pub(super) now: Timestamp,
+    pub(super) applied: u64,
+    pub(super) applied_term: u64,
+    pub(super) hash: Digest,
+    pub(super) submitted_total: u64,
+    /// Jobs that ever ended, also those forgotten since; by place in [`JobState::ALL`].
+    pub(super) ended_total: [u64; 6],
+    pub(super) jobs: Map<JobId, Arc<Job>>,
+    pub(super) payloads: Map<JobId, Arc<[u8]>>,
+    pub(super) outputs: Map<JobId, Arc<[u8]>>,
+    pub(super) workers: Map<WorkerId, Arc<Worker>>,
+    pub(super) journal: Journal,
+    pub(super) index: Index,
 }
 
 impl Default for State {
     fn default() -> Self {
-        todo!()
+        Self::within(LIMITS)
     }
 }
 
-#[allow(unused_variables)]
 impl State {
+    /// An empty state with its own bounds; only tests want others than [`LIMITS`].
+    pub(super) fn within(limits: Limits) -> Self {
+        Self {
+            limits,
+            now: Timestamp::default(),
+            applied: 0,
+            applied_term: 0,
+            hash: Digest::default(),
+            submitted_total: 0,
+            ended_total: [0; 6],
+            jobs: Map::default(),
+            payloads: Map::default(),
+            outputs: Map::default(),
+            workers: Map::default(),
+            journal: Journal::default(),
+            index: Index::default(),
+        }
+    }
+
     /// The log's clock: never runs backwards.
     pub fn now(&self) -> Timestamp {
-        todo!()
+        self.now
     }
 
     /// Index of the last applied log entry.
     pub fn applied(&self) -> u64 {
-        todo!()
+        self.applied
+    }
+
+    /// Term of the last applied log entry.
+    pub fn applied_term(&self) -> u64 {
+        self.applied_term
     }
 
     /// Rolling hash of everything applied; equal on nodes at the same index.
     pub fn hash(&self) -> Digest {
-        todo!()
+        self.hash
     }
 
     pub fn job(&self, id: JobId) -> Option<&Arc<Job>> {
-        todo!()
+        self.jobs.get(&id)
     }
 
     /// Jobs after `cursor` in id order (UUIDv7: by age).
     pub fn jobs_after(&self, cursor: Option<JobId>) -> impl Iterator<Item = &Arc<Job>> {
-        std::iter::empty()
+        self.jobs.after(cursor).map(|(_, job)| job)
     }
 
     /// Jobs that are not finished, after `cursor` in id order.
     pub fn active_jobs_after(&self, cursor: Option<JobId>) -> impl Iterator<Item = &Arc<Job>> {
-        std::iter::empty()
+        self.index.active.keys_after(cursor).filter_map(|id| self.jobs.get(id))
     }
 
     /// Pending jobs whose time has come, first to be served first: priority, deadline, arrival.
+    ///
+    /// `now` may be ahead of the log's clock. Jobs whose deadline has passed by then are left out.
     pub fn open_jobs(&self, now: Timestamp) -> impl Iterator<Item = &Arc<Job>> {
-        std::iter::empty()
+        self.open_jobs_where(now, None)
     }
 
-    /// Jobs that are assigned or running.
+    /// The same, of the given job types only, without looking at the others.
+    pub fn open_jobs_of(&self, now: Timestamp, kinds: &BTreeSet<&str>) -> impl Iterator<Item = &Arc<Job>> {
+        self.open_jobs_where(now, Some(kinds))
+    }
+
+    fn open_jobs_where<'a>(
+        &'a self,
+        now: Timestamp,
+        kinds: Option<&BTreeSet<&str>>,
+    ) -> impl Iterator<Item = &'a Arc<Job>> + use<'a> {
+        let due = self.index.waiting.keys().take_while(|(due, _)| *due <= now).filter_map(|(_, id)| self.jobs.get(id));
+        let wanted = due.filter(|job| kinds.is_none_or(|kinds| kinds.contains(job.spec.kind.as_str())));
+        let mut late: Vec<_> = wanted.map(|job| turn(job)).collect();
+        late.sort_unstable();
+        let mut late = late.into_iter().peekable();
+        let mut open = self.index.turns(kinds).peekable();
+        let turns = std::iter::from_fn(move || match (open.peek(), late.peek()) {
+            (Some(first), Some(second)) if second < first => late.next(),
+            (None, _) => late.next(),
+            _ => open.next(),
+        });
+        turns
+            .filter_map(|(_, _, _, id)| self.jobs.get(&id))
+            .filter(move |job| job.spec.deadline.is_none_or(|deadline| deadline > now))
+    }
+
+    /// Jobs that are assigned or running, worker by worker.
     pub fn held_jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        std::iter::empty()
+        self.index.held.iter().flat_map(|(_, held)| held.iter()).filter_map(|id| self.jobs.get(id))
     }
 
-    /// Attempts a worker holds.
+    /// Attempts a worker holds; `None` if it holds none.
     pub fn jobs_of(&self, worker: WorkerId) -> Option<&BTreeSet<JobId>> {
-        todo!()
+        self.index.held.get(&worker).map(Arc::as_ref)
     }
 
     /// Unfinished jobs whose deadline is at or before `now`.
     pub fn overdue(&self, now: Timestamp) -> impl Iterator<Item = JobId> {
-        std::iter::empty()
+        self.index.deadlines.keys().take_while(move |(deadline, _)| *deadline <= now).map(|(_, id)| *id)
     }
 
     /// Earliest time after `now` at which a pending job becomes open.
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        todo!()
+        self.index.waiting.keys_after(Some((now, JobId([u8::MAX; 16])))).next().map(|(due, _)| *due)
     }
 
+    /// The inline input, as long as the job may still need it.
     pub fn payload(&self, id: JobId) -> Option<&Arc<[u8]>> {
-        todo!()
+        self.payloads.get(&id)
     }
 
     pub fn output(&self, id: JobId) -> Option<&Arc<[u8]>> {
-        todo!()
+        self.outputs.get(&id)
     }
 
     pub fn worker(&self, id: WorkerId) -> Option<&Arc<Worker>> {
-        todo!()
+        self.workers.get(&id)
     }
 
+    /// Registered workers in id order.
     pub fn workers(&self) -> impl Iterator<Item = &Arc<Worker>> {
-        std::iter::empty()
+        self.workers.iter().map(|(_, worker)| worker)
     }
 
-    /// What users see: the verdict, and what follows from draining and held attempts.
+    /// What users see: the verdict, and what follows from draining and held attempts. Busy is a worker without room.
     pub fn worker_state(&self, worker: &Worker) -> WorkerState {
-        todo!()
+        match standing(worker) {
+            WorkerState::Online if self.room(worker) == 0 => WorkerState::Busy,
+            other => other,
+        }
+    }
+
+    /// Attempts the worker may take on beside those it holds.
+    pub fn room(&self, worker: &Worker) -> u32 {
+        let held = self.jobs_of(worker.id).map_or(0, BTreeSet::len);
+        worker.capabilities.max_parallel_jobs.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX))
     }
 
     pub fn journal(&self) -> &Journal {
-        todo!()
+        &self.journal
     }
 
-    /// Jobs by state, every state present.
+    /// Jobs by state, every state present. Forgotten jobs are not counted.
     pub fn job_counts(&self) -> BTreeMap<JobState, u64> {
-        todo!()
+        JobState::ALL.into_iter().map(|state| (state, self.index.counts[place(state)])).collect()
     }
 
     /// Jobs ever accepted, also those forgotten since.
     pub fn submitted_total(&self) -> u64 {
-        todo!()
+        self.submitted_total
+    }
+
+    /// Jobs that ever ended in `state`, also those forgotten since; 0 for a state that is not final.
+    pub fn ended_total(&self, state: JobState) -> u64 {
+        self.ended_total[place(state)]
+    }
+}
+
+/// A worker's state without regard to what it holds.
+pub(super) fn standing(worker: &Worker) -> WorkerState {
+    match (worker.verdict, worker.draining) {
+        (Verdict::Offline, _) => WorkerState::Offline,
+        (Verdict::Unhealthy, _) => WorkerState::Unhealthy,
+        (Verdict::Online, true) => WorkerState::Draining,
+        (Verdict::Online, false) => WorkerState::Online,
     }
 }

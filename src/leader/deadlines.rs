@@ -21,9 +21,10 @@ impl Duty for Deadlines {
 
     async fn step(&mut self, reign: &Reign) -> Result<(), consensus::Error> {
         let now = clock::now();
-        let commands = reign.context.client.read(|state| {
-            state.overdue(now).take(BATCH).map(|job| Command::PassDeadline { job }).collect::<Vec<_>>()
-        });
+        let commands = reign
+            .context
+            .client
+            .read(|state| state.overdue(now).take(BATCH).map(|job| Command::PassDeadline { job }).collect::<Vec<_>>());
         reign.record(Self::NAME, commands).await.map(drop)
     }
 }

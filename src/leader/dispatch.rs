@@ -87,9 +87,8 @@ fn due(reign: &Reign, sent: &mut BTreeMap<(JobId, u32), Instant>) -> Vec<Parcel>
 
 fn add(parcels: &mut Vec<Parcel>, worker: WorkerId, key: (JobId, u32), assignment: proto::Assignment) {
     let bytes = assignment.input.as_ref().map_or(0, |input| input.inline.len());
-    let fits = parcels
-        .last()
-        .is_some_and(|last| last.assignments.len() < PARCEL_ITEMS && last.bytes + bytes <= PARCEL_BYTES);
+    let fits =
+        parcels.last().is_some_and(|last| last.assignments.len() < PARCEL_ITEMS && last.bytes + bytes <= PARCEL_BYTES);
     if !fits {
         parcels.push(Parcel { worker, attempts: vec![], assignments: vec![], bytes: 0 });
     }
@@ -130,7 +129,8 @@ async fn deliver(reign: Reign, parcel: Parcel) {
             return metrics::assignments("unreachable", attempts.len());
         }
     };
-    let Some(reply) = wire::decode::<proto::CoordinatorReply>(answer).filter(|r| r.items.len() == attempts.len()) else {
+    let Some(reply) = wire::decode::<proto::CoordinatorReply>(answer).filter(|r| r.items.len() == attempts.len())
+    else {
         return reign.context.mesh.penalise(worker, "malformed_reply");
     };
     let commands = outcomes(&reign, worker, &attempts, &reply.items);

@@ -86,9 +86,11 @@ impl Duty for Leases {
 impl Leases {
     fn look(&mut self, reign: &Reign, now: Timestamp, job: &Job, award: &Award) -> Need {
         let options = &reign.context.options;
-        let heard = reign.context.roster.get(award.worker).filter(|heard| {
-            clock::instant().saturating_duration_since(heard.instant) <= options.offline_after
-        });
+        let heard = reign
+            .context
+            .roster
+            .get(award.worker)
+            .filter(|heard| clock::instant().saturating_duration_since(heard.instant) <= options.offline_after);
         let Some(heard) = heard else {
             return if award.lease_until <= now { Need::Expire } else { Need::Nothing };
         };

@@ -216,9 +216,9 @@ impl Market {
 
 /// Workers that could win now, with what is left of their room.
 fn seats(state: &State, fresh: &BTreeSet<WorkerId>) -> BTreeMap<WorkerId, Seat> {
-    let able = state.workers().filter(|worker| {
-        worker.verdict == Verdict::Online && !worker.draining && fresh.contains(&worker.id)
-    });
+    let able = state
+        .workers()
+        .filter(|worker| worker.verdict == Verdict::Online && !worker.draining && fresh.contains(&worker.id));
     able.filter_map(|worker| {
         let room = state.room(worker);
         (room > 0).then(|| (worker.id, Seat { worker: Arc::clone(worker), room }))

@@ -41,7 +41,11 @@ pub enum Error {
     #[error("open storage")]
     Storage(#[from] storage::Error),
     #[error("bind API to {address}")]
-    Bind { address: String, #[source] source: std::io::Error },
+    Bind {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("start mesh")]
     Mesh(#[source] mesh::Error),
     #[error("start consensus")]
@@ -49,7 +53,11 @@ pub enum Error {
     #[error("consensus stopped")]
     Failed(#[source] consensus::Error),
     #[error("write {what}")]
-    Write { what: String, #[source] source: std::io::Error },
+    Write {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("run start-up task")]
     Task(#[from] tokio::task::JoinError),
 }

@@ -56,10 +56,10 @@ fn hear(roster: &Roster, desk: &Desk, message: Gossip) {
     match topic {
         Topic::Heartbeats => {
             let heartbeat = wire::decode(body).and_then(|beat| Heard::from_proto(beat, clock::now(), clock::instant()));
-            match heartbeat {
+            match heartbeat.map(|heard| roster.hear(source, heard)) {
                 None => verdict.reject(),
-                Some(heard) if roster.hear(source, heard) => verdict.accept(),
-                Some(_) => verdict.ignore(),
+                Some(true) => verdict.accept(),
+                Some(false) => verdict.ignore(),
             }
         }
         Topic::Bids => match wire::decode::<proto::Bids>(body) {

@@ -7,11 +7,38 @@
 //! a [`Store::barrier`] begun after it has completed. sled 0.34's `flush` calls
 //! `sync_file_range`, which survives `kill -9` but not power loss; a barrier is
 //! flush **then** `fdatasync` of the `db` file, group-committed on one thread.
-//! A failed barrier is final: every later one fails with the same error.
+//! A failed barrier is final: every later one fails with the same error, and so
+//! does every later write. Reads go on. The node has to stop.
+//!
+//! In the directory:
+//!
+//! ```text
+//! store.toml   format version, owner, incarnation (identity.rs)
+//! lock         held by the process that has the store open (open.rs)
+//! ballast      reserve that is given up when the disk is full (ballast.rs)
+//! db/          sled
+//! files/       for files beside the trees, such as snapshots
+//! ```
+//!
+//! Deliberately absent: `flush_async` (it deadlocks), transactions across trees
+//! (order the writes instead, all trees share one log), and repair: damaged
+//! data is refused, and another node's copy takes its place.
 
+mod ballast;
+mod dirs;
+mod identity;
+mod open;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+pub use self::open::{OpenOptions, is_opening};
+pub use self::tree::{Batch, KEY_MAX, Range, Tree, VALUE_MAX};
 use crate::domain::NodeId;
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -31,151 +58,163 @@ pub enum Error {
     Damaged(String),
 }
 
-/// An open store. Cheap to clone.
+impl Error {
+    /// What `action` in `path` failed with; a full disk is told apart.
+    fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Self::Full(path.to_owned()),
+            _ => Self::Io { action, path: path.to_owned(), source: Arc::new(source) },
+        }
+    }
+
+    fn sled(action: &'static str, path: &Path, source: sled::Error) -> Self {
+        match source {
+            sled::Error::Io(source) => Self::io(action, path, source),
+            sled::Error::CollectionNotFound(_) => Self::Refused(format!("{action}: the tree was dropped")),
+            sled::Error::Unsupported(detail) => Self::Refused(format!("{action}: {detail}")),
+            sled::Error::ReportableBug(detail) => Self::Damaged(format!("{action}: {detail}")),
+            sled::Error::Corruption { at, .. } => Self::Damaged(format!("{action}: bad bytes at {at:?}")),
+        }
+    }
+}
+
+/// An open store. Cheap to clone; closed when the last clone, and the last
+/// [`Tree`] of it, are dropped.
 #[derive(Clone)]
 pub struct Store {
-    _todo: (),
+    inner: Arc<Inner>,
 }
 
-/// One ordered map of bytes. Values of any size up to 64 MiB: large ones are
-/// split over several keys underneath, because sled must not see a value above
-/// 64 KiB (it would become a blob file that is never synced).
-#[derive(Clone)]
-pub struct Tree {
-    _todo: (),
+struct Inner {
+    dir: PathBuf,
+    files: PathBuf,
+    incarnation: u128,
+    trees: Mutex<BTreeMap<String, Arc<tree::Shared>>>,
+    /// Ends its thread when dropped, before sled and then the lock are let go.
+    sync: sync::Thread,
+    db: sled::Db,
+    _lock: Arc<open::Lock>,
 }
 
-/// Writes that happen together or not at all, within one tree.
-#[derive(Default)]
-pub struct Batch {
-    _todo: (),
-}
-
-#[allow(unused_variables, clippy::unused_self)]
-impl Batch {
-    pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        todo!()
-    }
-
-    pub fn delete(&mut self, key: &[u8]) {
-        todo!()
-    }
-}
-
-#[allow(unused_variables, clippy::unused_self)]
 impl Store {
-    /// Opens or creates the store in `dir` for `owner`. Blocking.
+    /// Opens or creates the store in `dir` for `owner`, with a ballast of 16 MiB. Blocking.
     ///
     /// Refuses a directory of another node, of a newer format, in use by
     /// another process, or damaged, with what to do about it.
     pub fn open(dir: &Path, owner: NodeId) -> Result<Self, Error> {
-        todo!()
+        OpenOptions::new().ballast_bytes(open::BALLAST_SMALL).open(dir, owner)
     }
 
     /// Random, made once when the directory was created: tells a store from
     /// another one under the same identity.
     pub fn incarnation(&self) -> u128 {
-        todo!()
+        self.inner.incarnation
     }
 
+    /// Opens or creates a tree.
     pub fn tree(&self, name: &str) -> Result<Tree, Error> {
-        todo!()
+        let mut trees = self.inner.trees();
+        let sled = self.inner.db.open_tree(name).map_err(|e| self.inner.fail("open tree", e))?;
+        let shared = match trees.get(name) {
+            Some(shared) => Arc::clone(shared),
+            None => Arc::new(tree::Shared::of(&sled).map_err(|e| Error::sled("open tree", &self.inner.dir, e))?),
+        };
+        trees.insert(name.to_owned(), Arc::clone(&shared));
+        Ok(Tree::new(sled, shared, Arc::clone(&self.inner)))
     }
 
-    /// Removes a tree and all in it.
+    /// Removes a tree and all in it. A tree that does not exist is no error.
+    /// Handles to it that are still held are refused from then on.
     pub fn drop_tree(&self, name: &str) -> Result<(), Error> {
-        todo!()
+        self.inner.check()?;
+        let mut trees = self.inner.trees();
+        self.inner.db.drop_tree(name).map_err(|e| self.inner.fail("drop tree", e))?;
+        trees.remove(name);
+        Ok(())
     }
 
+    /// The names of the trees that exist, in order.
     pub fn tree_names(&self) -> Vec<String> {
-        todo!()
+        let default = self.inner.db.name();
+        let names = self.inner.db.tree_names().into_iter().filter(|name| *name != default);
+        let mut names: Vec<String> = names.map(|name| String::from_utf8_lossy(&name).into_owned()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// Completes when everything written before this call is durable.
+    ///
+    /// May be dropped: the sync happens all the same.
     pub async fn barrier(&self) -> Result<(), Error> {
-        todo!()
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        self.on_durable(move |result| {
+            let _ = tx.send(result); // the waiter may have gone
+        });
+        rx.await.unwrap_or_else(|_| Err(sync::ended(&self.inner.dir)))
     }
 
     /// The same, calling `done` on the storage thread. Callbacks run in order.
+    ///
+    /// `done` must be short and must not wait for this store. At 16,384 waiting
+    /// callbacks the call blocks until the thread has taken some.
     pub fn on_durable(&self, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
-        todo!()
+        self.inner.sync.submit(Box::new(done));
     }
 
     /// The first fatal error, if one happened. Completes when one does.
     pub async fn failed(&self) -> Error {
-        todo!()
+        let failure = Arc::clone(self.inner.sync.failure());
+        failure.wait().await
     }
 
     /// Bytes free for us on the disk, without the ballast.
     pub fn free_bytes(&self) -> Result<u64, Error> {
-        todo!()
+        dirs::free_bytes(&self.inner.dir)
     }
 
-    /// Bytes used on disk.
+    /// Bytes used on disk by the trees and by [`Self::file_dir`], without the ballast.
     pub fn used_bytes(&self) -> u64 {
-        todo!()
+        dirs::used_bytes(&self.inner.dir.join(open::DB)) + dirs::used_bytes(&self.inner.files)
     }
 
     /// Recent barriers: how long they took, in microseconds (p50, p99, max), and how many there were.
     pub fn sync_stats(&self) -> SyncStats {
-        todo!()
+        self.inner.sync.stats()
     }
 
     /// Directory for files that do not belong into the tree store (snapshots).
     pub fn file_dir(&self) -> &Path {
-        todo!()
+        &self.inner.files
     }
 }
 
+impl Inner {
+    fn trees(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<tree::Shared>>> {
+        self.trees.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The error that ended the life of this store, if one did.
+    fn check(&self) -> Result<(), Error> {
+        self.sync.failure().get().map_or(Ok(()), Err)
+    }
+
+    /// Turns the error of a write into ours. What the disk did is final.
+    fn fail(&self, action: &'static str, source: sled::Error) -> Error {
+        let error = Error::sled(action, &self.dir, source);
+        match error {
+            Error::Refused(_) => error,
+            fatal => self.sync.failure().set(fatal),
+        }
+    }
+}
+
+/// How the last 1,024 syncs went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SyncStats {
+    /// Syncs since open; one of them may have served many barriers.
     pub barriers: u64,
     pub p50_us: u64,
     pub p99_us: u64,
     pub max_us: u64,
-}
-
-#[allow(unused_variables, clippy::unused_self)]
-impl Tree {
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        todo!()
-    }
-
-    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        todo!()
-    }
-
-    pub fn delete(&self, key: &[u8]) -> Result<(), Error> {
-        todo!()
-    }
-
-    pub fn apply(&self, batch: Batch) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Entries with `from <= key < to` (no `to`: to the end), in key order, lazily.
-    pub fn range(&self, from: &[u8], to: Option<&[u8]>) -> Range {
-        todo!()
-    }
-
-    pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
-        todo!()
-    }
-
-    pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
-        todo!()
-    }
-}
-
-/// A lazy scan of a tree.
-pub struct Range {
-    _todo: (),
-}
-
-impl Iterator for Range {
-    type Item = Result<(Vec<u8>, Vec<u8>), Error>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        todo!()
-    }
 }

@@ -1,8 +1,20 @@
-//! Counting. One registry for the process; without the feature `metrics` every
-//! function here does nothing.
+//! Counting. One set of counters for the process; without the feature `metrics`
+//! every function here that counts does nothing.
+//!
+//! Labels come from closed sets (routes are patterns, methods are the known
+//! ones, reasons are literals), so memory does not grow with traffic. Libraries
+//! that bring their own metrics register them by `with_registry`.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use serde_json::{Map, Value as Json, json};
+
+use super::book::{self, BOOK, Book};
+use super::figures::{self, Figure};
+use crate::clock;
 
 /// Values read from the node at the moment of a scrape.
 #[derive(Clone, Debug, Default)]
@@ -24,21 +36,137 @@ pub struct Gauges {
     pub uptime_secs: u64,
 }
 
+static ENABLED: AtomicBool = AtomicBool::new(true);
+
+/// Turns counting on or off for the process (`metrics.enabled`). On until told otherwise.
+pub fn enable(on: bool) {
+    ENABLED.store(on, Ordering::Relaxed);
+}
+
+/// Whether this build counts, and was not told to stop.
+pub fn enabled() -> bool {
+    cfg!(feature = "metrics") && ENABLED.load(Ordering::Relaxed)
+}
+
 /// A record was committed and applied, `took` after it was proposed.
-pub fn commit_took(_took: Duration) {}
+pub fn commit_took(took: Duration) {
+    count(|book| book.commit.observe(took));
+}
 
 /// A record of `commands` commands was applied.
-pub fn apply_took(_took: Duration, _commands: usize) {}
+pub fn apply_took(took: Duration, commands: usize) {
+    count(|book| {
+        book.apply.observe(took);
+        book.add("ciro_raft_commands_applied", "", "", commands);
+    });
+}
 
 /// `route` is the pattern (`/jobs/{id}`), not the path.
-pub fn http_served(_method: &str, _route: &'static str, _status: u16, _took: Duration) {}
+pub fn http_served(method: &str, route: &'static str, status: u16, took: Duration) {
+    count(|book| book.http(known_method(method), route, status, took));
+}
 
-pub fn auction_closed(_took: Duration, _jobs: usize, _bids: usize, _awards: usize) {}
+pub fn auction_closed(took: Duration, jobs: usize, bids: usize, awards: usize) {
+    count(|book| {
+        book.auction.observe(took);
+        book.add("ciro_auction_jobs", "", "", jobs);
+        book.add("ciro_auction_bids", "", "", bids);
+        book.add("ciro_auction_awards", "", "", awards);
+    });
+}
 
 /// `result`: accepted, declined, unreachable.
-pub fn assignments(_result: &'static str, _count: usize) {}
+pub fn assignments(result: &'static str, count_of: usize) {
+    count(|book| book.add("ciro_assignments", "result", result, count_of));
+}
 
 /// `what`: renewed, expired.
-pub fn leases(_what: &'static str, _count: usize) {}
+pub fn leases(what: &'static str, count_of: usize) {
+    count(|book| book.add("ciro_leases", "outcome", what, count_of));
+}
 
-pub fn mesh_offence(_reason: &'static str) {}
+pub fn mesh_offence(reason: &'static str) {
+    count(|book| book.add("ciro_mesh_offences", "reason", reason, 1));
+}
+
+/// The gauges, the process and what was counted, as JSON.
+pub fn render_json(gauges: &Gauges) -> Json {
+    let metrics: Map<String, Json> = all(gauges).iter().map(|figure| (figure.full_name(), figure.to_json())).collect();
+    json!({ "at_ms": clock::now().0, "counting": enabled(), "metrics": metrics })
+}
+
+fn all(gauges: &Gauges) -> Vec<Figure> {
+    let mut figures = figures::measured(gauges);
+    figures.extend(counted());
+    figures
+}
+
+fn known_method(method: &str) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"];
+    KNOWN.into_iter().find(|known| *known == method).unwrap_or("other")
+}
+
+fn counted() -> Vec<Figure> {
+    if enabled() { BOOK.figures() } else { vec![] }
+}
+
+fn count(with: impl FnOnce(&Book)) {
+    if enabled() {
+        with(&BOOK);
+    }
+}
+
+/// Lends the registry in which libraries register metrics of their own. It
+/// blocks scrapes meanwhile: register and return.
+pub fn with_registry<R>(register: impl FnOnce(&mut Registry) -> R) -> R {
+    register(&mut book::registry())
+}
+
+/// The same as OpenMetrics 1.0 text.
+#[cfg(feature = "prometheus")]
+pub fn render_text(gauges: &Gauges) -> String {
+    super::text::render(all(gauges), &book::registry())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gauges() -> Gauges {
+        Gauges {
+            jobs: BTreeMap::from([("pending", 3), ("running", 1)]),
+            jobs_submitted_total: 17,
+            leader: true,
+            staleness_ms: Some(250),
+            ..Gauges::default()
+        }
+    }
+
+    #[test]
+    fn json_always_has_the_gauges_and_the_process() {
+        let json = render_json(&gauges());
+        let metrics = &json["metrics"];
+        assert_eq!(metrics["ciro_jobs"]["samples"][0]["labels"]["state"], "pending");
+        assert_eq!(metrics["ciro_jobs"]["samples"][0]["value"], 3.0);
+        assert_eq!(metrics["ciro_jobs_submitted_total"]["samples"][0]["value"], 17.0);
+        assert_eq!(metrics["ciro_raft_staleness_seconds"]["samples"][0]["value"], 0.25);
+        assert!(metrics["process_resident_memory_bytes"]["samples"][0]["value"].as_f64().unwrap() > 1e5);
+    }
+
+    #[test]
+    fn methods_from_the_network_do_not_become_labels() {
+        assert_eq!(known_method("POST"), "POST");
+        assert_eq!(known_method("BREW\n"), "other");
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn what_is_counted_shows_up_with_quantiles() {
+        http_served("GET", "/test/json", 200, Duration::from_millis(3));
+        let json = render_json(&gauges());
+        let samples = json["metrics"]["ciro_http_request_seconds"]["samples"].as_array().unwrap();
+        let mine = samples.iter().find(|sample| sample["labels"]["route"] == "/test/json").unwrap();
+        assert_eq!(mine["count"], 1);
+        assert!((0.0025..=0.005).contains(&mine["p50"].as_f64().unwrap()), "{mine}");
+    }
+}

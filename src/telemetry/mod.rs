@@ -1,3 +1,131 @@
 //! What the node says about itself: logs, metrics, and the panic hook that aborts.
+//!
+//! Logs go to standard error, as text for people or JSON for machines; standard
+//! output belongs to the command line's answers. `RUST_LOG` wins over the
+//! configured level. [`metrics`] counts, [`history`] remembers the key figures.
+//!
+//! A panic means a broken invariant. The process logs it and aborts, because a
+//! node that lost one of its tasks is worse than a node that is down: the
+//! others take over from a dead one.
+//!
+//! Absent on purpose: log files and rotation (the service manager's work), and
+//! any reading of the configuration (callers pass plain values).
 
+mod book;
+mod figures;
+mod histogram;
+pub mod history;
 pub mod metrics;
+mod process;
+#[cfg(feature = "prometheus")]
+mod text;
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("read the log filter {0:?}")]
+    Filter(String, #[source] ParseError),
+    #[error("install the log subscriber")]
+    Install(#[source] tracing_subscriber::util::TryInitError),
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, with the fields of the event and of its spans.
+    Json,
+}
+
+impl Format {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// Crates whose `debug` and `trace` say nothing about this system.
+const NOISY: &[&str] =
+    &["hyper", "hyper_util", "h2", "rustls", "reqwest", "sled", "quinn", "quinn_proto", "yamux", "mio"];
+
+/// Starts logging to standard error. `RUST_LOG`, if set and not empty, replaces `level`.
+///
+/// # Errors
+///
+/// A filter that can not be parsed; a subscriber that is already installed.
+pub fn init(level: &str, format: Format) -> Result<(), Error> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(wanted) if !wanted.trim().is_empty() => parse(&wanted)?,
+        _ => parse(&quieted(level))?,
+    };
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let installed = match format {
+        Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).finish().try_init(),
+        Format::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init(),
+    };
+    installed.map_err(Error::Install)
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::builder().parse(filter).map_err(|error| Error::Filter(filter.to_owned(), error))
+}
+
+/// A bare level is for our own code and what is near it; libraries stay at `info` at most.
+fn quieted(level: &str) -> String {
+    if !matches!(level, "debug" | "trace") {
+        return level.to_owned();
+    }
+    let quiet: String = NOISY.iter().map(|target| format!(",{target}=info")).collect();
+    format!("info,ciro={level},ciro_coordinator={level},ciro_worker={level}{quiet}")
+}
+
+/// Makes a panic anywhere log itself and abort the process, unless `spared`
+/// says that the panicking thread is inside code that catches it.
+pub fn abort_on_panic(spared: fn() -> bool) {
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if spared() {
+            return;
+        }
+        let thread = std::thread::current();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(
+            thread = thread.name().unwrap_or("unnamed"),
+            place,
+            reason = panic.payload_as_str().unwrap_or("unknown"),
+            "panicked; aborting"
+        );
+        previous(panic);
+        std::process::abort();
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verbose_level_is_for_our_own_code() {
+        assert_eq!(quieted("warn"), "warn");
+        assert_eq!(quieted("ciro=trace"), "ciro=trace");
+        let filter = quieted("debug");
+        assert!(filter.contains("ciro=debug") && filter.contains(",sled=info"), "{filter}");
+        assert!(parse(&filter).is_ok());
+    }
+
+    #[test]
+    fn a_broken_filter_is_an_error_that_names_it() {
+        let error = parse("ciro=loud").unwrap_err();
+        assert_eq!(error.to_string(), r#"read the log filter "ciro=loud""#);
+    }
+}

@@ -1,0 +1,81 @@
+//! The configuration as each layer wants it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Config, text};
+use crate::{api, consensus, leader, mesh};
+
+/// Largest message between members: a record of Raft with room to spare.
+const FRAME_MAX: usize = 8 << 20;
+
+const MIB: u64 = 1 << 20;
+
+impl Config {
+    pub fn key_file(&self) -> PathBuf {
+        self.node.key_file.clone()
+    }
+
+    pub fn mesh_options(&self) -> mesh::Options {
+        let network = &self.network;
+        let members = &self.cluster.initial_members;
+        let kept: BTreeSet<&String> =
+            members.iter().chain(&network.persistent_peers).chain(&network.bootstrap_peers).collect();
+        mesh::Options {
+            network: network.name.clone(),
+            role: mesh::Role::Coordinator,
+            listen: network.listen(),
+            external: network.external_addresses.clone(),
+            persistent: kept.into_iter().cloned().collect(),
+            members: members.iter().filter_map(|member| text::peer_of(member)).collect(),
+            gossip: network.gossip_enabled,
+            discovery: network.discovery_enabled,
+            mdns: network.mdns_enabled,
+            max_connections: network.max_connections,
+            max_frame: FRAME_MAX,
+        }
+    }
+
+    pub fn consensus_options(&self) -> consensus::Options {
+        let cluster = &self.cluster;
+        consensus::Options {
+            initial_members: cluster.initial_members.clone(),
+            heartbeat: Duration::from_millis(cluster.heartbeat_ms),
+            election_min: Duration::from_millis(cluster.election_min_ms),
+            election_max: Duration::from_millis(cluster.election_max_ms),
+            snapshot_every: cluster.snapshot_every_entries,
+            snapshot_every_bytes: cluster.snapshot_every_mb * MIB,
+            keep_entries: cluster.keep_entries,
+            inflight: cluster.max_inflight,
+            min_free_bytes: cluster.min_free_disk_mb * MIB,
+        }
+    }
+
+    pub fn leader_options(&self) -> leader::Options {
+        let scheduler = &self.scheduler;
+        leader::Options {
+            window: Duration::from_millis(scheduler.window_ms),
+            tick: Duration::from_millis(scheduler.tick_ms),
+            lease: Duration::from_secs(scheduler.lease_secs),
+            offline_after: Duration::from_millis(scheduler.offline_after_ms),
+            announced_max: scheduler.max_open_per_announcement,
+        }
+    }
+
+    /// Multiaddrs that workers are told.
+    pub fn coordinator_addresses(&self) -> Vec<String> {
+        self.cluster.initial_members.clone()
+    }
+
+    pub fn api_limits(&self) -> api::Limits {
+        api::Limits {
+            connections: self.api.max_connections,
+            body_bytes: self.api.max_body_bytes,
+            batch_bytes: self.api.max_batch_body_bytes,
+            batch_items: self.api.max_batch_items,
+            inline_bytes: self.api.max_payload_bytes,
+            ..api::Limits::default()
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Every key there is: its name, kind, meaning and defaults.
+
+use toml::Value;
+
+use super::Environment;
+use super::text;
+
+/// What a value must be.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Bool,
+    Integer { min: i64, max: i64 },
+    Text(Rule),
+    List(Rule),
+}
+
+/// Checks one text; the error says what would be right.
+pub(super) type Rule = fn(&str) -> Result<(), &'static str>;
+
+/// A default that can stand in a table.
+#[derive(Clone, Copy)]
+pub(super) enum Plain {
+    Bool(bool),
+    Integer(i64),
+    Text(&'static str),
+    List(&'static [&'static str]),
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Default {
+    Always(Plain),
+    By(fn(Environment) -> Plain),
+}
+
+pub(super) struct Key {
+    /// `section.key`, or `key` at the top.
+    pub path: &'static str,
+    pub kind: Kind,
+    pub default: Default,
+    /// May hold credentials: never shown whole.
+    pub secret: bool,
+    pub doc: &'static str,
+}
+
+impl Key {
+    pub fn default_in(&self, environment: Environment) -> Value {
+        let plain = match self.default {
+            Default::Always(plain) => plain,
+            Default::By(choose) => choose(environment),
+        };
+        match plain {
+            Plain::Bool(value) => Value::Boolean(value),
+            Plain::Integer(value) => Value::Integer(value),
+            Plain::Text(value) => Value::String(value.to_owned()),
+            Plain::List(values) => {
+                Value::Array(values.iter().map(|value| Value::String((*value).to_owned())).collect())
+            }
+        }
+    }
+
+    pub fn section(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(_, name)| name)
+    }
+}
+
+/// Sections in the order of the generated file.
+pub(super) const SECTIONS: &[(&str, &str)] = &[
+    ("node", "This node's own files."),
+    ("api", "The REST API."),
+    ("network", "The peer-to-peer mesh: Raft, gossip and workers share one port."),
+    ("cluster", "Raft: who votes, how fast a dead leader is noticed, how much log is kept."),
+    ("scheduler", "How the leader gives jobs to workers."),
+    ("blockchain", "The Job Manager contract on Starknet."),
+    ("kafka", "Intake of jobs from Kafka, and results to it."),
+    ("logging", "Logs go to standard error. The variable RUST_LOG wins over this section's level."),
+    ("metrics", "Counting; shown on /metrics."),
+];
+
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+const fn integer(path: &'static str, min: i64, max: i64, default: i64, doc: &'static str) -> Key {
+    Key { path, kind: Kind::Integer { min, max }, default: always(Plain::Integer(default)), secret: false, doc }
+}
+
+const fn flag(path: &'static str, default: Default, doc: &'static str) -> Key {
+    Key { path, kind: Kind::Bool, default, secret: false, doc }
+}
+
+const fn word(path: &'static str, rule: Rule, default: Default, doc: &'static str) -> Key {
+    Key { path, kind: Kind::Text(rule), default, secret: false, doc }
+}
+
+const fn list(path: &'static str, rule: Rule, default: &'static [&'static str], doc: &'static str) -> Key {
+    Key { path, kind: Kind::List(rule), default: always(Plain::List(default)), secret: false, doc }
+}
+
+const fn hidden(mut key: Key) -> Key {
+    key.secret = true;
+    key
+}
+
+const fn always(plain: Plain) -> Default {
+    Default::Always(plain)
+}
+
+const ON: Default = always(Plain::Bool(true));
+const OFF: Default = always(Plain::Bool(false));
+const EMPTY: Default = always(Plain::Text(""));
+const JOB_MANAGER: &str = "0x00bf025663b8a7c7e43393f082b10afe66bd9ddb06fb5e521e3adbcf693094bd";
+
+pub(super) const KEYS: &[Key] = &[
+    word(
+        "environment",
+        text::environment,
+        Default::By(|environment| Plain::Text(environment.as_str())),
+        "development, staging, production or test: chooses the defaults of all other keys.",
+    ),
+    hidden(word(
+        "database_url",
+        text::database_url,
+        EMPTY,
+        "PostgreSQL for the history of jobs, e.g. postgresql://localhost/ciro. Empty: none.\n\
+         Keep a password out of the file: set CIRO__DATABASE_URL instead.",
+    )),
+    // node
+    word("node.data_dir", text::not_empty, Default::By(data_dir), "Log, state and snapshots. One directory per node."),
+    word(
+        "node.key_file",
+        text::any,
+        EMPTY,
+        "The node's identity, an ed25519 key; made at first start. Empty: node.key in data_dir.",
+    ),
+    // api
+    word(
+        "api.bind",
+        text::socket_address,
+        Default::By(|environment| {
+            Plain::Text(if environment == Environment::Test { "127.0.0.1:0" } else { "127.0.0.1:8080" })
+        }),
+        "Address and port. Anyone who can reach it may use it: there is no authentication yet, so keep it\n\
+         on loopback or behind something that authenticates. Port 0 (development and test): any free one.",
+    ),
+    integer("api.max_connections", 1, 100_000, 2_048, "Connections at once; more wait in the listen queue."),
+    integer(
+        "api.max_payload_bytes",
+        1,
+        1 << 20,
+        256 << 10,
+        "Largest inline payload of one job, decoded. Larger inputs are given by URI and digest.",
+    ),
+    integer("api.max_body_bytes", 1_024, 64 << 20, 1 << 20, "Largest request body, except for POST /jobs/batch."),
+    integer("api.max_batch_body_bytes", 1_024, 1 << 30, 64 << 20, "Largest body of POST /jobs/batch."),
+    integer("api.max_batch_items", 1, 10_000, 10_000, "Most jobs in one POST /jobs/batch."),
+    // network
+    word("network.name", text::network_name, Default::By(network_name), "Peers of another name are not talked to."),
+    Key {
+        path: "network.p2p_port",
+        kind: Kind::Integer { min: 0, max: 65_535 },
+        default: Default::By(|environment| Plain::Integer(if environment == Environment::Test { 0 } else { 4_001 })),
+        secret: false,
+        doc: "TCP and UDP (QUIC). Must differ from the API's. 0 (development and test): any free one.",
+    },
+    word(
+        "network.listen_address",
+        text::ip_address,
+        Default::By(|environment| Plain::Text(if environment.is_local() { "127.0.0.1" } else { "0.0.0.0" })),
+        "The address of the interface to listen on.",
+    ),
+    flag("network.discovery_enabled", ON, "Find further peers through those that are known (Kademlia)."),
+    flag("network.gossip_enabled", ON, "Announcements and bids. Without it no job is awarded by this node."),
+    flag(
+        "network.mdns_enabled",
+        Default::By(|environment| Plain::Bool(environment == Environment::Development)),
+        "Find peers on the local network. Development and test only; off when discovery is.",
+    ),
+    list(
+        "network.bootstrap_peers",
+        text::peer_multiaddr,
+        &[],
+        "Where to begin: multiaddrs with /p2p/, e.g. \"/ip4/10.0.0.2/tcp/4001/p2p/12D3KooW…\".",
+    ),
+    list("network.persistent_peers", text::peer_multiaddr, &[], "Dialled at start, and again whenever lost."),
+    list(
+        "network.external_addresses",
+        text::multiaddr,
+        &[],
+        "What to tell others, when they reach this node by another address: multiaddrs, without /p2p/.",
+    ),
+    integer("network.max_connections", 8, 100_000, 4_096, "Peers connected at once, workers included."),
+    // cluster
+    list(
+        "cluster.initial_members",
+        text::peer_multiaddr,
+        &[],
+        "The voters of a new cluster, this node among them, the same list on all: multiaddrs with /p2p/\n\
+         (`ciro-coordinator identity` prints a node's). Empty: this node alone. Ignored once a cluster exists.",
+    ),
+    integer("cluster.heartbeat_ms", 10, 10_000, 100, "How often the leader says that it lives."),
+    integer("cluster.election_min_ms", 50, 60_000, 400, "Silence before a follower stands for election, at least …"),
+    integer("cluster.election_max_ms", 60, 120_000, 800, "… and at most. Between the two, by chance."),
+    integer("cluster.snapshot_every_entries", 100, 10_000_000, 20_000, "Log entries between snapshots."),
+    integer("cluster.snapshot_every_mb", 1, 4_096, 64, "Log size between snapshots, MiB."),
+    integer("cluster.keep_entries", 0, 10_000_000, 2_000, "Entries kept behind a snapshot for late followers."),
+    integer("cluster.max_inflight", 16, 1_000_000, 20_000, "Commands waiting or in flight; beyond it: 429."),
+    integer("cluster.min_free_disk_mb", 1, 1 << 20, 256, "Client writes are refused below this, MiB."),
+    // scheduler
+    integer("scheduler.tick_ms", 5, 5_000, 50, "How often the leader looks for open jobs."),
+    integer("scheduler.window_ms", 10, 60_000, 200, "How long bids are collected before a job is awarded."),
+    integer("scheduler.lease_secs", 2, 86_400, 60, "A worker that does not renew for this long loses the job."),
+    integer("scheduler.offline_after_ms", 500, 600_000, 4_000, "Silence after which a worker counts as offline."),
+    integer("scheduler.max_open_per_announcement", 1, 512, 256, "Jobs in one announcement; more wait a tick."),
+    // blockchain
+    flag("blockchain.enabled", OFF, "Needs a build with chain support, which this is not."),
+    hidden(word("blockchain.rpc_url", text::http_url, Default::By(rpc_url), "Starknet JSON-RPC.")),
+    word(
+        "blockchain.job_manager_address",
+        text::felt,
+        Default::By(|environment| Plain::Text(if environment == Environment::Production { "" } else { JOB_MANAGER })),
+        "The contract's address, 0x and hex digits.",
+    ),
+    // kafka
+    flag("kafka.enabled", OFF, "Needs a build with Kafka support, which this is not."),
+    list("kafka.bootstrap_servers", text::host_port, &["localhost:9092"], "Brokers, \"host:port\"."),
+    word("kafka.job_topic", text::topic, always(Plain::Text("ciro.jobs")), "Jobs come in here."),
+    word("kafka.worker_topic", text::topic, always(Plain::Text("ciro.workers")), "The life of workers goes out here."),
+    word("kafka.result_topic", text::topic, always(Plain::Text("ciro.results")), "Results go out here."),
+    // logging
+    word(
+        "logging.level",
+        text::log_level,
+        Default::By(log_level),
+        "error, warn, info, debug or trace; or directives like \"info,ciro::mesh=debug\".",
+    ),
+    word(
+        "logging.format",
+        text::log_format,
+        Default::By(|environment| Plain::Text(if environment.is_local() { "text" } else { "json" })),
+        "text or json.",
+    ),
+    // metrics
+    flag(
+        "metrics.enabled",
+        Default::By(|environment| Plain::Bool(environment != Environment::Development)),
+        "Off: /metrics shows the state of the node, but nothing is counted or timed.",
+    ),
+];
+
+fn data_dir(environment: Environment) -> Plain {
+    Plain::Text(match environment {
+        Environment::Development => "data/development",
+        Environment::Test => "data/test",
+        Environment::Staging | Environment::Production => "/var/lib/ciro-coordinator",
+    })
+}
+
+fn network_name(environment: Environment) -> Plain {
+    Plain::Text(match environment {
+        Environment::Development => "ciro-development",
+        Environment::Staging => "ciro-staging",
+        Environment::Production => "ciro",
+        Environment::Test => "ciro-test",
+    })
+}
+
+fn rpc_url(environment: Environment) -> Plain {
+    Plain::Text(match environment {
+        Environment::Development | Environment::Staging => "https://starknet-sepolia.public.blastapi.io",
+        Environment::Production => "https://starknet-mainnet.public.blastapi.io",
+        Environment::Test => "http://127.0.0.1:5050",
+    })
+}
+
+fn log_level(environment: Environment) -> Plain {
+    Plain::Text(match environment {
+        Environment::Development => "debug",
+        Environment::Staging | Environment::Test => "info",
+        Environment::Production => "warn",
+    })
+}

@@ -1,0 +1,198 @@
+//! Watching Raft: who leads, who is a member, when to snapshot, what is fatal.
+//!
+//! [`Leadership::Leading`] is said only once this term's own first entry is
+//! applied, hence everything committed before it; and only while a quorum
+//! answers. Handing leadership over lives here too.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Instant as _, ServerState};
+use tokio::time::{sleep, timeout};
+
+use crate::clock;
+use crate::domain::NodeId;
+use crate::mesh::Lane;
+
+use super::core::{Core, Route};
+use super::deliver::jitter;
+use super::frames::HandOver;
+use super::types::{LogId, Metrics};
+use super::{Error, Leadership};
+
+/// How often time alone is looked at: quorum age, silent transfers.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A member that acknowledged within this is taken to be alive.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// How often members that have not been met are tried.
+const MEET_EVERY: Duration = Duration::from_secs(1);
+
+/// Follows Raft until it ends.
+pub(super) async fn watch(core: Arc<Core>) {
+    let mut metrics = core.raft.metrics();
+    let mut members = None;
+    let mut snapshot = None;
+    loop {
+        let now = metrics.borrow_and_update().clone();
+        if let Err(fatal) = &now.running_state {
+            core.leadership.send_if_modified(|leadership| step_to(leadership, Leadership::Following));
+            if !core.tasks.token().is_cancelled() {
+                tracing::error!(%fatal, "raft has stopped");
+                // If the disk was the cause, its own error says more.
+                let disk = timeout(TICK, core.store.failed()).await;
+                core.fail(disk.map_or_else(|_| Error::Setup(format!("raft has stopped: {fatal}")), Error::Storage));
+            }
+            return;
+        }
+        let leadership = leadership(&core, &now);
+        core.leadership.send_if_modified(|current| step_to(current, leadership));
+        follow_members(&core, &now, &mut members);
+        follow_snapshots(&core, &now, &mut snapshot).await;
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            () = sleep(TICK) => core.receiver.expire(),
+        }
+    }
+}
+
+fn step_to(current: &mut Leadership, next: Leadership) -> bool {
+    if *current == next {
+        return false;
+    }
+    *current = next;
+    match next {
+        Leadership::Leading { term } => tracing::info!(term, "leading"),
+        Leadership::Following => tracing::info!("following"),
+    }
+    true
+}
+
+fn leadership(core: &Core, metrics: &Metrics) -> Leadership {
+    let elected = metrics.state == ServerState::Leader && metrics.current_leader == Some(core.node);
+    let term = metrics.current_term;
+    let caught_up = metrics.last_applied.is_some_and(|id| id.leader_id.term == term);
+    let heard = core.quorum_age(metrics).is_some_and(|age| age <= core.options.election_max);
+    if elected && caught_up && heard { Leadership::Leading { term } } else { Leadership::Following }
+}
+
+/// Keeps the mesh's list of members in step with the log's.
+fn follow_members(core: &Core, metrics: &Metrics, known: &mut Option<Option<LogId>>) {
+    let membership = &metrics.membership_config;
+    if known.as_ref() == Some(membership.log_id()) {
+        return;
+    }
+    *known = Some(*membership.log_id());
+    let mut members: BTreeSet<NodeId> = membership.nodes().map(|(id, _)| *id).collect();
+    if members.is_empty() {
+        members.clone_from(&core.initial);
+    }
+    core.transport.set_members(members);
+}
+
+/// Entries are counted by Raft; bytes are counted here.
+async fn follow_snapshots(core: &Core, metrics: &Metrics, last: &mut Option<LogId>) {
+    if *last != metrics.snapshot {
+        // The first one seen may be from before the start; then what was logged since still counts.
+        if last.is_some() {
+            core.log.forget_appended();
+        }
+        *last = metrics.snapshot;
+    }
+    if core.log.appended_bytes() > core.options.snapshot_every_bytes {
+        core.log.forget_appended();
+        if let Err(fatal) = core.raft.trigger().snapshot().await {
+            tracing::warn!(%fatal, "trigger a snapshot");
+        }
+    }
+}
+
+/// Says hello to every member, also those that Raft has no reason to talk to: who lost its data must find
+/// someone who remembers it.
+pub(super) async fn meet(core: Arc<Core>) {
+    loop {
+        sleep(MEET_EVERY).await;
+        let strangers: Vec<NodeId> = {
+            let metrics = core.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let members = metrics.membership_config.membership().nodes().map(|(id, _)| *id);
+            members.filter(|id| *id != core.node && !core.peers.is_greeted(*id)).collect()
+        };
+        for peer in strangers {
+            if let Err(failure) = core.peers.greet(&*core.transport, peer, MEET_EVERY).await {
+                tracing::debug!(%peer, ?failure, "not met");
+            }
+        }
+    }
+}
+
+/// Reports readiness once everything that was committed before the start is applied.
+pub(super) async fn recover(core: Arc<Core>) {
+    if core.raft.wait_for_recovery(None).await.is_ok() {
+        core.recovered.store(true, Ordering::Release);
+        tracing::info!(applied = *core.applied.index().borrow(), "recovered");
+    }
+}
+
+/// Moves leadership to `to`, or to the voter with the newest log, from wherever it is.
+pub(super) async fn transfer(core: &Core, to: Option<NodeId>, limit: Duration) -> Result<NodeId, Error> {
+    let deadline = clock::instant() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(clock::instant());
+        if left.is_zero() {
+            return Err(if core.has_leader() { Error::Timeout } else { Error::NoLeader });
+        }
+        let route = core.route();
+        match route {
+            Route::Here { .. } => return hand_over(core, to, left).await,
+            Route::There(leader) if to == Some(leader) => return Ok(leader),
+            Route::There(leader) => {
+                let frame = HandOver { to, limit_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) / 10 * 9 };
+                match core.link.send(leader, Lane::Forward, &frame, left).await {
+                    Ok(Ok(moved)) => return Ok(moved),
+                    Ok(Err(fault)) if !matches!(fault, super::frames::Fault::NoLeader) => return Err(fault.into()),
+                    _ => sleep(jitter().min(left)).await,
+                }
+            }
+            Route::Nowhere => {
+                let _ = timeout(left, core.route_changed(route)).await;
+            }
+        }
+    }
+}
+
+/// On the leader: moves leadership away from here.
+pub(super) async fn hand_over(core: &Core, to: Option<NodeId>, limit: Duration) -> Result<NodeId, Error> {
+    let metrics = core.metrics();
+    if metrics.state != ServerState::Leader {
+        return Err(Error::NoLeader);
+    }
+    let to = choose(core.node, &metrics, to)?;
+    if to == core.node {
+        return Ok(to);
+    }
+    core.raft.trigger().transfer_leader(to).await.map_err(|_| Error::Stopping)?;
+    let moved = core.raft.wait(Some(limit)).metrics(|metrics| metrics.current_leader == Some(to), "leader moved").await;
+    moved.map(|_| to).map_err(|_| Error::Timeout)
+}
+
+fn choose(node: NodeId, metrics: &Metrics, to: Option<NodeId>) -> Result<NodeId, Error> {
+    let membership = metrics.membership_config.membership();
+    let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+    if let Some(to) = to {
+        let known = voters.contains(&to);
+        return if known { Ok(to) } else { Err(Error::Setup(format!("{to} is not a voter of this cluster"))) };
+    }
+    // One that answers, and of those the one with the newest log.
+    let fitness = |id: &NodeId| {
+        let acked = metrics.heartbeat.as_ref().and_then(|acked| *acked.get(id)?);
+        let alive = acked.is_some_and(|at| at.elapsed() < RECENT);
+        (alive, metrics.replication.as_ref().and_then(|replication| *replication.get(id)?))
+    };
+    let others = voters.into_iter().filter(|id| *id != node);
+    others.max_by_key(fitness).ok_or_else(|| Error::Setup("there is no other voter to lead".into()))
+}

@@ -1,0 +1,59 @@
+//! Linearizable reads: ask the leader how far the log is committed, wait for it here.
+//!
+//! The leader answers only after a quorum confirmed that it still leads. An
+//! index that was asked for is used once; a retry asks again, since what was
+//! committed in between must be seen.
+
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use tokio::time::{sleep, timeout};
+
+use crate::clock;
+use crate::mesh::Lane;
+
+use super::Error;
+use super::core::{Core, Route};
+use super::deliver::jitter;
+use super::frames::ReadIndex;
+
+/// A question to a leader that hangs is asked again after this.
+const ASK_LIMIT: Duration = Duration::from_secs(1);
+
+/// Waits until this node has applied all that was committed before the call.
+pub(super) async fn linearize(core: &Core, limit: Duration) -> Result<u64, Error> {
+    let deadline = clock::instant() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(clock::instant());
+        if left.is_zero() {
+            return Err(if core.has_leader() { Error::Timeout } else { Error::NoLeader });
+        }
+        let route = core.route();
+        let asked = match route {
+            Route::Here { .. } => read_index(core, left).await.ok(),
+            Route::There(leader) => {
+                let limit = left.min(ASK_LIMIT);
+                let frame = ReadIndex { limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) };
+                core.link.send(leader, Lane::Forward, &frame, limit).await.ok().and_then(Result::ok)
+            }
+            Route::Nowhere => {
+                let _ = timeout(left, core.route_changed(route)).await;
+                continue;
+            }
+        };
+        if let Some(index) = asked {
+            let left = deadline.saturating_duration_since(clock::instant());
+            return core.wait_applied(index, left).await.map(|()| index);
+        }
+        sleep(jitter().min(left)).await;
+    }
+}
+
+/// On the leader: an index that covers all that is committed, confirmed by a quorum.
+pub(super) async fn read_index(core: &Core, limit: Duration) -> Result<u64, Error> {
+    match timeout(limit, core.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await {
+        Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+        Ok(Err(_)) => Err(Error::NoLeader),
+        Err(_) => Err(Error::Timeout),
+    }
+}

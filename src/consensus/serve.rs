@@ -1,0 +1,128 @@
+//! What other members ask of this node.
+//!
+//! Only members are served, and only after a hello. An error from here reaches
+//! the asker as a refusal, which it takes for "nothing was done": so whatever
+//! may have had an effect is answered, not refused.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::raft::AppendEntriesResponse;
+
+use crate::domain::{Command, NodeId};
+use crate::mesh::Lane;
+
+use super::client::Client;
+use super::core::Core;
+use super::door::Scope;
+use super::frames::{
+    Append, Ballot, Fault, Frame, HandOver, Hello, PreBallot, ReadIndex, SnapshotBegin, SnapshotChunk, SnapshotEnd,
+    Submit, Submitted, Transfer, answer, read_request,
+};
+use super::{Error, leadership, read};
+
+/// No request of another member is worked on for longer.
+const LIMIT_MAX: Duration = Duration::from_secs(60);
+
+pub(super) async fn serve(client: &Client, peer: NodeId, lane: Lane, body: Bytes) -> Result<Bytes, Error> {
+    let core = &client.core;
+    if !core.is_member(peer) {
+        return Err(Error::Setup(format!("peer {peer} is not a member of this cluster")));
+    }
+    let (kind, body) = body.split_first().ok_or_else(|| Error::Setup("empty request".into()))?;
+    if *kind == Hello::KIND && lane == Lane::Control {
+        let hello = read_request(body)?;
+        return answer::<Hello>(&core.peers.answer(peer, &hello).await?);
+    }
+    if !core.peers.is_greeted(peer) {
+        return Err(Error::Setup("say hello first".into()));
+    }
+    match lane {
+        Lane::Append | Lane::Control => protocol(core, *kind, body).await,
+        Lane::Snapshot => snapshot(core, peer, *kind, body).await,
+        Lane::Forward => forwarded(client, *kind, body).await,
+        Lane::Worker => Err(Error::Setup("not a lane of members".into())),
+    }
+}
+
+async fn protocol(core: &Core, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
+    match kind {
+        Append::KIND => {
+            let request = read_request::<Append>(body)?.0;
+            let response = core.raft.append_entries(request).await.map_err(stopped)?;
+            if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+                core.hear_leader();
+            }
+            answer::<Append>(&response)
+        }
+        Ballot::KIND => {
+            let request = read_request::<Ballot>(body)?.0;
+            answer::<Ballot>(&core.raft.vote(request).await.map_err(stopped)?)
+        }
+        PreBallot::KIND => {
+            let request = read_request::<PreBallot>(body)?.0;
+            answer::<PreBallot>(&core.raft.pre_vote(request).await.map_err(stopped)?)
+        }
+        Transfer::KIND => {
+            let request = read_request::<Transfer>(body)?.into_raft();
+            answer::<Transfer>(&core.raft.handle_transfer_leader(request).await.map_err(stopped)?)
+        }
+        _ => Err(unknown(kind)),
+    }
+}
+
+async fn snapshot(core: &Core, peer: NodeId, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
+    match kind {
+        SnapshotBegin::KIND => {
+            core.receiver.begin(peer, read_request(body)?).await?;
+            answer::<SnapshotBegin>(&())
+        }
+        SnapshotChunk::KIND => {
+            core.receiver.chunk(peer, read_request(body)?).await?;
+            answer::<SnapshotChunk>(&())
+        }
+        SnapshotEnd::KIND => answer::<SnapshotEnd>(&core.receiver.end(&core.raft, peer, read_request(body)?).await?),
+        _ => Err(unknown(kind)),
+    }
+}
+
+async fn forwarded(client: &Client, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
+    match kind {
+        Submit::KIND => {
+            let request = read_request(body)?;
+            answer::<Submit>(&submit(client, request).await)
+        }
+        ReadIndex::KIND => {
+            let ReadIndex { limit_ms } = read_request(body)?;
+            answer::<ReadIndex>(&read::read_index(&client.core, limit(limit_ms)).await.map_err(Fault::from))
+        }
+        HandOver::KIND => {
+            let HandOver { to, limit_ms } = read_request(body)?;
+            answer::<HandOver>(&leadership::hand_over(&client.core, to, limit(limit_ms)).await.map_err(Fault::from))
+        }
+        _ => Err(unknown(kind)),
+    }
+}
+
+async fn submit(client: &Client, request: Submit) -> Result<Submitted, Fault> {
+    if !client.door.admits(Scope::Here) {
+        return Err(Fault::NoLeader);
+    }
+    let commands = request.commands.decode().map_err(|error| Fault::Invalid(error.to_string()))?;
+    client.check_room(commands.iter().any(|command| matches!(command, Command::Submit(_))))?;
+    drop(commands);
+    let committed = client.door.submit(request.commands, Scope::Here, limit(request.limit_ms), false).await?;
+    Ok(Submitted { index: committed.index, term: committed.term, replies: committed.replies })
+}
+
+fn limit(ms: u64) -> Duration {
+    Duration::from_millis(ms).min(LIMIT_MAX)
+}
+
+fn stopped(error: impl std::fmt::Display) -> Error {
+    Error::Setup(error.to_string())
+}
+
+fn unknown(kind: u8) -> Error {
+    Error::Setup(format!("unknown request kind {kind} on this lane"))
+}

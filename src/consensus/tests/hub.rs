@@ -1,0 +1,142 @@
+//! The mesh as a table of nodes: requests are calls, until a test interferes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::consensus::Raft;
+use crate::consensus::network::Transport;
+use crate::domain::NodeId;
+use crate::mesh::{Error, Lane};
+
+#[derive(Clone, Default)]
+pub struct Hub {
+    wires: Arc<Mutex<Wires>>,
+    paused: Arc<watch::Sender<BTreeSet<NodeId>>>,
+}
+
+#[derive(Default)]
+struct Wires {
+    nodes: BTreeMap<NodeId, Arc<Raft>>,
+    members: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    isolated: BTreeSet<NodeId>,
+    deaf: BTreeSet<Lane>,
+    delay: Duration,
+    carried: BTreeMap<Lane, u64>,
+}
+
+impl Hub {
+    fn wires(&self) -> MutexGuard<'_, Wires> {
+        self.wires.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn plug(&self, node: NodeId, raft: Arc<Raft>) {
+        self.wires().nodes.insert(node, raft);
+    }
+
+    pub fn unplug(&self, node: NodeId) {
+        self.wires().nodes.remove(&node);
+    }
+
+    /// Nothing gets from or to these nodes.
+    pub fn isolate(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.wires().isolated.extend(nodes);
+    }
+
+    pub fn heal(&self) {
+        let mut wires = self.wires();
+        wires.isolated.clear();
+        wires.deaf.clear();
+        wires.delay = Duration::ZERO;
+        drop(wires);
+        self.paused.send_replace(BTreeSet::new());
+    }
+
+    /// Requests on this lane arrive and take effect; their answers are lost.
+    pub fn lose_answers(&self, lane: Lane) {
+        self.wires().deaf.insert(lane);
+    }
+
+    pub fn delay(&self, delay: Duration) {
+        self.wires().delay = delay;
+    }
+
+    /// Requests from and to this node hang until the hub is healed.
+    pub fn pause(&self, node: NodeId) {
+        self.paused.send_modify(|paused| {
+            paused.insert(node);
+        });
+    }
+
+    /// Requests carried on this lane so far.
+    pub fn carried(&self, lane: Lane) -> u64 {
+        self.wires().carried.get(&lane).copied().unwrap_or(0)
+    }
+
+    /// Whom `node` would let use the member lanes.
+    pub fn members_of(&self, node: NodeId) -> BTreeSet<NodeId> {
+        self.wires().members.get(&node).cloned().unwrap_or_default()
+    }
+
+    pub fn wire(&self, me: NodeId) -> Arc<dyn Transport> {
+        Arc::new(Wire { hub: self.clone(), me })
+    }
+
+    fn target(&self, me: NodeId, peer: NodeId, lane: Lane) -> Result<(Arc<Raft>, Duration), Error> {
+        let mut wires = self.wires();
+        if wires.isolated.contains(&me) || wires.isolated.contains(&peer) {
+            return Err(Error::Unreachable(peer));
+        }
+        let raft = wires.nodes.get(&peer).cloned().ok_or(Error::Unreachable(peer))?;
+        *wires.carried.entry(lane).or_default() += 1;
+        Ok((raft, wires.delay))
+    }
+
+    fn answer_lost(&self, me: NodeId, peer: NodeId, lane: Lane) -> bool {
+        let wires = self.wires();
+        wires.deaf.contains(&lane) || wires.isolated.contains(&me) || wires.isolated.contains(&peer)
+    }
+
+    async fn unpaused(&self, me: NodeId, peer: NodeId) {
+        let mut paused = self.paused.subscribe();
+        let _ = paused.wait_for(|paused| !paused.contains(&me) && !paused.contains(&peer)).await;
+    }
+}
+
+struct Wire {
+    hub: Hub,
+    me: NodeId,
+}
+
+impl Transport for Wire {
+    fn id(&self) -> NodeId {
+        self.me
+    }
+
+    fn request(&self, peer: NodeId, lane: Lane, body: Bytes, limit: Duration) -> BoxFuture<'_, Result<Bytes, Error>> {
+        Box::pin(async move {
+            let (raft, delay) = self.hub.target(self.me, peer, lane)?;
+            let carried = async {
+                self.hub.unpaused(self.me, peer).await;
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
+                }
+                let served = raft.serve(self.me, lane, body).await;
+                self.hub.unpaused(self.me, peer).await;
+                if self.hub.answer_lost(self.me, peer, lane) {
+                    return Err(Error::Lost(peer));
+                }
+                served.map_err(|error| Error::Refused { peer, reason: error.to_string() })
+            };
+            tokio::time::timeout(limit, carried).await.map_err(|_| Error::Timeout(peer))?
+        })
+    }
+
+    fn set_members(&self, members: BTreeSet<NodeId>) {
+        self.hub.wires().members.insert(self.me, members);
+    }
+}

@@ -1,0 +1,9 @@
+//! Clusters in one process: real stores, real Raft, a mesh that can be cut.
+
+mod cluster;
+mod conformance;
+mod faults;
+mod hub;
+mod membership;
+mod snapshots;
+mod writes;

@@ -1,0 +1,165 @@
+//! Snapshots from the leader to a member that fell behind the log.
+//!
+//! A transfer is begin, chunks in order, end with the checksum; each is a
+//! request with an answer, so the sender never runs ahead. The receiver takes
+//! one transfer at a time: a new one replaces the old. Whatever ends a transfer
+//! early, its file is removed with it.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::raft::SnapshotResponse;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::clock;
+use crate::domain::NodeId;
+use crate::mesh::Lane;
+
+use super::Error;
+use super::codec::Blob;
+use super::frames::{SnapshotBegin, SnapshotChunk, SnapshotEnd};
+use super::network::{Failure, Link};
+use super::snapshot::{self, Directory};
+use super::types::{Node, Snapshot, SnapshotMeta, TypeConfig, Vote};
+
+const CHUNK: usize = 256 << 10;
+
+/// For one frame to be written and answered.
+pub(super) const FRAME_LIMIT: Duration = Duration::from_secs(10);
+
+/// For the receiver to check, load and install the whole.
+const INSTALL_LIMIT: Duration = Duration::from_secs(120);
+
+/// A transfer that is silent for longer is given up.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Largest snapshot taken in.
+const LENGTH_MAX: u64 = 64 << 30;
+
+/// Sends a snapshot file, and waits until it is installed.
+pub(super) async fn send(
+    link: &Link,
+    target: NodeId,
+    vote: Vote,
+    snapshot: &Snapshot,
+) -> Result<SnapshotResponse<TypeConfig>, Failure> {
+    let unreadable = |error: std::io::Error| Failure::NotSent(format!("read snapshot: {error}"));
+    let mut file = tokio::fs::File::open(&snapshot.snapshot.path).await.map_err(unreadable)?;
+    let length = file.metadata().await.map_err(unreadable)?.len();
+    let transfer = rand::random();
+    let begin = SnapshotBegin { transfer, meta: snapshot.meta.clone(), length };
+    link.send(target, Lane::Snapshot, &begin, FRAME_LIMIT).await?;
+
+    let mut hash = Sha256::new();
+    let mut offset = 0;
+    while offset < length {
+        let mut bytes = vec![0; CHUNK.min(usize::try_from(length - offset).unwrap_or(CHUNK))];
+        file.read_exact(&mut bytes).await.map_err(unreadable)?;
+        hash.update(&bytes);
+        let chunk = SnapshotChunk { transfer, offset, bytes: Blob(Bytes::from(bytes)) };
+        link.send(target, Lane::Snapshot, &chunk, FRAME_LIMIT).await?;
+        offset += chunk.bytes.0.len() as u64;
+    }
+    let end = SnapshotEnd { transfer, vote, sha256: hash.finalize().into() };
+    link.send(target, Lane::Snapshot, &end, INSTALL_LIMIT).await
+}
+
+/// The receiving side of transfers.
+pub(super) struct Receiver {
+    directory: Directory,
+    current: Mutex<Option<Receiving>>,
+}
+
+struct Receiving {
+    peer: NodeId,
+    transfer: u64,
+    meta: SnapshotMeta,
+    length: u64,
+    offset: u64,
+    hash: Sha256,
+    out: tokio::fs::File,
+    file: snapshot::File,
+    heard: Instant,
+}
+
+impl Receiver {
+    pub fn new(directory: Directory) -> Self {
+        Self { directory, current: Mutex::new(None) }
+    }
+
+    /// Gives up a transfer whose sender is gone.
+    pub fn expire(&self) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|receiving| receiving.heard.elapsed() > IDLE_LIMIT) {
+            tracing::warn!("snapshot transfer given up: its sender fell silent");
+            *current = None;
+        }
+    }
+
+    pub async fn begin(&self, peer: NodeId, begin: SnapshotBegin) -> Result<(), Error> {
+        if begin.length > LENGTH_MAX {
+            return Err(refused("the snapshot is too long"));
+        }
+        self.replace(None);
+        let path: PathBuf = self.directory.part(&format!("receive-{:016x}", begin.transfer));
+        let file = snapshot::File::received(path.clone());
+        let out = tokio::fs::File::create(&path).await.map_err(|error| disk(&error))?;
+        let SnapshotBegin { transfer, meta, length } = begin;
+        let (hash, heard) = (Sha256::new(), clock::instant());
+        self.replace(Some(Receiving { peer, transfer, meta, length, offset: 0, hash, out, file, heard }));
+        Ok(())
+    }
+
+    pub async fn chunk(&self, peer: NodeId, chunk: SnapshotChunk) -> Result<(), Error> {
+        let mut receiving = self.take(peer, chunk.transfer)?;
+        let length = chunk.bytes.0.len() as u64;
+        if chunk.offset != receiving.offset || receiving.offset + length > receiving.length {
+            return Err(refused("a chunk does not follow"));
+        }
+        receiving.out.write_all(&chunk.bytes.0).await.map_err(|error| disk(&error))?;
+        receiving.hash.update(&chunk.bytes.0);
+        receiving.offset += length;
+        receiving.heard = clock::instant();
+        self.replace(Some(receiving));
+        Ok(())
+    }
+
+    pub async fn end(
+        &self,
+        raft: &Node,
+        peer: NodeId,
+        end: SnapshotEnd,
+    ) -> Result<SnapshotResponse<TypeConfig>, Error> {
+        let mut receiving = self.take(peer, end.transfer)?;
+        let whole = receiving.offset == receiving.length;
+        if !whole || receiving.hash.finalize().as_slice() != end.sha256 {
+            return Err(refused("the snapshot arrived damaged"));
+        }
+        receiving.out.flush().await.map_err(|error| disk(&error))?;
+        receiving.out.sync_all().await.map_err(|error| disk(&error))?;
+        let snapshot = Snapshot { meta: receiving.meta, snapshot: receiving.file };
+        raft.install_full_snapshot(end.vote, snapshot).await.map_err(|fatal| refused(&fatal.to_string()))
+    }
+
+    fn replace(&self, receiving: Option<Receiving>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = receiving;
+    }
+
+    /// Takes the transfer out while a frame of it is at work. An error then ends it.
+    fn take(&self, peer: NodeId, transfer: u64) -> Result<Receiving, Error> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = current.as_ref().is_some_and(|receiving| receiving.peer == peer && receiving.transfer == transfer);
+        if ours { current.take().ok_or_else(|| refused("no such transfer")) } else { Err(refused("no such transfer")) }
+    }
+}
+
+fn refused(why: &str) -> Error {
+    Error::Setup(format!("snapshot transfer: {why}"))
+}
+
+fn disk(error: &std::io::Error) -> Error {
+    Error::Setup(format!("snapshot transfer: write: {error}"))
+}

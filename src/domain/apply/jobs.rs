@@ -1,0 +1,288 @@
+//! What commands do to jobs: submission, award, attempt, end.
+//!
+//! Who speaks about an attempt names it. [`Step::holding`] is the fence: it lets
+//! through only what is said about the attempt that is in force.
+
+use std::sync::Arc;
+
+use super::{Step, cut};
+use crate::domain::auction::misfits;
+use crate::domain::command::{Complete, Done, Fail, Refusal, Reply, Submit};
+use crate::domain::ids::{Digest, JobId, Price, WorkerId};
+use crate::domain::index::Facets;
+use crate::domain::job::{Award, Cause, Job, JobError, JobState, Outcome, Transition};
+use crate::domain::journal::Event;
+use crate::domain::schedule::retry_delay_ms;
+use crate::domain::worker::{Verdict, Worker};
+
+/// After a decline the job waits this long, so that a full worker is not asked in a tight loop.
+const DECLINE_DELAY_MS: u64 = 200;
+
+impl Step<'_> {
+    pub(super) fn submit(&mut self, submit: &Submit) -> Reply {
+        let id = submit.id;
+        if let Some(job) = self.state.jobs.get(&id) {
+            let same = job.fingerprint == submit.fingerprint;
+            return if same {
+                Ok(Done::Submitted { job: id, created: false })
+            } else {
+                Err(Refusal::Conflict { job: id })
+            };
+        }
+        self.room_for(submit)?;
+        let job = self.new_job(submit);
+        self.state.index.change(None, Some(&Facets::of(&job, self.state.now)));
+        self.state.jobs.insert(id, Arc::new(job));
+        if let Some(payload) = &submit.payload {
+            self.state.payloads.insert(id, Arc::from(payload.as_slice()));
+        }
+        self.state.submitted_total = self.state.submitted_total.saturating_add(1);
+        self.jobs.insert(id);
+        let event = Event::Job { job: id, state: JobState::Pending, attempt: 0, cause: Cause::Submitted, worker: None };
+        self.state.journal.append(self.state.now, self.position.index, self.position.term, event);
+        Ok(Done::Submitted { job: id, created: true })
+    }
+
+    fn room_for(&self, submit: &Submit) -> Result<(), Refusal> {
+        let (limits, index) = (&self.state.limits, &self.state.index);
+        let bytes = submit.payload.as_ref().map_or(0, Vec::len);
+        let bounds = [
+            (index.active.len() + 1, limits.backlog),
+            (index.backlog_bytes.saturating_add(bytes), limits.backlog_bytes),
+            (self.state.journal.len() + 1, limits.journal_max),
+        ];
+        match bounds.iter().find(|(wanted, limit)| wanted > limit) {
+            Some((_, limit)) => Err(Refusal::BacklogFull { limit: u64::try_from(*limit).unwrap_or(u64::MAX) }),
+            None => Ok(()),
+        }
+    }
+
+    fn new_job(&self, submit: &Submit) -> Job {
+        let now = self.state.now;
+        let submitted = Transition {
+            index: self.position.index,
+            term: self.position.term,
+            at: now,
+            state: JobState::Pending,
+            attempt: 0,
+            cause: Cause::Submitted,
+            worker: None,
+        };
+        Job {
+            id: submit.id,
+            spec: submit.spec.clone(),
+            fingerprint: submit.fingerprint,
+            source: submit.source,
+            state: JobState::Pending,
+            attempt: 0,
+            failures: 0,
+            award: None,
+            outcome: None,
+            error: None,
+            submitted_at: now,
+            submitted_index: self.position.index,
+            finished_at: None,
+            next_attempt_at: now,
+            history: vec![submitted],
+        }
+    }
+
+    pub(super) fn cancel(&mut self, id: JobId, reason: &str) -> Reply {
+        match self.job(id)?.state {
+            JobState::Cancelled => Ok(Done::Unchanged),
+            state if state.is_final() => Err(Refusal::Finished { job: id, state }),
+            _ => {
+                let error = JobError { code: "cancelled".to_owned(), detail: cut(reason) };
+                self.finish(id, JobState::Cancelled, Cause::Cancelled, |job| job.error = Some(error))
+            }
+        }
+    }
+
+    pub(super) fn assign(&mut self, id: JobId, attempt: u32, worker: WorkerId, price: Price, lease_ms: u64) -> Reply {
+        let job = self.job(id)?;
+        let now = self.state.now;
+        if job.state.is_final() {
+            return Err(Refusal::Finished { job: id, state: job.state });
+        }
+        let overdue = job.spec.deadline.is_some_and(|deadline| deadline <= now);
+        if job.state != JobState::Pending || job.next_attempt_at > now || overdue {
+            return Err(Refusal::NotOpen { job: id });
+        }
+        let next = next_attempt(job);
+        if attempt != next {
+            return Err(Refusal::StaleAttempt { job: id, sent: attempt, current: next });
+        }
+        if let Some(most) = job.spec.max_price.filter(|most| price > *most) {
+            return Err(Refusal::Invalid(format!("price {price} is above the job's max_price {most}")));
+        }
+        let known = self.state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
+        self.available(known, job).map_err(|why| Refusal::NotAvailable { worker, why })?;
+        let award = Award { worker, price, assigned_at: now, started_at: None, lease_until: now.after_ms(lease_ms) };
+        self.transition(id, Cause::Awarded, |job| {
+            job.state = JobState::Assigned;
+            job.attempt = attempt;
+            job.award = Some(award);
+        })
+    }
+
+    /// Why a worker may not take a job. Its load is not in the log, so that requirement is the leader's to judge.
+    fn available(&self, worker: &Worker, job: &Job) -> Result<(), String> {
+        let max = worker.capabilities.max_parallel_jobs;
+        match worker.verdict {
+            Verdict::Online => {}
+            Verdict::Unhealthy => return Err("it is unhealthy".to_owned()),
+            Verdict::Offline => return Err("it is offline".to_owned()),
+        }
+        if worker.draining {
+            return Err("it is draining".to_owned());
+        }
+        if self.state.room(worker) == 0 {
+            return Err(format!("it holds its most of {max} jobs"));
+        }
+        match misfits(&job.spec, worker, 0).into_iter().next() {
+            Some(misfit) => {
+                Err(format!("{}: wanted {}, offered {}", misfit.requirement, misfit.wanted, misfit.offered))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn started(&mut self, id: JobId, attempt: u32, worker: WorkerId) -> Reply {
+        let job = self.holding(id, attempt, Some(worker))?;
+        if job.state == JobState::Running {
+            return Ok(Done::Unchanged);
+        }
+        let now = self.state.now;
+        self.transition(id, Cause::Started, |job| {
+            job.state = JobState::Running;
+            start(job, now);
+        })
+    }
+
+    /// A lease is never shortened: a renewal that was long in the log must not undo a later one.
+    pub(super) fn renew(&mut self, id: JobId, attempt: u32, lease_ms: u64) -> Reply {
+        self.holding(id, attempt, None)?;
+        let until = self.state.now.after_ms(lease_ms);
+        self.change(id, |job| {
+            if let Some(award) = &mut job.award {
+                award.lease_until = award.lease_until.max(until);
+            }
+        })
+    }
+
+    pub(super) fn expire(&mut self, id: JobId, attempt: u32) -> Reply {
+        let job = self.holding(id, attempt, None)?;
+        let Some(award) = job.award.as_ref().filter(|award| award.lease_until <= self.state.now) else {
+            return Err(Refusal::LeaseHolds { job: id });
+        };
+        let (worker, until) = (award.worker, award.lease_until);
+        let error = JobError {
+            code: "lease_expired".to_owned(),
+            detail: format!("worker {worker} was not heard of until {}", until.0),
+        };
+        self.count_lost(worker);
+        self.attempt_failed(id, Cause::LeaseExpired, error, Some(0))
+    }
+
+    pub(super) fn decline(&mut self, id: JobId, attempt: u32, worker: WorkerId) -> Reply {
+        self.holding(id, attempt, Some(worker))?;
+        let next = self.state.now.after_ms(DECLINE_DELAY_MS);
+        self.transition(id, Cause::Declined, |job| {
+            job.state = JobState::Pending;
+            job.award = None;
+            job.next_attempt_at = next;
+        })
+    }
+
+    pub(super) fn complete(&mut self, complete: &Complete) -> Reply {
+        let id = complete.job;
+        if self.job(id)?.outcome.as_ref().is_some_and(|accepted| repeats(accepted, complete)) {
+            return Ok(Done::Unchanged);
+        }
+        self.holding(id, complete.attempt, Some(complete.worker))?;
+        let outcome = Outcome {
+            attempt: complete.attempt,
+            worker: complete.worker,
+            output_sha256: complete.output_sha256,
+            output_size: u64::try_from(complete.output.len()).unwrap_or(u64::MAX),
+            exit_code: complete.exit_code,
+            duration_ms: complete.duration_ms,
+            signature: complete.signature.clone(),
+        };
+        if Digest::of(&complete.output) != complete.output_sha256 {
+            return Err(Refusal::Invalid("output_sha256 is not of the output".to_owned()));
+        }
+        let now = self.state.now;
+        let reply = self.finish(id, JobState::Completed, Cause::Completed, |job| {
+            start(job, now);
+            job.error = None;
+            job.outcome = Some(outcome);
+        })?;
+        self.state.outputs.insert(id, Arc::from(complete.output.as_slice()));
+        self.change_worker(complete.worker, |worker| worker.completed = worker.completed.saturating_add(1));
+        Ok(reply)
+    }
+
+    pub(super) fn fail(&mut self, fail: &Fail) -> Reply {
+        let job = self.holding(fail.job, fail.attempt, Some(fail.worker))?;
+        let delay = retry_delay_ms(&job.spec.retry, fail.job, job.failures.saturating_add(1));
+        let more = fail.retryable && job.failures.saturating_add(1) < job.spec.retry.max_attempts;
+        let cause = if more { Cause::Retry } else { Cause::Failed };
+        let error = JobError { code: fail.code.clone(), detail: cut(&fail.detail) };
+        self.change_worker(fail.worker, |worker| worker.failed = worker.failed.saturating_add(1));
+        self.attempt_failed(fail.job, cause, error, more.then_some(delay))
+    }
+
+    pub(super) fn pass_deadline(&mut self, id: JobId) -> Reply {
+        let job = self.job(id)?;
+        if job.state.is_final() {
+            return Err(Refusal::Finished { job: id, state: job.state });
+        }
+        if job.spec.deadline.is_none_or(|deadline| deadline > self.state.now) {
+            return Err(Refusal::DeadlineAhead { job: id });
+        }
+        let error = JobError {
+            code: "deadline_exceeded".to_owned(),
+            detail: format!("the deadline passed while the job was {}", job.state.as_str()),
+        };
+        self.finish(id, JobState::Failed, Cause::DeadlinePassed, |job| job.error = Some(error))
+    }
+
+    fn job(&self, id: JobId) -> Result<&Job, Refusal> {
+        self.state.jobs.get(&id).map(Arc::as_ref).ok_or(Refusal::UnknownJob(id))
+    }
+
+    /// The job, if `attempt` is the one in force and `worker`, when named, holds it.
+    fn holding(&self, id: JobId, attempt: u32, worker: Option<WorkerId>) -> Result<&Job, Refusal> {
+        let job = self.job(id)?;
+        if job.state.is_final() {
+            return Err(Refusal::Finished { job: id, state: job.state });
+        }
+        // A pending job is on its way to the next attempt.
+        let current = if job.state == JobState::Pending { next_attempt(job) } else { job.attempt };
+        let Some(award) = job.award.as_ref().filter(|_| attempt == current) else {
+            return Err(Refusal::StaleAttempt { job: id, sent: attempt, current });
+        };
+        match worker {
+            Some(worker) if worker != award.worker => Err(Refusal::WrongWorker { job: id, worker }),
+            _ => Ok(job),
+        }
+    }
+}
+
+fn next_attempt(job: &Job) -> u32 {
+    job.attempt.saturating_add(1)
+}
+
+fn start(job: &mut Job, now: crate::domain::Timestamp) {
+    if let Some(award) = &mut job.award {
+        award.started_at.get_or_insert(now);
+    }
+}
+
+/// Whether a result is the one that was accepted, sent again.
+fn repeats(accepted: &Outcome, complete: &Complete) -> bool {
+    accepted.attempt == complete.attempt
+        && accepted.worker == complete.worker
+        && accepted.output_sha256 == complete.output_sha256
+}

@@ -1,0 +1,162 @@
+//! Commands that no honest door lets through.
+//!
+//! Doors check what users send and explain it field by field. This is the last
+//! line: whatever reaches the log by whatever way, the state stays within what
+//! it can hold. Bounds here are wider than those of the doors.
+//!
+//! Absent: everything that needs the state to decide.
+
+use super::command::{Command, Complete, Fail, Submit};
+use super::ids::Digest;
+use super::job::{JobSpec, Requirements, Retry};
+use super::worker::{Capabilities, Location};
+
+/// Longest job type, framework, region, tag, error code.
+const NAME_MAX: usize = 128;
+/// Longest address of anything.
+const ADDRESS_MAX: usize = 2 << 10;
+/// Longest free text. What the state keeps of it is shorter.
+const TEXT_MAX: usize = 1 << 20;
+/// Most items in a list.
+const LIST_MAX: usize = 256;
+/// Bytes of an inline input or output.
+const INLINE_MAX: usize = 16 << 20;
+const SIGNATURE_MAX: usize = 128;
+const TIMEOUT_MAX_SECS: u32 = 86_400;
+const LEASE_MAX_MS: u64 = 7 * 86_400_000;
+const DELAY_MAX_MS: u64 = 30 * 86_400_000;
+const ATTEMPTS_MAX: u32 = 1_000;
+const REDUNDANCY_MAX: u8 = 32;
+const PARALLEL_MAX: u32 = 100_000;
+
+type Verdict = Result<(), String>;
+
+/// Says what is absurd about a command.
+pub(super) fn command(command: &Command) -> Verdict {
+    match command {
+        Command::Submit(submit) => self::submit(submit),
+        Command::Cancel { reason, .. } => text("reason", reason, TEXT_MAX),
+        Command::RegisterWorker { capabilities, location, version, .. } => {
+            text("version", version, NAME_MAX)?;
+            self::location(location)?;
+            self::capabilities(capabilities)
+        }
+        Command::Assign { attempt, lease_ms, .. } => {
+            range("attempt", u64::from(*attempt), 1, u64::from(u32::MAX - 1))?;
+            range("lease_ms", *lease_ms, 1, LEASE_MAX_MS)
+        }
+        Command::Renew { lease_ms, .. } => range("lease_ms", *lease_ms, 1, LEASE_MAX_MS),
+        Command::Complete(complete) => self::complete(complete),
+        Command::Fail(fail) => self::fail(fail),
+        Command::UnregisterWorker { .. }
+        | Command::Drain { .. }
+        | Command::Resume { .. }
+        | Command::SetVerdict { .. }
+        | Command::Started { .. }
+        | Command::Expire { .. }
+        | Command::Decline { .. }
+        | Command::PassDeadline { .. }
+        | Command::Delivered { .. } => Ok(()),
+    }
+}
+
+fn submit(submit: &Submit) -> Verdict {
+    spec(&submit.spec)?;
+    let input = &submit.spec.input;
+    let Some(payload) = &submit.payload else {
+        return ensure(input.uri.is_some() || input.size == 0, || "input has neither bytes nor a uri".to_owned());
+    };
+    ensure(input.uri.is_none(), || "input has both bytes and a uri".to_owned())?;
+    let size = payload.len();
+    ensure(size <= INLINE_MAX, || format!("payload of {size} bytes is over the limit of {INLINE_MAX}"))?;
+    ensure(u64::try_from(size).is_ok_and(|size| size == input.size), || "input size is not the payload's".to_owned())?;
+    ensure(Digest::of(payload) == input.sha256, || "input sha256 is not the payload's".to_owned())
+}
+
+fn spec(spec: &JobSpec) -> Verdict {
+    identifier("type", &spec.kind)?;
+    range("priority", spec.priority.into(), 1, 10)?;
+    range("timeout_secs", spec.timeout_secs.into(), 1, TIMEOUT_MAX_SECS.into())?;
+    range("redundancy", spec.redundancy.into(), 1, REDUNDANCY_MAX.into())?;
+    list("tags", &spec.tags)?;
+    let addresses = [
+        ("uri", &spec.input.uri),
+        ("client_address", &spec.client_address),
+        ("callback_url", &spec.callback_url),
+        ("settlement", &spec.settlement),
+    ];
+    for (name, address) in addresses {
+        text(name, address.as_deref().unwrap_or_default(), ADDRESS_MAX)?;
+    }
+    requirements(&spec.requirements)?;
+    retry(&spec.retry)
+}
+
+fn requirements(requirements: &Requirements) -> Verdict {
+    list("required_frameworks", &requirements.required_frameworks)?;
+    list("preferred_regions", &requirements.preferred_regions)?;
+    range("max_worker_load", requirements.max_worker_load_permille.into(), 0, 1_000)?;
+    range("min_reputation", requirements.min_reputation.into(), 0, 1_000)
+}
+
+fn retry(retry: &Retry) -> Verdict {
+    range("max_attempts", retry.max_attempts.into(), 1, ATTEMPTS_MAX.into())?;
+    range("initial_delay_ms", retry.initial_delay_ms, 0, DELAY_MAX_MS)?;
+    range("max_delay_ms", retry.max_delay_ms, 0, DELAY_MAX_MS)
+}
+
+fn location(location: &Location) -> Verdict {
+    text("region", &location.region, NAME_MAX)?;
+    text("country", &location.country, NAME_MAX)?;
+    let within = |degrees: Option<i32>, most: u32| degrees.is_none_or(|e6| e6.unsigned_abs() <= most * 1_000_000);
+    ensure(within(location.latitude_e6, 90), || "latitude is not from -90 to 90".to_owned())?;
+    ensure(within(location.longitude_e6, 180), || "longitude is not from -180 to 180".to_owned())
+}
+
+fn capabilities(capabilities: &Capabilities) -> Verdict {
+    list("job_types", &capabilities.job_types)?;
+    capabilities.job_types.iter().try_for_each(|kind| identifier("job_types", kind))?;
+    list("frameworks", &capabilities.frameworks)?;
+    list("accelerators", &capabilities.accelerators)?;
+    text("gpu_model", &capabilities.gpu_model, NAME_MAX)?;
+    text("cuda_compute_capability", &capabilities.cuda_compute_capability, NAME_MAX)?;
+    range("max_parallel_jobs", capabilities.max_parallel_jobs.into(), 1, PARALLEL_MAX.into())
+}
+
+/// The digest is compared only when the result is accepted: repeats are answered without reading the output again.
+fn complete(complete: &Complete) -> Verdict {
+    let size = complete.output.len();
+    ensure(size <= INLINE_MAX, || format!("output of {size} bytes is over the limit of {INLINE_MAX}"))?;
+    let size = complete.signature.len();
+    ensure(size <= SIGNATURE_MAX, || format!("signature of {size} bytes is over the limit of {SIGNATURE_MAX}"))
+}
+
+fn fail(fail: &Fail) -> Verdict {
+    identifier("code", &fail.code)?;
+    text("detail", &fail.detail, TEXT_MAX)
+}
+
+/// A lower-case identifier: a letter, then letters, digits, `_`, `-`, `.`.
+fn identifier(name: &str, value: &str) -> Verdict {
+    text(name, value, NAME_MAX)?;
+    let letter_first = value.starts_with(|c: char| c.is_ascii_lowercase());
+    let rest_fine = value.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c));
+    ensure(letter_first && rest_fine, || format!("{name} is not a lower-case identifier"))
+}
+
+fn list(name: &str, items: &[String]) -> Verdict {
+    ensure(items.len() <= LIST_MAX, || format!("{name} has {} items, the most is {LIST_MAX}", items.len()))?;
+    items.iter().try_for_each(|item| text(name, item, NAME_MAX))
+}
+
+fn text(name: &str, value: &str, most: usize) -> Verdict {
+    ensure(value.len() <= most, || format!("{name} is {} bytes long, the most is {most}", value.len()))
+}
+
+fn range(name: &str, value: u64, least: u64, most: u64) -> Verdict {
+    ensure((least..=most).contains(&value), || format!("{name} must be from {least} to {most}, not {value}"))
+}
+
+fn ensure(fine: bool, what: impl FnOnce() -> String) -> Verdict {
+    if fine { Ok(()) } else { Err(what()) }
+}

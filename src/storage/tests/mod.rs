@@ -1,0 +1,21 @@
+//! Stories of one store. Power loss and `kill -9` belong to the cluster tests.
+
+mod durability;
+mod model;
+mod opening;
+
+use std::path::Path;
+
+use super::{OpenOptions, Store};
+use crate::domain::NodeId;
+
+const OWNER: NodeId = crate::domain::PeerId([7; 32]);
+
+fn open(dir: &Path) -> Store {
+    OpenOptions::new().ballast_bytes(0).open(dir, OWNER).unwrap()
+}
+
+/// Bytes that differ by `seed` and along the way, so that chunks cannot be mixed up.
+fn value(seed: u8, length: usize) -> Vec<u8> {
+    (0..length).map(|i| seed ^ (i as u8) ^ ((i >> 8) as u8) ^ ((i >> 16) as u8)).collect()
+}

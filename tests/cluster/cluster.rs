@@ -1,0 +1,331 @@
+//! N nodes and M workers as processes, and everything that can be done to them.
+//!
+//! Nodes are numbered from 0, workers too. A story ends with [`Cluster::finish`];
+//! one that fails before shows the end of every log instead.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use ciro::tasks::Tasks;
+use nix::sys::signal::Signal;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::client::Client;
+use crate::observer::Observer;
+use crate::process::Process;
+use crate::{oracle, ports, secs, until};
+
+/// One story at a time.
+static STAGE: Mutex<()> = Mutex::const_new(());
+
+const COORDINATOR: &str = env!("CARGO_BIN_EXE_ciro-coordinator");
+const WORKER: &str = env!("CARGO_BIN_EXE_ciro-worker");
+
+pub struct Node {
+    pub id: String,
+    pub dir: PathBuf,
+    pub p2p: u16,
+    api: u16,
+    pub process: Option<Process>,
+}
+
+pub struct Worker {
+    pub dir: PathBuf,
+    pub process: Option<Process>,
+}
+
+pub struct Cluster {
+    pub client: Client,
+    pub nodes: Vec<Node>,
+    pub workers: Vec<Worker>,
+    pub observer: Observer,
+    pub rng: StdRng,
+    pub tasks: Tasks,
+    members: String,
+    dir: TempDir,
+    _stage: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Starts `nodes` nodes and `workers` workers and waits until all are of use.
+    pub async fn start(nodes: usize, workers: usize) -> Self {
+        let stage = STAGE.lock().await;
+        let seed = std::env::var("CIRO_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
+        println!("seed: CIRO_TEST_SEED={seed}");
+        let dir = tempfile::Builder::new().prefix("ciro-cluster-").tempdir().unwrap();
+        run(Command::new(COORDINATOR).args(["generate-config", "test"]).arg(dir.path().join("node.toml")));
+        fs::write(dir.path().join("worker.toml"), worker_configuration(&dir.path().join("executions"))).unwrap();
+        let nodes: Vec<Node> = (0..nodes).map(|index| Node::prepare(dir.path(), index)).collect();
+        let members: Vec<String> = nodes.iter().map(Node::address).collect();
+        let client = Client::new(&nodes.iter().map(|node| node.api).collect::<Vec<_>>());
+        let tasks = Tasks::new();
+        let mut cluster = Self {
+            observer: Observer::start(&client, &tasks),
+            client,
+            nodes,
+            workers: Vec::new(),
+            rng: StdRng::seed_from_u64(seed),
+            tasks,
+            members: members.join(","),
+            dir,
+            _stage: stage,
+        };
+        for node in 0..cluster.nodes.len() {
+            cluster.launch(node);
+        }
+        cluster.all_ready().await;
+        for _ in 0..workers {
+            cluster.add_worker();
+        }
+        cluster.workers_online(workers).await;
+        cluster
+    }
+
+    // ------------------------------------------------------------- starting
+
+    /// Starts node `node` without waiting for it.
+    pub fn launch(&mut self, node: usize) {
+        let config = self.dir.path().join("node.toml");
+        let it = &mut self.nodes[node];
+        assert!(it.process.is_none(), "node {node} runs already");
+        self.observer.reborn(node);
+        let mut command = clean(COORDINATOR);
+        command
+            .args(["start", "--config"])
+            .arg(config)
+            .env("CIRO__API__BIND", format!("127.0.0.1:{}", it.api))
+            .env("CIRO__NETWORK__P2P_PORT", it.p2p.to_string())
+            .env("CIRO__NODE__DATA_DIR", it.dir.join("data"))
+            .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members);
+        it.process = Some(Process::spawn(&format!("node {node}"), &mut command, &it.dir.join("log")));
+    }
+
+    /// Starts node `node` and waits until it is ready.
+    pub async fn restart(&mut self, node: usize) {
+        self.launch(node);
+        self.ready(node).await;
+    }
+
+    /// Starts one more worker, and returns its number.
+    pub fn add_worker(&mut self) -> usize {
+        let dir = self.dir.path().join(format!("worker-{}", self.workers.len()));
+        fs::create_dir_all(dir.join("data")).unwrap();
+        self.workers.push(Worker { dir, process: None });
+        self.launch_worker(self.workers.len() - 1);
+        self.workers.len() - 1
+    }
+
+    pub fn launch_worker(&mut self, worker: usize) {
+        let mut command = clean(WORKER);
+        command.arg("--config").arg(self.dir.path().join("worker.toml"));
+        for address in self.members.split(',') {
+            command.args(["--coordinator", address]);
+        }
+        let it = &mut self.workers[worker];
+        assert!(it.process.is_none(), "worker {worker} runs already");
+        command.arg("--data-dir").arg(it.dir.join("data"));
+        it.process = Some(Process::spawn(&format!("worker {worker}"), &mut command, &it.dir.join("log")));
+    }
+
+    // -------------------------------------------------------------- waiting
+
+    pub async fn ready(&mut self, node: usize) {
+        let (client, process) = (self.client.clone(), self.nodes[node].process.as_mut());
+        let process = process.expect("the node was started");
+        until(secs(30), &format!("node {node} is ready"), async || {
+            process.must_run();
+            let answer = client.get_within(node, "/health/ready", secs(2)).await?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    pub async fn all_ready(&mut self) {
+        for node in self.running() {
+            self.ready(node).await;
+        }
+        self.leader().await;
+    }
+
+    /// Waits until a node that runs takes `count` workers for usable.
+    pub async fn workers_online(&mut self, count: usize) {
+        let node = self.running()[0];
+        until(secs(30), &format!("{count} workers are online"), async || {
+            let status = self.client.get(node, "/status").await?.body;
+            let online =
+                status["workers"]["online"].as_u64().unwrap_or(0) + status["workers"]["busy"].as_u64().unwrap_or(0);
+            (online == count as u64).then_some(())
+        })
+        .await;
+    }
+
+    /// The node that leads, once every node that runs says the same.
+    pub async fn leader(&mut self) -> usize {
+        let running = self.running();
+        until(secs(30), "all nodes that run know one leader", async || {
+            let mut views = Vec::new();
+            for node in &running {
+                let status = self.client.get_within(*node, "/status", secs(2)).await?.body;
+                views.push((status["term"].as_u64()?, status["leader_id"].as_str()?.to_owned()));
+            }
+            let leader = self.nodes.iter().position(|node| node.id == views[0].1)?;
+            (views.windows(2).all(|pair| pair[0] == pair[1]) && running.contains(&leader)).then_some(leader)
+        })
+        .await
+    }
+
+    /// A node that runs and does not lead.
+    pub async fn follower(&mut self) -> usize {
+        let leader = self.leader().await;
+        self.running().into_iter().find(|node| *node != leader).expect("a second node runs")
+    }
+
+    /// The nodes that run and are not paused.
+    pub fn running(&self) -> Vec<usize> {
+        let awake = |node: &Node| node.process.as_ref().is_some_and(|process| !process.paused());
+        (0..self.nodes.len()).filter(|node| awake(&self.nodes[*node])).collect()
+    }
+
+    /// The number of the worker with this id.
+    pub fn worker_by_id(&self, id: &str) -> usize {
+        let named = |worker: &Worker| {
+            fs::read_to_string(worker.dir.join("data/worker.json"))
+                .is_ok_and(|text| text.contains(&format!("\"{id}\"")))
+        };
+        self.workers.iter().position(named).unwrap_or_else(|| panic!("no worker has the id {id}"))
+    }
+
+    // ------------------------------------------------------------- breaking
+
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].process.take().expect("the node runs").kill();
+    }
+
+    pub fn pause(&mut self, node: usize) {
+        self.nodes[node].process.as_mut().expect("the node runs").signal(Signal::SIGSTOP);
+    }
+
+    pub fn resume(&mut self, node: usize) {
+        self.nodes[node].process.as_mut().expect("the node runs").signal(Signal::SIGCONT);
+    }
+
+    pub fn kill_worker(&mut self, worker: usize) {
+        self.workers[worker].process.take().expect("the worker runs").kill();
+    }
+
+    pub fn executions(&self, name: &str) -> usize {
+        oracle::executions_by_name(&self.executions_file()).get(name).copied().unwrap_or(0)
+    }
+
+    fn executions_file(&self) -> PathBuf {
+        self.dir.path().join("executions")
+    }
+
+    // --------------------------------------------------------------- ending
+
+    /// Undoes what was broken: everything runs again.
+    pub async fn heal(&mut self) {
+        for node in 0..self.nodes.len() {
+            match &mut self.nodes[node].process {
+                Some(process) if process.paused() => process.signal(Signal::SIGCONT),
+                Some(process) => process.must_run(),
+                None => self.launch(node),
+            }
+        }
+        for worker in 0..self.workers.len() {
+            match &mut self.workers[worker].process {
+                Some(process) if process.paused() => process.signal(Signal::SIGCONT),
+                Some(process) => process.must_run(),
+                None => self.launch_worker(worker),
+            }
+        }
+        self.all_ready().await;
+    }
+
+    /// Heals, asks the oracle, and stops everything in good order.
+    pub async fn finish(mut self) {
+        self.heal().await;
+        oracle::judge(&self.client, &self.observer, &self.executions_file()).await;
+        self.tasks.cancel();
+        let workers = self.workers.iter_mut().map(|worker| worker.process.take());
+        let nodes = self.nodes.iter_mut().map(|node| node.process.take());
+        let mut all: Vec<Process> = workers.chain(nodes).flatten().collect();
+        for process in &mut all {
+            process.signal(Signal::SIGTERM);
+        }
+        for process in all {
+            let status = process.wait(secs(15)).await;
+            assert!(status.success(), "a stop in good order ended with {status}");
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+        if !std::thread::panicking() {
+            return;
+        }
+        let logs = self.nodes.iter().map(|node| node.dir.join("log"));
+        for log in logs.chain(self.workers.iter().map(|worker| worker.dir.join("log"))) {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            eprintln!("--- {}\n{}", log.display(), lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+        if std::env::var_os("CIRO_TEST_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            eprintln!("kept {}", self.dir.path().display());
+        }
+    }
+}
+
+impl Node {
+    fn prepare(root: &Path, index: usize) -> Self {
+        let dir = root.join(format!("node-{index}"));
+        fs::create_dir_all(dir.join("data")).unwrap();
+        let id = run(clean(COORDINATOR).args(["identity", "--data-dir"]).arg(dir.join("data")));
+        Self { id: id.trim().to_owned(), dir, p2p: ports::free(), api: ports::free(), process: None }
+    }
+
+    fn address(&self) -> String {
+        format!("/ip4/127.0.0.1/udp/{}/quic-v1/p2p/{}", self.p2p, self.id)
+    }
+}
+
+/// A command that does not inherit our settings.
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CIRO")) {
+        command.env_remove(name);
+    }
+    let level = std::env::var("CIRO_TEST_LOG").unwrap_or_else(|_| "info".to_owned());
+    command.env("RUST_LOG", level);
+    command
+}
+
+/// Runs to the end and returns what it printed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("run {command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// One job type: notes the execution, sleeps as the payload says, answers with the job's name.
+fn worker_configuration(executions: &Path) -> String {
+    let script = format!(
+        "read name first later; echo \"$name\" >> {file}; \
+         if [ \"$(/bin/grep -cx -- \"$name\" {file})\" -gt 1 ]; then /bin/sleep \"$later\"; else /bin/sleep \"$first\"; fi; \
+         echo \"done $name\"",
+        file = executions.display(),
+    );
+    format!("[worker]\nmax_parallel_jobs = 8\n\n[jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n")
+}
+
+/// The longest a leader may be missing after one died.
+pub const ELECTION: Duration = secs(5);

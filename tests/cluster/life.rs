@@ -1,0 +1,76 @@
+//! Stories without a fault, and with the gentlest one: a stop in good order.
+
+use ciro::clock;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::cluster::Cluster;
+use crate::{secs, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_submitted_on_a_follower_is_read_everywhere() {
+    let mut cluster = Cluster::start(3, 3).await;
+    let follower = cluster.follower().await;
+    let ticket = cluster.client.submit(follower, &cluster.client.mark(0.1)).await;
+    for node in 0..3 {
+        let path = format!("/jobs/{}?consistency=linearizable", ticket.id);
+        let answer = cluster.client.get(node, &path).await.expect("the node answers");
+        assert_eq!((answer.status, answer.body["id"].as_str()), (200, Some(ticket.id.as_str())), "on node {node}");
+    }
+    let job = cluster.client.ended(follower, &ticket.id, secs(20)).await;
+    assert_eq!((&job["state"], &job["attempt"]), (&json!("completed"), &json!(1)));
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_jobs_from_all_sides_run_on_all_workers() {
+    let cluster = Cluster::start(3, 3).await;
+    let marks: Vec<_> = (0..60).map(|_| cluster.client.mark(0.1)).collect();
+    let submit = marks.iter().enumerate().map(|(turn, mark)| cluster.client.submit(turn % 3, mark));
+    let tickets = futures::future::join_all(submit).await;
+    let mut workers = std::collections::BTreeSet::new();
+    for ticket in &tickets {
+        let job = cluster.client.ended(0, &ticket.id, secs(60)).await;
+        workers.insert(job["worker_id"].to_string());
+        assert_eq!(cluster.executions(&ticket.name), 1, "{ticket:?}");
+    }
+    assert_eq!(workers.len(), 3, "24 places for 60 jobs: every worker had some");
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_one_works_and_survives_a_kill() {
+    let mut cluster = Cluster::start(1, 1).await;
+    let first = cluster.client.submit(0, &cluster.client.mark(0.1)).await;
+    cluster.client.ended(0, &first.id, secs(20)).await;
+    cluster.kill(0);
+    cluster.restart(0).await;
+    let answer = cluster.client.get(0, &format!("/jobs/{}", first.id)).await.expect("the node answers");
+    assert_eq!(answer.body["state"], "completed", "{answer:?}");
+    cluster.workers_online(1).await;
+    let second = cluster.client.submit(0, &cluster.client.mark(0.1)).await;
+    cluster.client.ended(0, &second.id, secs(20)).await;
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_in_good_order_hands_over_first() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let leader = cluster.leader().await;
+    let next = (leader + 1) % 3;
+    let mut process = cluster.nodes[leader].process.take().expect("it runs");
+    let start = clock::instant();
+    process.signal(Signal::SIGTERM);
+    let mark = cluster.client.mark(0.1);
+    until(secs(5), "a write is accepted elsewhere", async || {
+        let answer = cluster.client.try_submit(next, &mark).await?;
+        (answer.status == 201 || answer.status == 200).then_some(())
+    })
+    .await;
+    println!("a write was accepted {:?} after the leader was asked to stop", start.elapsed());
+    assert!(start.elapsed() < secs(2), "no hand-over: {:?}", start.elapsed());
+    let status = process.wait(secs(10)).await;
+    assert!(status.success(), "{status}");
+    println!("the process ended after {:?}", start.elapsed());
+    cluster.finish().await;
+}

@@ -1,0 +1,56 @@
+//! Stories about a whole cluster: real processes, real faults, an oracle at the end.
+//!
+//! Each story starts its own nodes and workers on free ports in a directory that
+//! goes away with it, breaks something by name, and ends with
+//! [`cluster::Cluster::finish`], which heals what is broken and asks the
+//! [`oracle`] whether anything acknowledged was lost or done twice. A
+//! [`observer`] watches all nodes meanwhile.
+//!
+//! The stories run one at a time: each has the machine to itself. Random choices
+//! come from a seed that is printed; `CIRO_TEST_SEED` repeats one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a failed expectation is the message of a test"
+)]
+
+mod client;
+mod cluster;
+mod observer;
+mod oracle;
+mod ports;
+mod process;
+
+mod failover;
+mod hostile;
+mod life;
+mod minority;
+mod paused;
+mod storm;
+mod workers;
+
+use std::time::Duration;
+
+use ciro::clock;
+
+/// Asks `probe` until it has an answer.
+///
+/// # Panics
+///
+/// After `limit`, naming `what` did not happen.
+async fn until<T>(limit: Duration, what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = clock::instant();
+    loop {
+        if let Some(value) = probe().await {
+            return value;
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
