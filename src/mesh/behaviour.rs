@@ -63,6 +63,7 @@ pub(super) fn behaviour(
     options: &Options,
     topics: &Topics,
     accepted: mpsc::Sender<Inbound>,
+    #[cfg(feature = "metrics")] registry: Option<&Registry>,
 ) -> Result<Behaviour, Error> {
     let network = &options.network;
     let (names, served) = lanes(network, options.role)?;
@@ -75,6 +76,11 @@ pub(super) fn behaviour(
     let mdns = options.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)).transpose();
     let mdns = mdns.map_err(|error| Error::Setup(format!("start mdns: {error}")))?;
     let gossip = options.gossip.then(|| gossip::behaviour(identity.keypair(), options, topics)).transpose()?;
+    #[cfg(feature = "metrics")]
+    let gossip = match registry {
+        Some(registry) => gossip.map(|gossip| measured(gossip, registry)),
+        None => gossip,
+    };
     Ok(Behaviour {
         limits: connection_limits::Behaviour::new(limits(options.max_connections)),
         blocked: allow_block_list::Behaviour::default(),
@@ -85,6 +91,12 @@ pub(super) fn behaviour(
         mdns: mdns.into(),
         gossip: gossip.into(),
     })
+}
+
+#[cfg(feature = "metrics")]
+fn measured(gossip: gossip::Behaviour, registry: &Registry) -> gossip::Behaviour {
+    let mut registry = registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    gossip.with_metrics(registry.sub_registry_with_prefix("libp2p_gossip"), libp2p::gossipsub::MetricsConfig::default())
 }
 
 fn limits(total: u32) -> ConnectionLimits {

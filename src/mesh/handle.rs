@@ -144,11 +144,20 @@ impl Parts {
         let (verdicts, judged) = mpsc::channel(VERDICTS);
         let (gossip_out, gossip) = mpsc::channel(GOSSIP_QUEUE);
         let (accepting, accepted) = mpsc::channel(ACCEPTED);
-        let behaviour = behaviour::behaviour(identity, options, &topics, accepting)?;
-        #[cfg(feature = "metrics")]
-        let swarm = behaviour::swarm(identity, behaviour, registry)?;
-        #[cfg(not(feature = "metrics"))]
-        let swarm = behaviour::swarm(identity, behaviour)?;
+        let behaviour = behaviour::behaviour(
+            identity,
+            options,
+            &topics,
+            accepting,
+            #[cfg(feature = "metrics")]
+            registry,
+        )?;
+        let swarm = behaviour::swarm(
+            identity,
+            behaviour,
+            #[cfg(feature = "metrics")]
+            registry,
+        )?;
         #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "the recorder is set with metrics only"))]
         let mut event_loop =
             EventLoop::new(swarm, shared.clone(), options.network.clone(), topics, gossip_out, verdicts);

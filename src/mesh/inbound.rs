@@ -116,18 +116,17 @@ impl Drop for Reply {
 /// The queue of each lane, on its way to the inbox.
 pub(super) type Queues = HashMap<Lane, mpsc::Sender<Request>>;
 
+/// Lanes by urgency: a late heartbeat costs an election, a late bid nothing.
+const URGENCY: [Lane; 5] = [Lane::Control, Lane::Append, Lane::Forward, Lane::Snapshot, Lane::Worker];
+
 /// Makes the queues and starts the task that merges them, most urgent first.
 pub(super) fn queues(tasks: &Tasks, inbox: mpsc::Sender<Request>) -> Queues {
-    let mut senders = HashMap::new();
-    let mut receivers = HashMap::new();
-    for lane in Lane::ALL {
+    let made = URGENCY.map(|lane| {
         let (sender, receiver) = mpsc::channel(LANE_QUEUE);
-        senders.insert(lane, sender);
-        receivers.insert(lane, receiver);
-    }
-    let mut take = |lane| receivers.remove(&lane).unwrap_or_else(|| mpsc::channel(1).1);
-    let ordered = [Lane::Control, Lane::Append, Lane::Forward, Lane::Snapshot, Lane::Worker].map(&mut take);
-    tasks.spawn_until_stopped("mesh-inbox", merge(ordered, inbox));
+        (lane, sender, receiver)
+    });
+    let senders = made.iter().map(|(lane, sender, _)| (*lane, sender.clone())).collect();
+    tasks.spawn_until_stopped("mesh-inbox", merge(made.map(|(_, _, receiver)| receiver), inbox));
     senders
 }
 

@@ -1,11 +1,12 @@
 //! What the event loop does with the behaviours' events and with connections.
 
+use std::time::Duration;
+
 use libp2p::core::ConnectedPoint;
 use libp2p::gossipsub::{self, MessageAcceptance, MessageId};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::{identify, kad, mdns, ping};
-use std::time::Duration;
 use tracing::{debug, warn};
 
 use super::admission::Admission;
@@ -16,7 +17,6 @@ use super::identity::from_libp2p;
 use super::peers;
 use super::shared::{Link, count};
 use crate::clock;
-use crate::domain::PeerId;
 
 /// A connection this old cannot be the other half of a simultaneous dial.
 const NOT_SIMULTANEOUS: Duration = Duration::from_secs(3);
@@ -107,7 +107,12 @@ impl EventLoop {
     fn on_identified(&mut self, remote: &libp2p::PeerId, info: identify::Info) {
         let Some(peer) = from_libp2p(remote) else { return };
         if info.protocol_version != network_protocol(&self.network) {
-            warn!(%peer, protocol = %clip(&info.protocol_version), "peer is of another network, disconnected");
+            let protocol = clip(&info.protocol_version);
+            if self.shared.is_persistent(peer) {
+                warn!(%peer, %protocol, "peer is of another network, disconnected");
+            } else {
+                debug!(%peer, %protocol, "peer is of another network, disconnected");
+            }
             let _ = self.swarm.disconnect_peer_id(*remote);
             return;
         }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::future::{Either, select};
 use libp2p::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, BufWriter};
@@ -269,6 +270,8 @@ impl Task {
         let pending = Pending::default();
         let queue = self.queue.clone();
         queue.hear();
+        // A doubt about the stream before this one.
+        let _ = queue.reset.notified().now_or_never();
         let shared = self.lanes.shared.clone();
         let limit = shared.frame_max(self.lane);
         let reading =

@@ -167,3 +167,49 @@ async fn a_worker_keeps_coordinators_it_learns_of() {
     w.handle.keep(vec!["nonsense".to_owned(), addresses(&[&b])[0].clone()]);
     w.connected_to(b.id()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn coordinators_find_each_other_through_one_they_share() {
+    let b = node(2, coordinator()).await;
+    let a = node(1, Options { persistent: addresses(&[&b]), ..coordinator() }).await;
+    let c = node(3, Options { persistent: addresses(&[&b]), ..coordinator() }).await.echo();
+    a.connected_to(c.id()).await;
+    assert_eq!(a.ask(c.id(), Lane::Append, b"found").await.unwrap(), "found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_workers_does_not_lock_a_member_out() {
+    let b = node(2, Options { max_connections: 3, ..coordinator() }).await.echo();
+    let mut crowd = Vec::new();
+    for n in 20..26 {
+        crowd.push(node(n, worker(&[&b])).await);
+    }
+    eventually("full", || b.handle.stats().peers_connected == 3).await;
+    let a = node(1, Options { persistent: addresses(&[&b]), ..coordinator() }).await;
+    assert_eq!(a.ask(b.id(), Lane::Append, b"vote").await.unwrap(), "vote");
+    assert!(b.handle.stats().peers_connected <= 4);
+}
+
+#[cfg(feature = "metrics")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn libp2p_counts_into_our_registry() {
+    let registry = std::sync::Mutex::default();
+    let tasks = Tasks::new();
+    let (handle, inbox) =
+        super::super::start_with_metrics(identity(1), coordinator(), &tasks, &registry).await.unwrap();
+    let a = Node { handle, inbox: Some(inbox), tasks };
+    let w = node(20, worker(&[&a])).await;
+    a.connected_to(w.id()).await;
+    let text = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry.lock().unwrap()).unwrap();
+        text
+    };
+    eventually("a ping is counted", || {
+        text().lines().any(|line| line.starts_with("libp2p_ping_rtt_seconds_count") && !line.ends_with(" 0"))
+    })
+    .await;
+    for name in ["libp2p_bandwidth_bytes_total", "libp2p_swarm_connections_incoming", "libp2p_gossip_"] {
+        assert!(text().contains(name), "{name}");
+    }
+}

@@ -110,13 +110,6 @@ impl Node {
     }
 }
 
-/// Two coordinators, the first of which dials the second, which echoes.
-async fn pair() -> (Node, Node) {
-    let b = node(2, coordinator()).await.echo();
-    let a = node(1, Options { persistent: addresses(&[&b]), ..coordinator() }).await;
-    (a, b)
-}
-
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let start = clock::instant();
     while !condition() {

@@ -19,6 +19,7 @@ async fn a_request_gets_its_answer_on_every_lane_over_tcp_and_quic() {
             a.handle.peers().iter().any(|peer| peer.agent.as_deref().is_some_and(|agent| agent.starts_with("ciro/")))
         })
         .await;
+        eventually("pinged", || a.handle.peers().iter().any(|peer| peer.rtt_us.is_some_and(|rtt| rtt > 0))).await;
         a.stop().await;
         b.stop().await;
     }
