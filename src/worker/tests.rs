@@ -108,10 +108,10 @@ async fn a_job_goes_from_announcement_to_signed_result() {
     assert_eq!((bids.room, bids.bids.len()), (2, 1));
     assert_eq!(wire::price_from_bytes(&bids.bids[0].price), Some(Price(7)));
 
-    let items = leader.assign(worker.id, SCRIPT, attempt(1, 1), "echo result; sleep 0.3", 10_000).await;
+    let items = leader.assign(worker.id, SCRIPT, attempt(1, 1), "echo result; sleep 1", 10_000).await;
     assert!(items[0].accepted);
-    leader.hear(|heard| matches!(heard, Heard::Beat(beat) if beat.running.len() == 1 && beat.room == 1)).await;
     leader.hear(|heard| matches!(heard, Heard::Started(key) if *key == attempt(1, 1))).await;
+    leader.hear(|heard| matches!(heard, Heard::Beat(beat) if beat.running.len() == 1 && beat.room == 1)).await;
     let report = leader.hear_report(attempt(1, 1)).await;
     let output = output_of(&report);
     assert_eq!(output.inline.as_ref(), b"result\n");
