@@ -31,6 +31,7 @@ environment
   CIRO_DEVNET_DIR   the run directory     now: $RUN
   CIRO_BIN_DIR      use the binaries there instead of building
   RUST_LOG          what the nodes log    default: info
+  CIRO_DEVNET_WORKER_FLAGS   more flags for every worker, such as --noop
 TEXT
 }
 
@@ -118,7 +119,9 @@ launch_worker() {
   while read -r address; do
     coordinators+=(--coordinator "$address")
   done < <(tr ',' '\n' <"$RUN/members"; echo)
-  launch "$dir" "$(bin ciro-worker)" --config "$RUN/worker.toml" "${coordinators[@]}" --data-dir "$dir/data"
+  # shellcheck disable=SC2086 # several flags in one variable
+  launch "$dir" "$(bin ciro-worker)" --config "$RUN/worker.toml" "${coordinators[@]}" --data-dir "$dir/data" \
+    ${CIRO_DEVNET_WORKER_FLAGS:-}
 }
 
 launch_member() {

@@ -77,8 +77,9 @@ bin() { printf '%s/%s' "${CIRO_BIN_DIR:-${CARGO_TARGET_DIR:-$ROOT/target}/releas
 
 build_release() {
   if [ -n "${CIRO_BIN_DIR:-}" ]; then
-    [ -x "$(bin ciro-coordinator)" ] && [ -x "$(bin ciro-worker)" ] \
-      || die "CIRO_BIN_DIR=$CIRO_BIN_DIR holds no ciro-coordinator and ciro-worker"
+    if ! [ -x "$(bin ciro-coordinator)" ] || ! [ -x "$(bin ciro-worker)" ]; then
+      die "CIRO_BIN_DIR=$CIRO_BIN_DIR holds no ciro-coordinator and ciro-worker"
+    fi
     return 0
   fi
   need_build_tools

@@ -1,1 +1,217 @@
-//! See the design.
+//! Measures a running cluster from outside, as its clients see it.
+//!
+//! Closed loops: each of N clients sends its next request when the last one is
+//! answered, so the figures are what N patient clients get, and no queue grows
+//! in the bench. Whatever is not an acceptance is counted and shown, never
+//! retried out of sight. Every report names its setup: nodes, versions, how
+//! writes are made durable, hardware, and what this disk's own `fdatasync`
+//! costs, because a figure without these says nothing.
+//!
+//! Deliberately absent: starting a cluster (`scripts/bench.sh` does), and
+//! comparing runs.
+
+mod cluster;
+mod devnet;
+mod e2e;
+mod failover;
+mod histogram;
+mod load;
+mod reads;
+mod report;
+mod setup;
+mod submit;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+
+use self::cluster::Cluster;
+use self::report::Report;
+use self::setup::Setup;
+use crate::tasks::Tasks;
+
+/// Measure a running cluster: throughput, latency, fail-over.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// REST address of a node; give it once per node, clients spread over them
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_delimiter = ',')]
+    pub node: Vec<String>,
+
+    /// Print one JSON document instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// Where to measure this disk's own fdatasync [default: the system's temporary directory]
+    ///
+    /// Give a directory on the disk that the nodes write to. 300 small appends, each made durable, in a file that is
+    /// removed afterwards.
+    #[arg(long, value_name = "DIR")]
+    pub disk_dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub bench: Bench,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Bench {
+    /// Durable submits: acknowledged jobs per second
+    Submit(SubmitArgs),
+    /// From submit to signed result: finished jobs per second
+    #[command(name = "e2e")]
+    EndToEnd(EndToEndArgs),
+    /// Reads of one job
+    Reads(ReadsArgs),
+    /// SIGKILL of the leader until the first write is accepted elsewhere
+    Failover(FailoverArgs),
+}
+
+/// The jobs are of type "bench", which no worker runs: they stay pending.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SubmitArgs {
+    /// Clients that submit at the same time
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub clients: u32,
+
+    /// How long to measure, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub duration_secs: u64,
+
+    /// How long to run before measuring, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub warmup_ms: u64,
+
+    /// Submit through /jobs/batch, this many jobs per request
+    #[arg(long, value_name = "JOBS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: Option<u32>,
+
+    /// Submit through followers only
+    #[arg(long)]
+    pub follower: bool,
+
+    /// Bytes of payload per job
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=262_144))]
+    pub payload_bytes: u32,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct EndToEndArgs {
+    /// Clients that submit at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub clients: u32,
+
+    /// Jobs in all
+    #[arg(long, value_name = "JOBS", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub jobs: u32,
+
+    /// Jobs per request
+    #[arg(long, value_name = "JOBS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+
+    /// Job type; some worker must run it
+    #[arg(long = "type", value_name = "TYPE", default_value = "noop")]
+    pub kind: String,
+
+    /// Give up when the jobs have not ended by then, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=36_000))]
+    pub timeout_secs: u64,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReadsArgs {
+    /// Clients that read at the same time
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub clients: u32,
+
+    /// How long to measure, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub duration_secs: u64,
+
+    /// How long to run before measuring, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub warmup_ms: u64,
+
+    /// How fresh the answer must be
+    #[arg(long, value_enum, default_value_t = Consistency::Stale)]
+    pub consistency: Consistency,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Consistency {
+    /// The node's own state
+    Stale,
+    /// Everything committed before the read began
+    Linearizable,
+}
+
+impl Consistency {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Linearizable => "linearizable",
+        }
+    }
+}
+
+/// Kills nodes of a development network and has them started again.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FailoverArgs {
+    /// Leaders to kill, one after the other
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+
+    /// Command that prints the network as JSON
+    #[arg(long, value_name = "COMMAND", default_value = "scripts/devnet.sh status --json")]
+    pub status_command: String,
+
+    /// File with the same JSON, read anew each time, instead of the command
+    #[arg(long, value_name = "FILE")]
+    pub devnet_status: Option<PathBuf>,
+
+    /// Command that starts the node that was killed; {index} is its number
+    #[arg(long, value_name = "COMMAND", default_value = "scripts/devnet.sh start {index}")]
+    pub restart_command: String,
+
+    /// Type of the jobs that run meanwhile and must not be restarted; its payload is a number of seconds
+    #[arg(long, value_name = "TYPE", default_value = "sleep")]
+    pub hold_type: String,
+
+    /// How many of them; 0 for none
+    #[arg(long, value_name = "JOBS", default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub hold_jobs: u32,
+
+    /// How long each runs, in seconds; longer than all rounds together
+    #[arg(long, value_name = "SECS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..=86_000))]
+    pub hold_secs: u32,
+}
+
+/// Runs one bench and prints its report on standard output.
+///
+/// Fails if the cluster cannot be reached, or if what was measured is no
+/// measurement (no request accepted, jobs that never ended).
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let tasks = Tasks::new();
+    let cluster = Cluster::new(&args.node)?;
+    let setup = Setup::of(&cluster, args.disk_dir.clone(), &tasks).await?;
+    let report = measure(&args.bench, &cluster, &tasks).await;
+    tasks.cancel();
+    let text = render(&report?, &setup, args.json)?;
+    std::io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+async fn measure(bench: &Bench, cluster: &Cluster, tasks: &Tasks) -> anyhow::Result<Report> {
+    match bench {
+        Bench::Submit(args) => submit::run(args, cluster, tasks).await,
+        Bench::EndToEnd(args) => e2e::run(args, cluster, tasks).await,
+        Bench::Reads(args) => reads::run(args, cluster, tasks).await,
+        Bench::Failover(args) => failover::run(args, cluster).await,
+    }
+}
+
+fn render(report: &Report, setup: &Setup, json: bool) -> anyhow::Result<String> {
+    if json {
+        return Ok(format!("{}\n", serde_json::to_string_pretty(&report.json(setup)?)?));
+    }
+    Ok(report.table(setup))
+}

@@ -1,1 +1,114 @@
-fn main() {}
+//! `ciro-worker`: the agent that runs jobs. See `ciro::worker` and `docs/worker.md`.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use ciro::worker::args::{Args, Command};
+use ciro::worker::config::{EXAMPLE, File, Layered, LogFormat};
+use ciro::worker::{self, Settings};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+const SECOND_SIGNAL: u8 = 130;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match &args.command {
+        Some(Command::GenerateConfig { path }) => generate_config(path).map(|()| ExitCode::SUCCESS),
+        None => start(&args),
+    };
+    done.unwrap_or_else(|error| complain(&error, FAILED))
+}
+
+fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
+    // Nobody is left to tell if standard error is closed.
+    let _ = writeln!(std::io::stderr(), "ciro-worker: {error:#}");
+    ExitCode::from(code)
+}
+
+fn start(args: &Args) -> anyhow::Result<ExitCode> {
+    let layered = match Layered::read(args.config.as_deref(), std::env::vars(), args.flags()) {
+        Ok(layered) => layered,
+        Err(error) => return Ok(complain(&error.into(), WRONG_USAGE)),
+    };
+    if args.print_config {
+        print_config(layered.file.clone())?;
+    }
+    let settings = match Settings::check(&layered) {
+        Ok(settings) => Settings { leave: args.leave, ..settings },
+        Err(error) => return Ok(complain(&error.into(), WRONG_USAGE)),
+    };
+    if args.print_config {
+        return Ok(ExitCode::SUCCESS);
+    }
+    log_to_stderr(settings.log_format);
+    abort_on_panic();
+    let runtime = tokio::runtime::Runtime::new().context("start runtime")?;
+    let code = runtime.block_on(run(settings));
+    runtime.shutdown_background();
+    code
+}
+
+/// Runs until a signal; a second one ends it at once.
+async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+    let data_dir = settings.data_dir.clone();
+    let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+    let stop = CancellationToken::new();
+    let signals = async {
+        for _ in 0..2 {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            if stop.is_cancelled() {
+                return;
+            }
+            stop.cancel();
+        }
+    };
+    tokio::select! {
+        result = worker::run(settings, stop.clone()) => result.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        () = signals => {
+            worker::kill_commands(&data_dir);
+            Ok(complain(&anyhow!("second signal: stopped at once"), SECOND_SIGNAL))
+        }
+    }
+}
+
+fn generate_config(path: &Path) -> anyhow::Result<()> {
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+    file.and_then(|mut file| file.write_all(EXAMPLE.as_bytes())).with_context(|| path.display().to_string())?;
+    let next = format!("wrote {0}: set network.coordinators, then run ciro-worker --config {0}\n", path.display());
+    std::io::stdout().write_all(next.as_bytes()).context("write to standard output")
+}
+
+/// Prints the configuration in force; what `env` holds may be secret.
+fn print_config(mut file: File) -> anyhow::Result<()> {
+    for value in file.jobs.values_mut().flat_map(|job| job.env.values_mut()) {
+        "(hidden)".clone_into(value);
+    }
+    let text = toml::to_string(&file).context("print configuration")?;
+    std::io::stdout().write_all(text.as_bytes()).context("write to standard output")
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Half a worker is worse than none: a panic anywhere ends the process.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}

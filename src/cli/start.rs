@@ -84,10 +84,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("ciro").build()?;
-    let ended: Result<(), crate::config::Error> = {
-        let _ = config;
-        Ok(())
-    };
+    let ended = runtime.block_on(node::run(config));
     // Blocking work that is stuck on a dead disk must not hold the process.
     runtime.shutdown_background();
     ended.map_err(|error| Failure::new(Kind::Failed, failure::chain(&error)))

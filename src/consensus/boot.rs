@@ -90,6 +90,7 @@ pub(super) async fn open(
 
 fn run(core: &Arc<Core>, form: Option<BTreeMap<NodeId, String>>, tasks: &Tasks) {
     tasks.spawn_until_stopped("leadership", leadership::watch(core.clone()));
+    tasks.spawn_until_stopped("meet", leadership::meet(core.clone()));
     tasks.spawn_until_stopped("recovery", leadership::recover(core.clone()));
     let disk = core.clone();
     tasks.spawn_until_stopped("disk", async move {

@@ -35,6 +35,9 @@ pub(super) const RECORD_COMMANDS: usize = 8192;
 /// Batches in flight. More overlap fsync and round trips better, fewer make larger records.
 const PIPELINE: usize = 8;
 
+/// Waited beyond a job's limit, so that who delivers it can still say what became of it.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// Where a job may be proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
@@ -116,7 +119,7 @@ impl Door {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Error::Stopping,
         })?;
-        match timeout(limit.saturating_sub(begun.elapsed()), answer).await {
+        match timeout(limit.saturating_sub(begun.elapsed()) + GRACE, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) if cancel(&state) => Err(Error::Stopping),
             Ok(Err(_)) => Err(Error::Unknown("the node is stopping".into())),

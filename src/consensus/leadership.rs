@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
+use openraft::{Instant as _, ServerState};
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
@@ -26,6 +26,12 @@ use super::{Error, Leadership};
 /// How often time alone is looked at: quorum age, silent transfers.
 const TICK: Duration = Duration::from_millis(100);
 
+/// A member that acknowledged within this is taken to be alive.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// How often members that have not been met are tried.
+const MEET_EVERY: Duration = Duration::from_secs(1);
+
 /// Follows Raft until it ends.
 pub(super) async fn watch(core: Arc<Core>) {
     let mut metrics = core.raft.metrics();
@@ -37,7 +43,9 @@ pub(super) async fn watch(core: Arc<Core>) {
             core.leadership.send_if_modified(|leadership| step_to(leadership, Leadership::Following));
             if !core.tasks.token().is_cancelled() {
                 tracing::error!(%fatal, "raft has stopped");
-                core.fail(Error::Setup(format!("raft has stopped: {fatal}")));
+                // If the disk was the cause, its own error says more.
+                let disk = timeout(TICK, core.store.failed()).await;
+                core.fail(disk.map_or_else(|_| Error::Setup(format!("raft has stopped: {fatal}")), Error::Storage));
             }
             return;
         }
@@ -89,13 +97,35 @@ fn follow_members(core: &Core, metrics: &Metrics, known: &mut Option<Option<LogI
 /// Entries are counted by Raft; bytes are counted here.
 async fn follow_snapshots(core: &Core, metrics: &Metrics, last: &mut Option<LogId>) {
     if *last != metrics.snapshot {
+        // The first one seen may be from before the start; then what was logged since still counts.
+        if last.is_some() {
+            core.log.forget_appended();
+        }
         *last = metrics.snapshot;
-        core.log.forget_appended();
     }
     if core.log.appended_bytes() > core.options.snapshot_every_bytes {
         core.log.forget_appended();
         if let Err(fatal) = core.raft.trigger().snapshot().await {
             tracing::warn!(%fatal, "trigger a snapshot");
+        }
+    }
+}
+
+/// Says hello to every member, also those that Raft has no reason to talk to: who lost its data must find
+/// someone who remembers it.
+pub(super) async fn meet(core: Arc<Core>) {
+    loop {
+        sleep(MEET_EVERY).await;
+        let strangers: Vec<NodeId> = {
+            let metrics = core.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let members = metrics.membership_config.membership().nodes().map(|(id, _)| *id);
+            members.filter(|id| *id != core.node && !core.peers.is_greeted(*id)).collect()
+        };
+        for peer in strangers {
+            if let Err(failure) = core.peers.greet(&*core.transport, peer, MEET_EVERY).await {
+                tracing::debug!(%peer, ?failure, "not met");
+            }
         }
     }
 }
@@ -157,7 +187,12 @@ fn choose(node: NodeId, metrics: &Metrics, to: Option<NodeId>) -> Result<NodeId,
         let known = voters.contains(&to);
         return if known { Ok(to) } else { Err(Error::Setup(format!("{to} is not a voter of this cluster"))) };
     }
-    let matched = |id: &NodeId| metrics.replication.as_ref().and_then(|replication| *replication.get(id)?);
+    // One that answers, and of those the one with the newest log.
+    let fitness = |id: &NodeId| {
+        let acked = metrics.heartbeat.as_ref().and_then(|acked| *acked.get(id)?);
+        let alive = acked.is_some_and(|at| at.elapsed() < RECENT);
+        (alive, metrics.replication.as_ref().and_then(|replication| *replication.get(id)?))
+    };
     let others = voters.into_iter().filter(|id| *id != node);
-    others.max_by_key(matched).ok_or_else(|| Error::Setup("there is no other voter to lead".into()))
+    others.max_by_key(fitness).ok_or_else(|| Error::Setup("there is no other voter to lead".into()))
 }

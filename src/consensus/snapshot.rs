@@ -67,13 +67,14 @@ impl Directory {
         self.0.join(format!("{name}.part"))
     }
 
-    /// The newest snapshot that can be read.
+    /// The newest snapshot that can be read. A damaged one is set aside until the next start.
     pub fn load_newest(&self) -> io::Result<Option<(SnapshotMeta, State)>> {
         for path in self.list()?.into_iter().rev() {
             match load(&path) {
                 Ok(loaded) => return Ok(Some(loaded)),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     tracing::error!(path = %path.display(), %error, "snapshot is damaged, trying an older one");
+                    fs::rename(&path, self.part("damaged"))?;
                 }
                 Err(error) => return Err(error),
             }

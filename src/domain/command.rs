@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bytes;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::job::{JobSpec, JobState, Source};
 use super::journal::Sink;
@@ -95,6 +96,7 @@ pub struct Submit {
     pub id: JobId,
     pub spec: JobSpec,
     /// The input's bytes, if inline. Digest and size in `spec.input` are of these.
+    #[serde(with = "bytes::optional")]
     pub payload: Option<Vec<u8>>,
     pub fingerprint: Digest,
     pub source: Source,
@@ -105,10 +107,12 @@ pub struct Complete {
     pub job: JobId,
     pub attempt: u32,
     pub worker: WorkerId,
+    #[serde(with = "bytes::whole")]
     pub output: Vec<u8>,
     pub output_sha256: Digest,
     pub exit_code: i32,
     pub duration_ms: u64,
+    #[serde(with = "bytes::whole")]
     pub signature: Vec<u8>,
 }
 
@@ -155,7 +159,7 @@ pub enum Refusal {
     UnknownWorker(WorkerId),
     #[error("job {job} exists with a different body")]
     Conflict { job: JobId },
-    #[error("job {job} is already {state:?}")]
+    #[error("job {job} is already {}", state.as_str())]
     Finished { job: JobId, state: JobState },
     #[error("attempt {sent} is stale, job {job} is at attempt {current}")]
     StaleAttempt { job: JobId, sent: u32, current: u32 },

@@ -9,6 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bytes;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::time::Timestamp;
 
@@ -134,6 +135,7 @@ pub struct Outcome {
     pub exit_code: i32,
     pub duration_ms: u64,
     /// ed25519 by the worker over `wire::signed_result`.
+    #[serde(with = "bytes::whole")]
     pub signature: Vec<u8>,
 }
 

@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod auction;
+mod bytes;
 mod check;
 pub mod command;
 mod cow;
@@ -26,3 +27,6 @@ pub use job::{Job, JobSpec, JobState};
 pub use state::State;
 pub use time::Timestamp;
 pub use worker::Worker;
+
+#[cfg(test)]
+mod tests;

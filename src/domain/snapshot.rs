@@ -25,6 +25,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
+use super::bytes::{Owned, Slice};
 use super::cow::Map;
 use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, keeps_payload};
@@ -97,8 +98,8 @@ impl State {
         writer.section(Section::Head, std::iter::once(self.head()))?;
         writer.section(Section::Workers, self.workers.iter().map(|(_, worker)| worker))?;
         writer.section(Section::Jobs, self.jobs.iter().map(|(_, job)| job))?;
-        writer.section(Section::Payloads, self.payloads.iter().map(|(id, bytes)| (id, Bytes(bytes))))?;
-        writer.section(Section::Outputs, self.outputs.iter().map(|(id, bytes)| (id, Bytes(bytes))))?;
+        writer.section(Section::Payloads, self.payloads.iter().map(|(id, bytes)| (id, Slice(bytes))))?;
+        writer.section(Section::Outputs, self.outputs.iter().map(|(id, bytes)| (id, Slice(bytes))))?;
         writer.section(Section::Journal, self.journal.entries())?;
         writer.end()
     }
@@ -338,44 +339,10 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Error> {
     bincode::serde::decode_from_slice(bytes, config).map_err(|error| damaged(error.to_string()))
 }
 
-fn bytes_of((id, Blob(bytes)): (JobId, Blob)) -> (JobId, Arc<[u8]>) {
+fn bytes_of((id, Owned(bytes)): (JobId, Owned)) -> (JobId, Arc<[u8]>) {
     (id, Arc::from(bytes))
 }
 
 fn damaged(what: impl Into<String>) -> Error {
     Error::Damaged(what.into())
-}
-
-/// Bytes written in one go.
-struct Bytes<'a>(&'a [u8]);
-
-impl Serialize for Bytes<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
-    }
-}
-
-/// Bytes read in one go.
-struct Blob(Vec<u8>);
-
-impl<'de> Deserialize<'de> for Blob {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Blob;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("bytes")
-            }
-
-            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Blob, E> {
-                Ok(Blob(bytes.to_vec()))
-            }
-
-            fn visit_byte_buf<E: serde::de::Error>(self, bytes: Vec<u8>) -> Result<Blob, E> {
-                Ok(Blob(bytes))
-            }
-        }
-        deserializer.deserialize_byte_buf(Visitor)
-    }
 }

@@ -9,19 +9,37 @@
 //! decides. Every queue in here is bounded; what happens at the bound is stated
 //! where it is made.
 
+mod admission;
+mod behaviour;
+mod event_loop;
+mod frame;
+mod gossip;
+mod handle;
+mod identity;
+mod inbound;
+mod on_behaviour;
+mod outbound;
+mod peers;
 pub mod roster;
+mod shared;
+mod streams;
+#[cfg(test)]
+mod tests;
 
+pub use gossip::{Gossip, Verdict};
+#[cfg(feature = "metrics")]
+pub use handle::start_with_metrics;
+pub use handle::{Handle, Inbox, start};
+pub use identity::{Identity, verify};
+pub use inbound::{Reply, Request};
 pub use roster::{Heard, Roster};
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::time::Duration;
-
-use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use crate::domain::{NodeId, PeerId, Timestamp};
-use crate::tasks::Tasks;
+
+/// Addresses that [`Handle::keep`] adds in all.
+pub const KEEP_MAX: usize = 64;
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -60,11 +78,37 @@ pub enum Lane {
     Worker,
 }
 
+impl Lane {
+    pub const ALL: [Self; 5] = [Self::Append, Self::Control, Self::Snapshot, Self::Forward, Self::Worker];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Control => "control",
+            Self::Snapshot => "snapshot",
+            Self::Forward => "forward",
+            Self::Worker => "worker",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
     Announcements,
     Bids,
     Heartbeats,
+}
+
+impl Topic {
+    pub const ALL: [Self; 3] = [Self::Announcements, Self::Bids, Self::Heartbeats];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Announcements => "announcements",
+            Self::Bids => "bids",
+            Self::Heartbeats => "heartbeats",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,39 +117,6 @@ pub enum Role {
     Coordinator,
     /// Subscribes to announcements only; publishes the others without subscribing.
     Worker,
-}
-
-/// An ed25519 key pair. `Debug` shows the public half only.
-#[derive(Clone)]
-pub struct Identity {
-    _todo: (),
-}
-
-#[allow(unused_variables, clippy::unused_self)]
-impl Identity {
-    /// Reads the key file, or makes one (mode 0600) if there is none. Refuses a file others can read.
-    pub fn load_or_create(path: &Path) -> Result<Self, Error> {
-        todo!()
-    }
-
-    /// A key from 32 secret bytes, for tests and simulated workers.
-    pub fn from_secret(secret: [u8; 32]) -> Self {
-        todo!()
-    }
-
-    pub fn id(&self) -> PeerId {
-        todo!()
-    }
-
-    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        todo!()
-    }
-}
-
-/// Whether `signature` is by `signer` over `message`.
-#[allow(unused_variables)]
-pub fn verify(signer: PeerId, message: &[u8], signature: &[u8]) -> bool {
-    todo!()
 }
 
 #[derive(Clone, Debug)]
@@ -128,73 +139,6 @@ pub struct Options {
     pub max_connections: u32,
     /// Largest message on member lanes; workers' lane has a limit of its own.
     pub max_frame: usize,
-}
-
-/// Talks to the mesh. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    _todo: (),
-}
-
-/// What comes in from the mesh. One reader.
-pub struct Inbox {
-    pub requests: mpsc::Receiver<Request>,
-    pub gossip: mpsc::Receiver<Gossip>,
-}
-
-/// A request from an authenticated peer. Dropping `reply` answers with an error.
-pub struct Request {
-    pub peer: PeerId,
-    pub lane: Lane,
-    pub body: Bytes,
-    pub reply: Reply,
-}
-
-pub struct Reply {
-    _todo: (),
-}
-
-#[allow(unused_variables, clippy::unused_self)]
-impl Reply {
-    pub fn send(self, body: Bytes) {
-        todo!()
-    }
-
-    /// The caller gets [`Error::Refused`].
-    pub fn refuse(self, reason: impl Into<String>) {
-        todo!()
-    }
-}
-
-/// A gossip message with a valid signature by `source`. It is forwarded to
-/// others only after `accept`; dropping it without a verdict ignores it.
-pub struct Gossip {
-    pub topic: Topic,
-    pub source: PeerId,
-    pub body: Bytes,
-    pub verdict: Verdict,
-}
-
-pub struct Verdict {
-    _todo: (),
-}
-
-#[allow(clippy::unused_self)]
-impl Verdict {
-    /// Valid: pass it on.
-    pub fn accept(self) {
-        todo!()
-    }
-
-    /// Stale, repeated or over its rate: do not pass it on.
-    pub fn ignore(self) {
-        todo!()
-    }
-
-    /// Malformed or forged: do not pass it on, and lower the sender's score.
-    pub fn reject(self) {
-        todo!()
-    }
 }
 
 /// A peer as this node sees it.
@@ -248,64 +192,4 @@ pub struct LaneStats {
     pub bytes_out: u64,
     pub errors: u64,
     pub refused: u64,
-}
-
-/// Binds the sockets and starts the mesh's tasks under `tasks`.
-///
-/// # Errors
-///
-/// A listen address that cannot be bound, naming it; an unusable multiaddr.
-#[allow(unused_variables, clippy::unused_async)]
-pub async fn start(identity: Identity, options: Options, tasks: &Tasks) -> Result<(Handle, Inbox), Error> {
-    todo!()
-}
-
-#[allow(unused_variables, clippy::unused_self)]
-impl Handle {
-    pub fn id(&self) -> PeerId {
-        todo!()
-    }
-
-    /// Sends `body` and waits for the answer, at most `timeout`. Opens the
-    /// stream if need be; if the peer is not connected, dials it once.
-    pub async fn request(&self, peer: PeerId, lane: Lane, body: Bytes, timeout: Duration) -> Result<Bytes, Error> {
-        todo!()
-    }
-
-    /// Signs and publishes. [`Error::Busy`] when the queue is full: the caller drops it or tries later.
-    pub fn publish(&self, topic: Topic, body: Bytes) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Replaces who may use the member lanes.
-    pub fn set_members(&self, members: BTreeSet<NodeId>) {
-        todo!()
-    }
-
-    /// Adds addresses to dial and keep (a worker learns more coordinators than it was told).
-    pub fn keep(&self, addresses: Vec<String>) {
-        todo!()
-    }
-
-    /// Notes that a peer sent something it must not have; enough of it closes the connection for a while.
-    pub fn penalise(&self, peer: PeerId, reason: &'static str) {
-        todo!()
-    }
-
-    pub fn is_connected(&self, peer: PeerId) -> bool {
-        todo!()
-    }
-
-    pub fn peers(&self) -> Vec<PeerView> {
-        todo!()
-    }
-
-    pub fn stats(&self) -> Stats {
-        todo!()
-    }
-
-    /// Actual listen addresses with `/p2p/…`, after port 0 was resolved.
-    pub fn addresses(&self) -> Vec<String> {
-        todo!()
-    }
 }

@@ -324,7 +324,7 @@ fn worker_configuration(executions: &Path) -> String {
          echo \"done $name\"",
         file = executions.display(),
     );
-    format!("max_parallel_jobs = 8\n\n[executors.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n")
+    format!("[worker]\nmax_parallel_jobs = 8\n\n[jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n")
 }
 
 /// The longest a leader may be missing after one died.

@@ -13,7 +13,10 @@ async fn submit_surely(cluster: &Cluster, id: NodeId, n: u64) {
     let begun = clock::instant();
     loop {
         match cluster.client(id).submit(submission(n), LIMIT).await {
-            Ok((_, reply)) => return drop(reply.unwrap()),
+            Ok((_, reply)) => {
+                reply.unwrap();
+                return;
+            }
             Err(Error::Unknown(why)) => println!("{n}: unknown ({why}), sent again under the same id"),
             Err(error) => println!("{n}: {error}, sent again"),
         }

@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands. Installs what it needs.
+#
+#   scripts/test.sh             all of it; the log is run/test.log
+#   scripts/test.sh STEP...     only these (the names are printed by --list)
+#
+# A step that fails does not stop the others. The last line counts both the
+# steps and the tests in them. What could not be checked here (the advisory
+# database needs the network) is said in the summary, not passed over.
+set -uo pipefail
+. "$(dirname "$0")/lib.sh"
+cd "$ROOT" || exit 1
+
+STEPS=(format scripts clippy features tests docs dependencies advisories fuzz)
+LOG=$ROOT/run/test.log
+TOOLS=$(cache_dir)/tools
+DENY_VERSION=0.20.2
+SCHEMATHESIS_VERSION=4.32.5
+FUZZ_SECS=100
+
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto} CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+
+# ----------------------------------------------------------------- the steps
+
+step_format() { cargo fmt --check; }
+
+step_scripts() {
+  command -v shellcheck >/dev/null 2>&1 || apt_install shellcheck || skip 'shellcheck could not be installed' || return
+  shellcheck -x -P SCRIPTDIR -S warning scripts/*.sh .ci/run
+}
+
+step_clippy() { cargo clippy --locked --all-targets -- -D warnings; }
+
+# The default features by name, and none at all.
+step_features() {
+  cargo build --locked --features "metrics,prometheus" && cargo check --locked --no-default-features
+}
+
+step_tests() { cargo test --locked --no-fail-fast; }
+
+step_docs() { RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps; }
+
+step_dependencies() {
+  install_deny && deny check --hide-inclusion-graph licenses bans sources
+}
+
+# Needs the RustSec database. Without it there is no verdict, which is not a failure of ours.
+step_advisories() {
+  install_deny || return
+  if ! timeout 120 "$TOOLS/bin/cargo-deny" fetch db; then
+    skip 'the RustSec advisory database could not be fetched: NO ADVISORY WAS CHECKED'
+    return
+  fi
+  deny check --disable-fetch --hide-inclusion-graph advisories
+}
+
+# A schema-driven fuzzer reads /openapi.json of a live node and tries to break what it promises.
+step_fuzz() {
+  install_schemathesis || return
+  local status=0
+  export CIRO_DEVNET_DIR=$ROOT/run/fuzz CIRO_BIN_DIR=${CARGO_TARGET_DIR:-$ROOT/target}/debug
+  [ -x "$CIRO_BIN_DIR/ciro-coordinator" ] || cargo build --locked --bins || return
+  RUST_LOG=warn scripts/devnet.sh up 1 --workers 1 || return
+  fuzz_node || status=1
+  scripts/devnet.sh status || status=1
+  if ! scripts/devnet.sh status --json | jq -e '.nodes[0].pid' >/dev/null; then
+    say 'the node died under the fuzzer:'
+    scripts/devnet.sh logs 1
+    status=1
+  fi
+  scripts/devnet.sh down
+  return "$status"
+}
+
+# /events never ends by design, so it can not be asked and waited for.
+fuzz_node() {
+  local api
+  api=$(scripts/devnet.sh status --json | jq -r '.nodes[0].api')
+  timeout $((FUZZ_SECS + 140)) "$(cache_dir)/schemathesis-$SCHEMATHESIS_VERSION/bin/schemathesis" run "$api/openapi.json" \
+    --url "$api" --max-time "$FUZZ_SECS" --max-examples 40 --phases examples,coverage,fuzzing,stateful \
+    --exclude-path /events --request-timeout 75 --max-failures 40 --no-shrink --seed "${CIRO_TEST_SEED:-$RANDOM}"
+}
+
+# ------------------------------------------------------------- what they need
+
+deny() { "$TOOLS/bin/cargo-deny" --offline "$@"; }
+
+install_deny() {
+  [ "$("$TOOLS/bin/cargo-deny" --version 2>/dev/null)" = "cargo-deny $DENY_VERSION" ] && return
+  say "installing cargo-deny $DENY_VERSION into $TOOLS (a few minutes, once)"
+  # In the dev profile: it runs for a second, and builds three times as fast.
+  env -u CARGO_TARGET_DIR cargo install cargo-deny --version "$DENY_VERSION" --locked --debug --force --root "$TOOLS"
+}
+
+install_schemathesis() {
+  local home
+  home=$(cache_dir)/schemathesis-$SCHEMATHESIS_VERSION
+  [ -x "$home/bin/schemathesis" ] && return
+  need_tools python3
+  say "installing schemathesis $SCHEMATHESIS_VERSION into $home"
+  rm -rf "$home"
+  python3 -m venv "$home" 2>/dev/null || { apt_install python3-venv && rm -rf "$home" && python3 -m venv "$home"; } || return
+  "$home/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS_VERSION" || { rm -rf "$home"; return 1; }
+}
+
+# ------------------------------------------------------------------ the count
+
+PASSED=0 FAILED=0
+SKIPPED=() SUMMARY=()
+
+# Ends a step without a verdict. Steps run in a subshell: the reason goes by a file.
+skip() {
+  printf '%s\n' "$*" >"$LOG.skip"
+  return 1
+}
+
+run_step() {
+  local name=$1 start=$SECONDS status=0 took out=$LOG.$1
+  step "$name"
+  rm -f "$LOG.skip"
+  "step_$name" 2>&1 | tee "$out" || status=$?
+  cat "$out" >>"$LOG"
+  took=$((SECONDS - start))
+  if [ -e "$LOG.skip" ]; then
+    SKIPPED+=("$name: $(cat "$LOG.skip")")
+    SUMMARY+=("$(printf '%sskipped%s %-13s %4d s' "$YELLOW" "$PLAIN" "$name" "$took")")
+  elif [ "$status" = 0 ]; then
+    PASSED=$((PASSED + 1))
+    SUMMARY+=("$(printf '%sok%s      %-13s %4d s' "$GREEN" "$PLAIN" "$name" "$took")")
+  else
+    FAILED=$((FAILED + 1))
+    SUMMARY+=("$(printf '%sFAILED%s  %-13s %4d s' "$RED" "$PLAIN" "$name" "$took")")
+    warn "$name failed"
+  fi
+  count_tests "$out"
+  rm -f "$out" "$LOG.skip"
+}
+
+# Adds what cargo's test runners counted.
+count_tests() {
+  local passed failed
+  read -r passed failed < <(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed.*/\1 \2/p' "$1" |
+    awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
+  PASSED=$((PASSED + passed))
+  FAILED=$((FAILED + failed))
+}
+
+main() {
+  local name
+  local -a chosen=("$@")
+  [ "${1:-}" = --list ] && { say "${STEPS[*]}"; exit 0; }
+  [ ${#chosen[@]} -gt 0 ] || chosen=("${STEPS[@]}")
+  for name in "${chosen[@]}"; do
+    case " ${STEPS[*]} " in *" $name "*) ;; *) die "no step $name; there are: ${STEPS[*]}" ;; esac
+  done
+  mkdir -p "$ROOT/run"
+  : >"$LOG"
+  need_build_tools
+  need_tools curl jq awk:mawk setsid:util-linux
+  for name in "${chosen[@]}"; do run_step "$name"; done
+  say ''
+  printf '%s\n' "${SUMMARY[@]}"
+  for name in "${SKIPPED[@]}"; do warn "$name"; done
+  [ "$FAILED" = 0 ] || say "the whole log: $LOG"
+  say "$PASSED passed, $FAILED failed"
+  [ "$FAILED" = 0 ]
+}
+
+main "$@"

@@ -1,0 +1,143 @@
+//! The cluster's membership and log, and handing leadership over.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use warp::reply::Response;
+
+use super::problem::{Code, Problem};
+use super::request::Request;
+use super::route::Route;
+use super::status::{MemberBody, members};
+use super::submission::invalid;
+use super::{Api, decode, respond};
+use crate::domain::NodeId;
+
+const BODY_MAX: usize = 64 << 10;
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/cluster", "Members, and how far each has the log", get)
+            .fresh()
+            .answers::<ClusterBody>(200, "The cluster as this node knows it"),
+        Route::post("/cluster/transfer-leadership", "Hand leadership to a named or the fittest member", transfer)
+            .takes::<Transfer>(false, BODY_MAX)
+            .answers::<Transferred>(200, "The member that leads now")
+            .write(),
+        Route::post("/cluster/members", "Add a member", members_fixed)
+            .takes_raw(BODY_MAX, &["application/json"], vec![serde_json::json!({"type": "object"})])
+            .problems(&[Code::NotAvailable]),
+        Route::delete("/cluster/members/{node_id}", "Remove a member", members_fixed).problems(&[Code::NotAvailable]),
+        Route::get("/cluster/backup", "A consistent snapshot", no_backup).problems(&[Code::NotAvailable]),
+    ]
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Cluster)]
+struct ClusterBody {
+    node_id: String,
+    role: &'static str,
+    term: u64,
+    leader_id: Option<String>,
+    members: Vec<MemberBody>,
+    /// Ids of members that vote.
+    voters: Vec<String>,
+    /// Ids of members that only follow.
+    learners: Vec<String>,
+    applied_index: u64,
+    committed_index: u64,
+    last_log_index: u64,
+    /// Index of the newest snapshot; 0 if there is none.
+    snapshot_index: u64,
+    /// The log begins after this index.
+    purged_index: u64,
+    log_entries: u64,
+    storage: StorageBody,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Storage)]
+struct StorageBody {
+    used_bytes: u64,
+    free_bytes: u64,
+    /// Below this, writes are refused.
+    min_free_bytes: u64,
+    sync_p50_us: u64,
+    sync_p99_us: u64,
+}
+
+/// Who shall lead.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Transfer {
+    /// A member's id; without it the fittest.
+    #[schema(schema_with = no_example_peer)]
+    to: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Transferred {
+    leader_id: String,
+    term: u64,
+}
+
+fn no_example_peer() -> utoipa::openapi::schema::Object {
+    use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null])).build()
+}
+
+async fn get(api: Api, _request: Request) -> Result<Response, Problem> {
+    let status = api.client().status();
+    let storage = api.client().storage();
+    let ids = |voter| -> Vec<String> {
+        status.members.iter().filter(|member| member.voter == voter).map(|member| member.id.to_string()).collect()
+    };
+    respond::json(&ClusterBody {
+        node_id: status.node.to_string(),
+        role: status.role.as_str(),
+        term: status.term,
+        leader_id: status.leader.map(|leader| leader.to_string()),
+        members: members(&status),
+        voters: ids(true),
+        learners: ids(false),
+        applied_index: status.applied,
+        committed_index: status.committed,
+        last_log_index: status.last_log,
+        snapshot_index: status.snapshot,
+        purged_index: status.purged,
+        log_entries: status.last_log.saturating_sub(status.purged),
+        storage: StorageBody {
+            used_bytes: storage.used_bytes,
+            free_bytes: storage.free_bytes,
+            min_free_bytes: storage.min_free_bytes,
+            sync_p50_us: storage.sync.p50_us,
+            sync_p99_us: storage.sync.p99_us,
+        },
+    })
+}
+
+async fn transfer(api: Api, request: Request) -> Result<Response, Problem> {
+    let wish: Transfer = if request.body.is_empty() { Transfer::default() } else { decode::json(&request.body)? };
+    let to = wish.to.as_deref().map(|to| member(&api, to)).transpose()?;
+    let leader = api.client().transfer_leadership(to, api.limits().write_deadline).await?;
+    respond::json(&Transferred { leader_id: leader.to_string(), term: api.client().status().term })
+}
+
+fn member(api: &Api, text: &str) -> Result<NodeId, Problem> {
+    let id: NodeId = text.parse().map_err(|_| invalid("to", "to must be a peer id (12D3KooW…)".to_owned()))?;
+    let voter = api.client().status().members.iter().any(|member| member.id == id && member.voter);
+    if voter {
+        return Ok(id);
+    }
+    let problem = Problem::new(Code::Conflict, format!("{id} is not a voting member"));
+    Err(problem.field("to").hint("GET /cluster lists the members."))
+}
+
+async fn members_fixed(_api: Api, _request: Request) -> Result<Response, Problem> {
+    let problem = Problem::new(Code::NotAvailable, "changing the members of a running cluster is not available yet");
+    Err(problem.hint("The members are those of the configuration that the cluster was first started with."))
+}
+
+async fn no_backup(_api: Api, _request: Request) -> Result<Response, Problem> {
+    let problem = Problem::new(Code::NotAvailable, "backups over the API are not available yet");
+    Err(problem.hint("Stop a follower and copy its data directory; start it again afterwards."))
+}

@@ -1,0 +1,62 @@
+//! How fresh a read must be, and waiting until it is.
+
+use super::Api;
+use super::params::{Kind, Param};
+use super::problem::{Code, Problem};
+use super::request::Request;
+
+/// The parameters of every read of replicated state.
+pub fn params() -> [Param; 3] {
+    [
+        Param::new(
+            "consistency",
+            Kind::Choice(vec!["stale", "linearizable"]),
+            "stale (the default): this node's own state. linearizable: with everything committed before the request.",
+        ),
+        Param::new(
+            "min_index",
+            Kind::Integer { min: 0, max: u64::MAX >> 1 },
+            "Wait until this node has applied this index: read your own writes.",
+        ),
+        Param::new(
+            "max_staleness_ms",
+            Kind::Integer { min: 0, max: u64::MAX >> 1 },
+            "Refuse when this node has not heard from a leader for longer.",
+        ),
+    ]
+}
+
+/// Waits until this node's state is as fresh as the request demands.
+///
+/// # Errors
+///
+/// It does not become so within the read deadline.
+pub async fn ensure(api: &Api, request: &Request) -> Result<(), Problem> {
+    let limit = api.limits().read_deadline;
+    if request.text("consistency") == Some("linearizable") {
+        api.client().linearize(limit).await?;
+    }
+    if let Some(index) = request.integer("min_index") {
+        reach(api, index).await?;
+    }
+    let Some(most) = request.integer("max_staleness_ms") else { return Ok(()) };
+    match api.client().status().staleness_ms {
+        Some(staleness) if staleness <= most => Ok(()),
+        Some(staleness) => Err(too_stale(format!("the last word from a leader is {staleness} ms old, over {most} ms"))),
+        None => Err(too_stale("no leader was heard since this node started".to_owned())),
+    }
+}
+
+async fn reach(api: &Api, index: u64) -> Result<(), Problem> {
+    let limit = api.limits().read_deadline;
+    if api.client().wait_applied(index, limit).await.is_ok() {
+        return Ok(());
+    }
+    let applied = api.client().status().applied;
+    let detail = format!("this node has applied index {applied}, not {index}, after {} seconds", limit.as_secs());
+    Err(Problem::new(Code::NotCaughtUp, detail).field("min_index"))
+}
+
+fn too_stale(detail: String) -> Problem {
+    Problem::new(Code::TooStale, detail).field("max_staleness_ms")
+}

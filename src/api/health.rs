@@ -1,0 +1,145 @@
+//! Is the node well, does it turn, may traffic be sent to it?
+//!
+//! Each component says how it is; the whole is as well as its worst part.
+//! What is disabled does not count.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Api;
+use super::problem::{Code, Problem};
+use super::request::Request;
+use super::respond;
+use super::route::Route;
+use super::status::worker_counts;
+use crate::consensus;
+
+/// Staleness beyond which the node is not merely between two leaders.
+const STALE: Duration = Duration::from_secs(10);
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/health", "How the node and each of its components is", health)
+            .answers::<HealthBody>(200, "Healthy or degraded: the node serves")
+            .answers::<HealthBody>(503, "Unhealthy: ask another node"),
+        Route::get("/health/live", "Whether the process turns", live).answers::<Probe>(200, "It does"),
+        Route::get("/health/ready", "Whether traffic may be sent to this node", ready)
+            .answers::<Probe>(200, "It is caught up and knows a leader")
+            .problems(&[Code::NotReady]),
+    ]
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Condition {
+    Disabled,
+    Healthy,
+    Degraded,
+    Unhealthy,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Health)]
+struct HealthBody {
+    /// As the worst component: healthy, degraded or unhealthy.
+    status: Condition,
+    node_id: String,
+    version: String,
+    /// raft, storage, mesh, workers, kafka, blockchain, database.
+    components: BTreeMap<&'static str, Component>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = HealthComponent)]
+struct Component {
+    status: Condition,
+    detail: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Probe {
+    status: &'static str,
+}
+
+impl Component {
+    fn new(status: Condition, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+}
+
+async fn health(api: Api, _request: Request) -> Result<Response, Problem> {
+    let status = api.client().status();
+    let components = BTreeMap::from([
+        ("raft", raft(&status)),
+        ("storage", storage(api.client().storage())),
+        ("mesh", mesh(&api, &status)),
+        ("workers", workers(&api)),
+        ("kafka", Component::new(Condition::Disabled, "not configured")),
+        ("blockchain", Component::new(Condition::Disabled, "not configured")),
+        ("database", Component::new(Condition::Disabled, "not configured")),
+    ]);
+    let worst = components.values().map(|component| component.status).max();
+    let worst = worst.unwrap_or(Condition::Healthy).max(Condition::Healthy);
+    let code = if worst == Condition::Unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = HealthBody {
+        status: worst,
+        node_id: status.node.to_string(),
+        version: api.context.info.version.clone(),
+        components,
+    };
+    respond::with_status(code, &body)
+}
+
+fn raft(status: &consensus::Status) -> Component {
+    let silent = status.staleness_ms.is_none_or(|staleness| u128::from(staleness) > STALE.as_millis());
+    match (status.leader, status.ready) {
+        (Some(_), true) if !silent => {
+            Component::new(Condition::Healthy, format!("{} in term {}", status.role.as_str(), status.term))
+        }
+        (Some(leader), _) if !silent => Component::new(Condition::Degraded, format!("catching up with {leader}")),
+        _ if silent => Component::new(Condition::Unhealthy, "no leader is heard"),
+        _ => Component::new(Condition::Degraded, "an election is under way"),
+    }
+}
+
+fn storage(view: consensus::StorageView) -> Component {
+    let detail = format!("{} MiB used, {} MiB free", view.used_bytes >> 20, view.free_bytes >> 20);
+    let condition = if view.free_bytes < view.min_free_bytes {
+        Condition::Unhealthy
+    } else if view.free_bytes < view.min_free_bytes.saturating_mul(2) {
+        Condition::Degraded
+    } else {
+        Condition::Healthy
+    };
+    Component::new(condition, detail)
+}
+
+fn mesh(api: &Api, status: &consensus::Status) -> Component {
+    let others: Vec<_> = status.members.iter().filter(|member| member.id != status.node).collect();
+    let reached = others.iter().filter(|member| api.context.mesh.is_connected(member.id)).count();
+    let condition = if reached == others.len() { Condition::Healthy } else { Condition::Degraded };
+    Component::new(condition, format!("{reached} of {} other members are connected", others.len()))
+}
+
+fn workers(api: &Api) -> Component {
+    let counts = api.client().read(worker_counts);
+    let able = ["online", "busy"].iter().filter_map(|state| counts.get(state)).sum::<u64>();
+    let condition = if able > 0 { Condition::Healthy } else { Condition::Degraded };
+    Component::new(condition, format!("{able} of {} workers are online", counts.values().sum::<u64>()))
+}
+
+async fn live(_api: Api, _request: Request) -> Result<Response, Problem> {
+    respond::json(&Probe { status: "live" })
+}
+
+async fn ready(api: Api, _request: Request) -> Result<Response, Problem> {
+    if api.client().status().ready {
+        return respond::json(&Probe { status: "ready" });
+    }
+    Err(Problem::new(Code::NotReady, "this node has not caught up, or knows no leader"))
+}

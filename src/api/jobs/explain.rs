@@ -1,0 +1,189 @@
+//! `GET /jobs/{id}/explain`: why a job is where it is.
+//!
+//! Answered from replicated state and the last heartbeats, so every node can
+//! say it. Bids are soft and live with the leader only; they are not told here.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use warp::reply::Response;
+
+use super::body::{ErrorBody, TransitionBody};
+use crate::api::problem::{Code, Problem};
+use crate::api::request::Request;
+use crate::api::{Api, respond, text};
+use crate::domain::auction::misfits;
+use crate::domain::worker::WorkerState;
+use crate::domain::{Job, JobState, State, Worker};
+use crate::mesh::Roster;
+
+/// Workers told of. Beyond it the answer says how many were left out.
+const WORKERS_MAX: usize = 1_000;
+/// Open jobs counted for the place in the queue.
+const QUEUE_MAX: usize = 100_000;
+
+#[derive(Serialize, ToSchema)]
+pub struct Explanation {
+    #[schema(format = "uuid")]
+    job_id: String,
+    state: &'static str,
+    attempt: u32,
+    /// Stable: no_workers, waiting_for_retry, no_worker_fits, no_worker_available, in_auction, assigned, running, completed, failed, cancelled.
+    reason: &'static str,
+    /// The reason, for people.
+    detail: String,
+    /// Open jobs that are served first; null unless the job is on the market.
+    queue_position: Option<usize>,
+    #[schema(format = DateTime)]
+    next_attempt_at: Option<String>,
+    /// While pending: each known worker, and what it lacks.
+    workers: Vec<WorkerFit>,
+    /// Workers beyond those told of.
+    workers_omitted: usize,
+    /// While assigned or running, and after: the award in force last.
+    award: Option<AwardBody>,
+    /// Why the job, or its last attempt, did not end well.
+    error: Option<ErrorBody>,
+    /// How the job came here.
+    history: Vec<TransitionBody>,
+    applied_index: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct WorkerFit {
+    worker_id: String,
+    #[schema(pattern = "^(online|busy|draining|unhealthy|offline|banned)$")]
+    state: &'static str,
+    /// Whether the worker may bid: it takes jobs, and lacks nothing.
+    eligible: bool,
+    /// Free places, as of its last heartbeat; null if it was not heard here.
+    room: Option<u32>,
+    misfits: Vec<MisfitBody>,
+}
+
+/// A requirement that the worker does not meet.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Misfit)]
+struct MisfitBody {
+    requirement: &'static str,
+    wanted: String,
+    offered: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Award)]
+struct AwardBody {
+    worker_id: String,
+    price: String,
+    #[schema(format = DateTime)]
+    assigned_at: String,
+    #[schema(format = DateTime)]
+    started_at: Option<String>,
+    #[schema(format = DateTime)]
+    lease_until: String,
+}
+
+pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
+    let id = request.job()?;
+    let view = api.client().view();
+    let unknown = || Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"));
+    let job = view.job(id).ok_or_else(unknown)?;
+    respond::json(&explain(&view, &api.context.roster, job))
+}
+
+fn explain(state: &State, roster: &Roster, job: &Job) -> Explanation {
+    let pending = job.state == JobState::Pending;
+    let known = if pending { state.workers().count() } else { 0 };
+    let workers: Vec<_> = if pending {
+        state.workers().take(WORKERS_MAX).map(|worker| fit(state, roster, job, worker)).collect()
+    } else {
+        vec![]
+    };
+    let waits = pending && job.next_attempt_at > state.now();
+    let (reason, detail) = if pending { why_pending(job, &workers, waits) } else { why(job) };
+    Explanation {
+        job_id: job.id.to_string(),
+        state: job.state.as_str(),
+        attempt: job.attempt,
+        reason,
+        detail,
+        queue_position: (pending && !waits).then(|| queue_position(state, job)),
+        next_attempt_at: pending.then(|| text::time(job.next_attempt_at.max(job.submitted_at))),
+        workers_omitted: known - workers.len(),
+        workers,
+        award: job.award.as_ref().map(AwardBody::of),
+        error: job.error.as_ref().map(ErrorBody::of),
+        history: job.history.iter().map(TransitionBody::of).collect(),
+        applied_index: state.applied(),
+    }
+}
+
+fn fit(state: &State, roster: &Roster, job: &Job, worker: &Worker) -> WorkerFit {
+    let heard = roster.get(worker.id);
+    let load = heard.as_ref().map_or(0, |heard| heard.load_permille);
+    let lacks = misfits(&job.spec, worker, load);
+    let taking = matches!(state.worker_state(worker), WorkerState::Online | WorkerState::Busy);
+    WorkerFit {
+        worker_id: worker.id.to_string(),
+        state: state.worker_state(worker).as_str(),
+        eligible: taking && lacks.is_empty(),
+        room: heard.map(|heard| heard.room),
+        misfits: lacks
+            .into_iter()
+            .map(|lack| MisfitBody { requirement: lack.requirement, wanted: lack.wanted, offered: lack.offered })
+            .collect(),
+    }
+}
+
+fn why_pending(job: &Job, workers: &[WorkerFit], waits: bool) -> (&'static str, String) {
+    if waits {
+        let detail = format!(
+            "attempt {} did not succeed; the job is announced again at {}",
+            job.attempt,
+            text::time(job.next_attempt_at)
+        );
+        return ("waiting_for_retry", detail);
+    }
+    if workers.is_empty() {
+        return ("no_workers", "no worker is registered".to_owned());
+    }
+    let fitting = workers.iter().filter(|worker| worker.misfits.is_empty()).count();
+    let eligible = workers.iter().filter(|worker| worker.eligible).count();
+    let known = workers.len();
+    if fitting == 0 {
+        return ("no_worker_fits", format!("none of {known} workers meets the job's requirements"));
+    }
+    if eligible == 0 {
+        return ("no_worker_available", format!("{fitting} of {known} workers fit, but none of them takes jobs now"));
+    }
+    ("in_auction", format!("{eligible} of {known} workers may bid; the job waits for the best bid, or for room"))
+}
+
+fn why(job: &Job) -> (&'static str, String) {
+    let by = job.award.as_ref().map_or_else(String::new, |award| format!(" by worker {}", award.worker));
+    let error = job.error.as_ref().map_or_else(String::new, |error| format!(": {} ({})", error.detail, error.code));
+    let detail = match job.state {
+        JobState::Pending => "the job waits".to_owned(),
+        JobState::Assigned => format!("attempt {} is awarded and not yet started{by}", job.attempt),
+        JobState::Running => format!("attempt {} is run{by}", job.attempt),
+        JobState::Completed => format!("attempt {} brought the result", job.attempt),
+        JobState::Failed => format!("the job failed after {} attempts{error}", job.attempt),
+        JobState::Cancelled => format!("the job was cancelled{error}"),
+    };
+    (job.state.as_str(), detail)
+}
+
+fn queue_position(state: &State, job: &Job) -> usize {
+    state.open_jobs(state.now()).take(QUEUE_MAX).take_while(|open| open.id != job.id).count()
+}
+
+impl AwardBody {
+    fn of(award: &crate::domain::job::Award) -> Self {
+        Self {
+            worker_id: award.worker.to_string(),
+            price: award.price.to_string(),
+            assigned_at: text::time(award.assigned_at),
+            started_at: award.started_at.map(text::time),
+            lease_until: text::time(award.lease_until),
+        }
+    }
+}

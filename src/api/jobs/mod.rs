@@ -1,0 +1,105 @@
+//! Jobs: submitting, reading, cancelling, and why they are where they are.
+
+mod body;
+mod explain;
+mod read;
+mod submit;
+
+use warp::http::Method;
+
+use super::Limits;
+use super::page;
+use super::params::{Kind, Param};
+use super::problem::Code;
+use super::route::{Header, Route};
+use super::submission::Submission;
+
+const IDEMPOTENCY_KEY: Header = Header {
+    name: "Idempotency-Key",
+    pattern: "^[!-~]{1,255}$",
+    about: "A retry with the same key is the same job, and gets the first outcome.",
+};
+
+pub fn routes(limits: &Limits) -> Vec<Route> {
+    [writes(limits), lists(), parts()].concat()
+}
+
+fn writes(limits: &Limits) -> Vec<Route> {
+    let accepted = [Code::IdempotencyConflict, Code::BacklogFull, Code::PayloadTooLarge];
+    let items = serde_json::json!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": limits.batch_items,
+        "items": {"description": "A Submission. What is not one is refused alone."},
+        "example": [{"type": "sha256", "payload": "aGVsbG8="}]
+    });
+    let lines = serde_json::json!({"type": "string", "description": "One Submission per line."});
+    vec![
+        Route::post("/jobs", "Submit a job", submit::one)
+            .header(IDEMPOTENCY_KEY)
+            .takes::<Submission>(true, limits.body_bytes)
+            .answers::<body::JobBody>(201, "Accepted: durable on a majority")
+            .answers::<body::JobBody>(200, "Accepted before, with the same key and body")
+            .located()
+            .write()
+            .problems(&accepted),
+        Route::post("/jobs/batch", "Submit many jobs; each is accepted or refused by itself", submit::batch)
+            .header(IDEMPOTENCY_KEY)
+            .takes_raw(limits.batch_bytes, &["application/json", "application/x-ndjson"], vec![items, lines])
+            .answers::<body::BatchBody>(200, "One answer per item, in order")
+            .write()
+            .problems(&accepted),
+        Route::new(Method::DELETE, "/jobs/{id}", "Cancel a job, in every state that is not final", submit::cancel)
+            .param(Param::new("reason", Kind::Text(256), "Kept in the job's history."))
+            .answers::<body::JobBody>(200, "Cancelled")
+            .write()
+            .problems(&[Code::UnknownJob, Code::AlreadyFinished]),
+    ]
+}
+
+fn lists() -> Vec<Route> {
+    let states = vec!["active", "all", "pending", "assigned", "running", "completed", "failed", "cancelled"];
+    vec![
+        Route::get("/jobs", "Jobs, by default those that have not ended", read::list)
+            .params(page::params(16))
+            .param(Param::new("state", Kind::Choice(states), "active (the default), all, or one state."))
+            .param(Param::new("type", Kind::Name, "Of this job type."))
+            .param(Param::new("worker", Kind::PeerId, "Run, or last run, by this worker."))
+            .param(Param::new("client", Kind::Text(66), "Of this client address."))
+            .param(Param::new("tag", Kind::Text(64), "With this tag."))
+            .param(Param::new("since", Kind::Time, "Submitted at this time or later."))
+            .fresh()
+            .answers::<body::JobList>(200, "A page of jobs, in the order of their ids"),
+    ]
+}
+
+fn parts() -> Vec<Route> {
+    vec![
+        Route::get("/jobs/{id}", "Everything known of a job", read::get)
+            .param(Param::new("wait", Kind::Choice(vec!["terminal"]), "Hold the answer until the job has ended."))
+            .param(Param::new(
+                "timeout_secs",
+                Kind::Integer { min: 0, max: 300 },
+                "Hold it no longer than this; 30 by default.",
+            ))
+            .fresh()
+            .answers::<body::JobBody>(200, "The job")
+            .problems(&[Code::UnknownJob, Code::Overloaded, Code::Stopping]),
+        Route::get("/jobs/{id}/status", "Where a job is", read::status)
+            .fresh()
+            .answers::<body::JobStatus>(200, "Its state, attempt, worker and lease")
+            .problems(&[Code::UnknownJob]),
+        Route::get("/jobs/{id}/result", "The result of a completed job", read::result)
+            .fresh()
+            .answers::<body::ResultBody>(200, "The output, its digest and the worker's signature")
+            .problems(&[Code::UnknownJob, Code::NotFinished, Code::NoResult]),
+        Route::get("/jobs/{id}/events", "The history of a job", read::events)
+            .fresh()
+            .answers::<body::JobEvents>(200, "One item per transition, oldest first")
+            .problems(&[Code::UnknownJob]),
+        Route::get("/jobs/{id}/explain", "Why a job is where it is", explain::get)
+            .fresh()
+            .answers::<explain::Explanation>(200, "The reason, and what it follows from")
+            .problems(&[Code::UnknownJob]),
+    ]
+}

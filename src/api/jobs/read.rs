@@ -1,0 +1,145 @@
+//! Reads of jobs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use warp::reply::Response;
+
+use super::body::{JobBody, JobEvents, JobList, JobStatus, ResultBody, TransitionBody, worker_of};
+use crate::api::page::{Page, after};
+use crate::api::problem::{Code, Problem};
+use crate::api::request::Request;
+use crate::api::{Api, respond, text};
+use crate::domain::{Job, JobId, State, Timestamp, WorkerId};
+
+/// How long `wait=terminal` holds without `timeout_secs`, in seconds.
+const WAIT_USUAL: u64 = 30;
+
+/// What a list is narrowed to.
+struct Filter {
+    state: String,
+    kind: Option<String>,
+    worker: Option<Option<WorkerId>>,
+    client: Option<String>,
+    tag: Option<String>,
+    since: Option<Timestamp>,
+}
+
+impl Filter {
+    fn of(request: &Request) -> Self {
+        let owned = |name| request.text(name).map(str::to_owned);
+        Self {
+            state: owned("state").unwrap_or_else(|| "active".to_owned()),
+            kind: owned("type"),
+            worker: request.worker_filter("worker"),
+            client: owned("client"),
+            tag: owned("tag"),
+            since: request.text("since").and_then(text::parse_time),
+        }
+    }
+
+    fn takes(&self, job: &Job) -> bool {
+        let state = match self.state.as_str() {
+            "all" => true,
+            "active" => !job.state.is_final(),
+            state => job.state.as_str() == state,
+        };
+        state
+            && self.kind.as_ref().is_none_or(|kind| *kind == job.spec.kind)
+            && self.client.as_ref().is_none_or(|client| job.spec.client_address.as_ref() == Some(client))
+            && self.tag.as_ref().is_none_or(|tag| job.spec.tags.contains(tag))
+            && self.since.is_none_or(|since| job.submitted_at >= since)
+            && self.worker.is_none_or(|worker| worker.is_some() && worker == worker_of(job))
+    }
+
+    /// Whether a job that has ended may be in the list.
+    fn wants_finished(&self) -> bool {
+        matches!(self.state.as_str(), "all" | "completed" | "failed" | "cancelled")
+    }
+}
+
+pub async fn list(api: Api, request: Request) -> Result<Response, Problem> {
+    let filter = Filter::of(&request);
+    let view = api.client().view();
+    let mut page = Page::of(&request);
+    let start = after(&request).map(JobId);
+    if filter.wants_finished() {
+        fill(&mut page, &filter, view.jobs_after(start));
+    } else {
+        fill(&mut page, &filter, view.active_jobs_after(start));
+    }
+    let (jobs, next_cursor) = page.finish();
+    respond::json(&JobList { jobs, next_cursor, applied_index: view.applied() })
+}
+
+fn fill<'a>(page: &mut Page<JobBody, 16>, filter: &Filter, jobs: impl Iterator<Item = &'a Arc<Job>>) {
+    for job in jobs.filter(|job| filter.takes(job)) {
+        if !page.push(job.id.0, || JobBody::of(job)) {
+            return;
+        }
+    }
+}
+
+pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
+    let id = request.job()?;
+    if request.text("wait").is_some() {
+        let secs = request.integer("timeout_secs").unwrap_or(WAIT_USUAL);
+        wait_terminal(&api, id, Duration::from_secs(secs)).await?;
+    }
+    let body = look(&api, id, |_, job| JobBody::of(job))?;
+    respond::json(&body)
+}
+
+/// Returns when the job has ended, the time is up, or the job is not known; fails when the node stops.
+async fn wait_terminal(api: &Api, id: JobId, limit: Duration) -> Result<(), Problem> {
+    let crowded = || Problem::new(Code::Overloaded, "too many requests wait for jobs to end");
+    let _permit = Arc::clone(&api.waits).try_acquire_owned().map_err(|_| crowded())?;
+    let mut applied = api.client().applied();
+    let ended = async {
+        loop {
+            applied.borrow_and_update();
+            let waiting = api.client().read(|state| state.job(id).is_some_and(|job| !job.state.is_final()));
+            if !waiting || applied.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    tokio::select! {
+        ended = tokio::time::timeout(limit, ended) => ended.unwrap_or(Ok(())),
+        () = api.tasks.token().cancelled() => Err(Problem::new(Code::Stopping, "this node takes no more requests")),
+    }
+}
+
+pub async fn status(api: Api, request: Request) -> Result<Response, Problem> {
+    let body = look(&api, request.job()?, |state, job| JobStatus::of(job, state.applied()))?;
+    respond::json(&body)
+}
+
+pub async fn result(api: Api, request: Request) -> Result<Response, Problem> {
+    let id = request.job()?;
+    let body = look(&api, id, |state, job| match &job.outcome {
+        Some(outcome) if job.state.is_final() => Ok(ResultBody::of(state, job, outcome)),
+        _ if job.state.is_final() => {
+            let reason =
+                job.error.as_ref().map_or(String::new(), |error| format!(": {} ({})", error.detail, error.code));
+            Err(Problem::new(Code::NoResult, format!("job {id} is {}{reason}", job.state.as_str())))
+        }
+        _ => Err(Problem::new(Code::NotFinished, format!("job {id} is {}", job.state.as_str()))),
+    })??;
+    respond::json(&body)
+}
+
+pub async fn events(api: Api, request: Request) -> Result<Response, Problem> {
+    let body = look(&api, request.job()?, |state, job| JobEvents {
+        job_id: job.id.to_string(),
+        events: job.history.iter().map(TransitionBody::of).collect(),
+        applied_index: state.applied(),
+    })?;
+    respond::json(&body)
+}
+
+/// Looks at a job in this node's state.
+pub fn look<R>(api: &Api, id: JobId, look: impl FnOnce(&State, &Job) -> R) -> Result<R, Problem> {
+    let unknown = || Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"));
+    api.client().read(|state| state.job(id).map(|job| look(state, job))).ok_or_else(unknown)
+}

@@ -1,0 +1,251 @@
+//! Writes to jobs.
+
+use bytes::Bytes;
+use uuid::Uuid;
+use warp::reply::Response;
+
+use super::body::{BatchBody, ItemBody, JobBody};
+use crate::api::problem::{Code, Problem};
+use crate::api::request::{Request, media_type};
+use crate::api::submission::{Checked, Submission};
+use crate::api::{Api, decode, respond};
+use crate::clock;
+use crate::domain::command::{Reply, Submit};
+use crate::domain::job::Source;
+use crate::domain::{Command, Done, JobId, State};
+
+/// Bodies above this are parsed on a thread of their own, so that they do not hold up other requests.
+const PARSE_INLINE: usize = 64 << 10;
+
+const CANCEL_REASON: &str = "cancelled by the client";
+
+pub async fn one(api: Api, request: Request) -> Result<Response, Problem> {
+    let key = request.idempotency_key()?;
+    let (body, inline) = (request.body, api.limits().inline_bytes);
+    let checked = parsed(&api, body, move |body| {
+        let submission: Submission = decode::json(body)?;
+        Ok(submission.check(inline)?)
+    })
+    .await?;
+    let id = key.as_deref().map_or_else(fresh_id, |key| JobId::from_key("api", key));
+    if let Err(late) = checked.deadline_ahead(clock::now()) {
+        repeat_or(&api, key.is_some(), id, late.into()).await?;
+    }
+    let (_, reply) = api.client().submit(command(id, checked), api.limits().write_deadline).await?;
+    let created = created(reply)?;
+    let body = api.client().read(|state| job_body(state, id))?;
+    respond::placed(created, &format!("/jobs/{id}"), &body)
+}
+
+/// A retry must get the first outcome, also when the deadline has passed meanwhile.
+async fn repeat_or(api: &Api, keyed: bool, id: JobId, late: Problem) -> Result<(), Problem> {
+    if !keyed {
+        return Err(late);
+    }
+    api.client().linearize(api.limits().read_deadline).await?;
+    let known = api.client().read(|state| state.job(id).is_some());
+    if known { Ok(()) } else { Err(late) }
+}
+
+pub async fn batch(api: Api, request: Request) -> Result<Response, Problem> {
+    let key = request.idempotency_key()?;
+    let lines = media_type(&request.headers).is_some_and(|name| name == "application/x-ndjson");
+    let (inline, most) = (api.limits().inline_bytes, api.limits().batch_items);
+    let items =
+        parsed(
+            &api,
+            request.body,
+            move |body| {
+                if lines { from_lines(body, inline, most) } else { from_array(body, inline, most) }
+            },
+        )
+        .await?;
+
+    let now = clock::now();
+    let (mut ids, mut commands) = (vec![], vec![]);
+    let mut outcomes: Vec<Option<Problem>> = Vec::with_capacity(items.len());
+    for (index, item) in items.into_iter().enumerate() {
+        let id = key.as_deref().map_or_else(fresh_id, |key| JobId::from_key("api batch", &format!("{key}#{index}")));
+        let ready = item.and_then(|checked| {
+            let known = key.is_some() && api.client().read(|state| state.job(id).is_some());
+            if !known {
+                checked.deadline_ahead(now)?;
+            }
+            Ok(checked)
+        });
+        ids.push(id);
+        outcomes.push(match ready {
+            Ok(checked) => {
+                commands.push(command(id, checked));
+                None
+            }
+            Err(problem) => Some(problem),
+        });
+    }
+    let replies = commit(&api, commands).await?;
+    respond::json(&batch_body(&api, &request.id, &ids, outcomes, replies))
+}
+
+async fn commit(api: &Api, commands: Vec<Command>) -> Result<Vec<Reply>, Problem> {
+    if commands.is_empty() {
+        return Ok(vec![]);
+    }
+    let sent = commands.len();
+    let replies = api.client().submit_many(commands, api.limits().write_deadline).await?.replies;
+    if replies.len() == sent {
+        return Ok(replies);
+    }
+    tracing::error!(sent, answered = replies.len(), "a batch was answered in part");
+    Err(Problem::new(Code::OutcomeUnknown, "not every item of the batch was answered"))
+}
+
+fn batch_body(
+    api: &Api,
+    request_id: &str,
+    ids: &[JobId],
+    outcomes: Vec<Option<Problem>>,
+    replies: Vec<Reply>,
+) -> BatchBody {
+    let mut replies = replies.into_iter();
+    let view = api.client().view();
+    let results: Vec<_> = outcomes
+        .into_iter()
+        .zip(ids)
+        .enumerate()
+        .map(|(index, (problem, id))| {
+            let result = match problem {
+                Some(problem) => Err(problem),
+                None => replies.next().map_or_else(
+                    || Err(Problem::new(Code::Internal, "the item was not answered")),
+                    |reply| Ok((created(reply)?, job_body(&view, *id)?)),
+                ),
+            };
+            match result {
+                Ok((created, job)) => {
+                    ItemBody { index, status: if created { 201 } else { 200 }, job: Some(job), problem: None }
+                }
+                Err(problem) => {
+                    let status = problem.code.status();
+                    ItemBody { index, status, job: None, problem: Some(problem.body(request_id)) }
+                }
+            }
+        })
+        .collect();
+    let accepted = results.iter().filter(|item| item.job.is_some()).count();
+    BatchBody { accepted, refused: results.len() - accepted, results, applied_index: view.applied() }
+}
+
+type Item = Result<Checked, Problem>;
+
+fn from_array(body: &[u8], inline: usize, most: usize) -> Result<Vec<Item>, Problem> {
+    let values = decode::array(body)?;
+    bounded(values.len(), most)?;
+    Ok(values.into_iter().map(|value| Ok(decode::item::<Submission>(value)?.check(inline)?)).collect())
+}
+
+fn from_lines(body: &[u8], inline: usize, most: usize) -> Result<Vec<Item>, Problem> {
+    let lines: Vec<_> = body
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .filter(|line| !line.is_empty())
+        .take(most + 1)
+        .collect();
+    bounded(lines.len(), most)?;
+    Ok(lines.into_iter().map(|line| Ok(decode::json::<Submission>(line)?.check(inline)?)).collect())
+}
+
+fn bounded(items: usize, most: usize) -> Result<(), Problem> {
+    if (1..=most).contains(&items) {
+        return Ok(());
+    }
+    let detail = if items == 0 {
+        format!("a batch has from 1 to {most} items, this one has none")
+    } else {
+        format!("a batch has from 1 to {most} items, this one has more")
+    };
+    Err(Problem::new(Code::InvalidField, detail))
+}
+
+pub async fn cancel(api: Api, request: Request) -> Result<Response, Problem> {
+    let job = request.job()?;
+    let reason = request.text("reason").unwrap_or(CANCEL_REASON).to_owned();
+    let (_, reply) = api.client().submit(Command::Cancel { job, reason }, api.limits().write_deadline).await?;
+    reply?;
+    let body = api.client().read(|state| job_body(state, job))?;
+    respond::json(&body)
+}
+
+/// Parses a body, away from the runtime's threads when it is large.
+async fn parsed<T: Send + 'static>(
+    api: &Api,
+    body: Bytes,
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if body.len() <= PARSE_INLINE {
+        return parse(&body);
+    }
+    let parsing = api.tasks.spawn_blocking(move || parse(&body));
+    parsing.await.unwrap_or_else(|_| Err(Problem::new(Code::Stopping, "this node takes no more requests")))
+}
+
+fn command(id: JobId, checked: Checked) -> Command {
+    let fingerprint = checked.fingerprint();
+    let Checked { spec, payload } = checked;
+    Command::Submit(Box::new(Submit { id, spec, payload: Some(payload), fingerprint, source: Source::Api }))
+}
+
+fn fresh_id() -> JobId {
+    JobId(Uuid::now_v7().into_bytes())
+}
+
+fn created(reply: Reply) -> Result<bool, Problem> {
+    match reply? {
+        Done::Submitted { created, .. } => Ok(created),
+        other => {
+            tracing::error!(?other, "a submission was answered like something else");
+            Err(Problem::new(Code::Internal, "the submission was not answered"))
+        }
+    }
+}
+
+fn job_body(state: &State, id: JobId) -> Result<JobBody, Problem> {
+    let gone = || Problem::new(Code::UnknownJob, format!("job {id} is not known"));
+    state.job(id).map(|job| JobBody::of(job)).ok_or_else(gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"type":"sha256","payload":"aGk="}"#;
+
+    #[test]
+    fn items_are_judged_alone_and_keep_their_order() {
+        let array = format!(r#"[{GOOD},{{"type":"sha256"}},7,{GOOD}]"#);
+        let lines = format!("{GOOD}\r\n{{\"type\":\"sha256\"}}\n\n7\n{GOOD}\n");
+        for items in [from_array(array.as_bytes(), 16, 10), from_lines(lines.as_bytes(), 16, 10)] {
+            let codes: Vec<_> =
+                items.unwrap().iter().map(|item| item.as_ref().err().map(|problem| problem.code)).collect();
+            assert_eq!(codes, [None, Some(Code::MissingField), Some(Code::InvalidField), None]);
+        }
+    }
+
+    #[test]
+    fn a_broken_line_spoils_only_itself() {
+        let lines = format!("{GOOD}\n{{\n{GOOD}");
+        let items = from_lines(lines.as_bytes(), 16, 10).unwrap();
+        assert_eq!(items.iter().filter(|item| item.is_ok()).count(), 2);
+        assert_eq!(items[1].as_ref().unwrap_err().code, Code::InvalidJson);
+        assert_eq!(from_array(b"[{", 16, 10).unwrap_err().code, Code::InvalidJson);
+        assert_eq!(from_array(b"{}", 16, 10).unwrap_err().code, Code::InvalidField);
+    }
+
+    #[test]
+    fn batches_are_bounded() {
+        let array = format!("[{}]", [GOOD; 3].join(","));
+        assert!(from_array(array.as_bytes(), 16, 3).is_ok());
+        assert!(from_array(array.as_bytes(), 16, 2).is_err());
+        assert!(from_array(b"[]", 16, 2).is_err());
+        assert!(from_lines(b"\n\n", 16, 2).is_err());
+    }
+}

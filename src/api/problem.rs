@@ -1,0 +1,249 @@
+//! The one place that says what went wrong, as RFC 9457 problem documents.
+//!
+//! Every problem has a stable [`Code`]; its title, status and usual hint follow
+//! from the code, its detail from the request. `docs/problems.md` lists them
+//! all (a test holds that), and `/docs` of every node does too.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use warp::http::{HeaderValue, StatusCode, header};
+use warp::reply::Response;
+
+use super::submission::{Fault, FieldError};
+use crate::consensus;
+use crate::domain::Refusal;
+
+macro_rules! codes {
+    ($($name:ident $status:literal $code:literal $title:literal $hint:literal)*) => {
+        /// What kind of problem it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Code { $($name),* }
+
+        impl Code {
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// Stable, for machines.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+
+            pub fn status(self) -> u16 {
+                match self { $(Self::$name => $status),* }
+            }
+
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$name => $title),* }
+            }
+
+            pub fn hint(self) -> &'static str {
+                match self { $(Self::$name => $hint),* }
+            }
+        }
+    };
+}
+
+codes! {
+    InvalidJson 400 "invalid_json" "The body is not JSON" "Send one complete JSON document in UTF-8."
+    InvalidParameter 400 "invalid_parameter" "A query parameter is not valid" "See the parameters of this route in /docs."
+    UnknownParameter 400 "unknown_parameter" "A query parameter is not known" "See the parameters of this route in /docs."
+    InvalidHeader 400 "invalid_header" "A request header is not valid" "See the headers of this route in /docs."
+    InvalidId 400 "invalid_id" "The id in the path is not an id" "Job ids are UUIDs, worker and node ids are peer ids (12D3KooW…)."
+    UnexpectedBody 400 "unexpected_body" "This route takes no body" "Send the request without a body."
+    UnreadableBody 400 "unreadable_body" "The body could not be read" "Send the whole body, framed as HTTP demands."
+    UnknownRoute 404 "unknown_route" "There is no such route" "See /docs for the routes of this node."
+    UnknownJob 404 "unknown_job" "There is no such job" "Finished jobs are forgotten after a while; a read on a node that lags may need ?consistency=linearizable."
+    UnknownWorker 404 "unknown_worker" "There is no such worker" "GET /workers?state=all lists the workers that are registered."
+    UnknownDeadLetter 404 "unknown_dead_letter" "There is no such dead letter" "GET /kafka/dead-letter-queue lists the entries."
+    NotFinished 404 "not_finished" "The job has no result yet" "Wait for it: GET /jobs/{id}?wait=terminal&timeout_secs=60."
+    NoResult 404 "no_result" "The job ended without a result" "GET /jobs/{id}/explain says why."
+    MethodNotAllowed 405 "method_not_allowed" "The route does not take this method" "The Allow header names the methods it takes."
+    BodyTimeout 408 "body_timeout" "The body did not arrive in time" "Send the request again over a faster connection, or in smaller batches."
+    IdempotencyConflict 409 "idempotency_conflict" "The idempotency key was used with another body" "Use a fresh Idempotency-Key for another job."
+    AlreadyFinished 409 "already_finished" "The job has ended" "A job that has ended does not change any more."
+    Conflict 409 "conflict" "The request does not fit the present state" "Read the resource again and decide anew."
+    BodyTooLarge 413 "body_too_large" "The body is too large" "Send less at once, for instance in several batches."
+    PayloadTooLarge 413 "payload_too_large" "The inline input is too large" "Send a smaller input."
+    UnsupportedMediaType 415 "unsupported_media_type" "The media type is not supported" "Send Content-Type: application/json without a content encoding."
+    InvalidField 422 "invalid_field" "A field is not valid" "See the schema of the body in /docs."
+    MissingField 422 "missing_field" "A field is missing" "See the schema of the body in /docs."
+    UnknownField 422 "unknown_field" "A field is not known" "See the schema of the body in /docs; nothing was done."
+    UnavailableField 422 "not_available" "A feature is not available" "Leave the field out; see the detail."
+    InvalidCommand 422 "invalid_command" "The request was refused" "See the detail."
+    BacklogFull 429 "backlog_full" "Too many jobs wait" "Wait until some are done, then send the request again."
+    WorkersFull 429 "workers_full" "Too many workers are registered" "Unregister workers that are gone."
+    Overloaded 429 "overloaded" "Too many requests are in flight" "Send the request again a little later."
+    Internal 500 "internal" "The node failed" "The node's log has the cause under the request id."
+    NotAvailable 501 "operation_not_available" "The operation is not available" "See the detail."
+    NoLeader 503 "no_leader" "No leader is reachable" "Nothing was done; send the request again. An election takes about a second."
+    OutcomeUnknown 503 "outcome_unknown" "The outcome is unknown" "It may or may not have taken effect; send it again with the same Idempotency-Key."
+    NotCaughtUp 503 "not_caught_up" "This node has not applied that index" "Send the request again, or ask another node."
+    TooStale 503 "too_stale" "This node's state is too old" "Send the request again, or ask another node."
+    NotReady 503 "not_ready" "This node is not ready" "It catches up or looks for a leader; ask another node."
+    Stopping 503 "stopping" "This node is shutting down" "Send the request to another node."
+    Unavailable 503 "unavailable" "This node can not serve the request" "Send the request to another node; this one's log has the cause."
+}
+
+/// A problem document.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Body {
+    /// A stable link to what this kind of problem means.
+    #[schema(example = "/docs#invalid_field")]
+    pub r#type: String,
+    #[schema(example = "A field is not valid")]
+    pub title: &'static str,
+    #[schema(minimum = 400, maximum = 599, example = 422)]
+    pub status: u16,
+    /// What was wrong with this request.
+    #[schema(example = "priority must be from 1 to 10, not 999")]
+    pub detail: String,
+    /// Stable, for machines.
+    #[schema(example = "invalid_field")]
+    pub code: &'static str,
+    /// Path of the field, or name of the parameter or header, that was wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "priority")]
+    pub field: Option<String>,
+    /// What to do next.
+    pub hint: String,
+    pub request_id: String,
+}
+
+/// Why a request was not served.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub code: Code,
+    pub detail: String,
+    pub field: Option<String>,
+    pub hint: Option<String>,
+    /// Methods, for 405.
+    pub allow: Option<String>,
+}
+
+impl Problem {
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), field: None, hint: None, allow: None }
+    }
+
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn body(self, request_id: &str) -> Body {
+        Body {
+            r#type: format!("/docs#{}", self.code.as_str()),
+            title: self.code.title(),
+            status: self.code.status(),
+            detail: self.detail,
+            code: self.code.as_str(),
+            field: self.field,
+            hint: self.hint.unwrap_or_else(|| self.code.hint().to_owned()),
+            request_id: request_id.to_owned(),
+        }
+    }
+
+    pub fn into_response(self, request_id: &str) -> Response {
+        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let allow = self.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok());
+        let body = serde_json::to_vec(&self.body(request_id)).unwrap_or_default();
+        let mut response = Response::new(body.into());
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if matches!(status.as_u16(), 429 | 503) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(allow) = allow {
+            headers.insert(header::ALLOW, allow);
+        }
+        response
+    }
+}
+
+impl From<consensus::Error> for Problem {
+    fn from(error: consensus::Error) -> Self {
+        match error {
+            consensus::Error::NoLeader | consensus::Error::Timeout => {
+                Self::new(Code::NoLeader, "no leader answered within the time allowed")
+            }
+            consensus::Error::Unknown(_) => Self::new(Code::OutcomeUnknown, "the leader was lost before it answered"),
+            consensus::Error::Overloaded => Self::new(Code::Overloaded, "too many writes are in flight"),
+            consensus::Error::TooLarge { size, limit } => {
+                Self::new(Code::BodyTooLarge, format!("the request takes {size} bytes, the limit is {limit}"))
+            }
+            consensus::Error::Stopping => Self::new(Code::Stopping, "this node takes no more requests"),
+            error => {
+                tracing::error!(%error, "consensus can not serve");
+                Self::new(Code::Unavailable, "this node's consensus or storage has failed")
+            }
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        let code = match refusal {
+            Refusal::UnknownJob(_) => Code::UnknownJob,
+            Refusal::UnknownWorker(_) => Code::UnknownWorker,
+            Refusal::Conflict { .. } => Code::IdempotencyConflict,
+            Refusal::Finished { job, state } => {
+                return Self::new(Code::AlreadyFinished, format!("job {job} is already {}", state.as_str()));
+            }
+            Refusal::BacklogFull { .. } => Code::BacklogFull,
+            Refusal::WorkersFull { .. } => Code::WorkersFull,
+            Refusal::Invalid(_) => Code::InvalidCommand,
+            _ => Code::Conflict,
+        };
+        Self::new(code, detail)
+    }
+}
+
+impl From<FieldError> for Problem {
+    fn from(error: FieldError) -> Self {
+        let code = match error.fault {
+            Fault::Invalid => Code::InvalidField,
+            Fault::Missing => Code::MissingField,
+            Fault::TooLarge => Code::PayloadTooLarge,
+            Fault::NotAvailable => Code::UnavailableField,
+        };
+        let problem = Self::new(code, error.detail).field(error.field);
+        match error.hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented_once() {
+        let page = include_str!("../../docs/problems.md");
+        for code in Code::ALL {
+            let anchor = format!("## `{}`", code.as_str());
+            assert_eq!(page.matches(&anchor).count(), 1, "{anchor} in docs/problems.md");
+            assert!((400..600).contains(&code.status()));
+        }
+        assert_eq!(page.matches("\n## `").count(), Code::ALL.len(), "a section for a code that does not exist");
+    }
+
+    #[test]
+    fn a_problem_tells_when_to_come_back() {
+        let response = Problem::from(consensus::Error::NoLeader).into_response("r");
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+}

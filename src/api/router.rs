@@ -1,0 +1,259 @@
+//! One way in and one way out for every request.
+
+use std::sync::Arc;
+
+use bytes::Buf;
+use futures::Stream;
+use hyper::body::Body as _;
+use tracing::Instrument;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use warp::reply::Response;
+
+use super::problem::{Code, Problem};
+use super::request::{Request, Unread, request_id};
+use super::route::Route;
+use super::{Api, Context, consistency, params, respond};
+use crate::clock;
+use crate::consensus::Status;
+use crate::tasks::Tasks;
+use crate::telemetry;
+
+/// The routes and what their handlers need.
+pub struct Router {
+    api: Api,
+    routes: Vec<Route>,
+}
+
+/// What came in, as warp took it apart.
+pub struct Inbound {
+    pub method: Method,
+    pub path: String,
+    pub query: Vec<(String, String)>,
+    pub headers: HeaderMap,
+    pub body: Unread,
+}
+
+/// What a path and a method come to.
+enum Found<'a> {
+    Route(&'a Route, Vec<(&'static str, String)>),
+    /// The path exists, for these methods; and the pattern it is known by.
+    Methods(&'static str, String),
+    Nothing,
+}
+
+impl Router {
+    pub fn new(context: Context, tasks: Tasks) -> Self {
+        let routes = super::routes(&context.limits);
+        Self { api: Api::new(context, tasks, &routes), routes }
+    }
+
+    /// Answers a request, whatever it is.
+    pub async fn answer(&self, mut inbound: Inbound) -> Response {
+        let started = clock::instant();
+        let id = request_id(&inbound.headers);
+        let (method, head) = (inbound.method.clone(), inbound.method == Method::HEAD);
+        let span = tracing::info_span!("http", request_id = %id, %method, path = %inbound.path);
+        async {
+            let (route, result) = self.dispatch(&mut inbound, &id).await;
+            let mut response = result.unwrap_or_else(|problem| problem.into_response(&id));
+            inbound.body.drain(&inbound.headers).await;
+            self.stamp(response.headers_mut(), &id);
+            let (status, took) = (response.status().as_u16(), started.elapsed());
+            telemetry::metrics::http_served(known_method(&method), route, status, took);
+            tracing::debug!(route, status, took_us = took.as_micros(), "served");
+            if head { without_body(response) } else { response }
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn dispatch(&self, inbound: &mut Inbound, id: &str) -> (&'static str, Result<Response, Problem>) {
+        match find(&self.routes, &inbound.method, &inbound.path) {
+            Found::Route(route, path) => (route.path, self.run(route, path, inbound, id).await),
+            Found::Methods(pattern, allow) if inbound.method == Method::OPTIONS => (pattern, Ok(options(&allow))),
+            Found::Methods(pattern, allow) => {
+                let detail = format!("{} is not for {}", inbound.path, inbound.method);
+                let problem = Problem::new(Code::MethodNotAllowed, detail);
+                (pattern, Err(Problem { allow: Some(allow), ..problem }))
+            }
+            Found::Nothing => {
+                let shown: String = inbound.path.chars().take(200).collect();
+                ("unknown", Err(Problem::new(Code::UnknownRoute, format!("{shown} is not a route of this node"))))
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        route: &Route,
+        path: Vec<(&'static str, String)>,
+        inbound: &mut Inbound,
+        id: &str,
+    ) -> Result<Response, Problem> {
+        let query = params::check(&route.params, std::mem::take(&mut inbound.query))?;
+        let limit = self.api.limits().body_timeout;
+        let body = match &route.body {
+            Some(spec) => inbound.body.read(spec, &inbound.headers, limit).await?,
+            None => {
+                if route.method != Method::GET {
+                    inbound.body.refuse(limit).await?;
+                }
+                bytes::Bytes::new()
+            }
+        };
+        let request = Request { id: id.to_owned(), path, query, headers: inbound.headers.clone(), body };
+        if route.fresh {
+            consistency::ensure(&self.api, &request).await?;
+        }
+        (route.handler)(self.api.clone(), request).await
+    }
+
+    fn stamp(&self, headers: &mut HeaderMap, id: &str) {
+        for (name, value) in node_headers(&self.api.client().status()) {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+        if let Ok(id) = HeaderValue::from_str(id) {
+            headers.insert("x-request-id", id);
+        }
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+}
+
+/// Who answered, and from how fresh a state. Unknown values are empty.
+fn node_headers(status: &Status) -> [(&'static str, String); 6] {
+    [
+        ("x-ciro-node", status.node.to_string()),
+        ("x-ciro-role", status.role.as_str().to_owned()),
+        ("x-ciro-term", status.term.to_string()),
+        ("x-ciro-leader", status.leader.map(|leader| leader.to_string()).unwrap_or_default()),
+        ("x-ciro-applied-index", status.applied.to_string()),
+        ("x-ciro-staleness-ms", status.staleness_ms.map(|staleness| staleness.to_string()).unwrap_or_default()),
+    ]
+}
+
+/// The route of the best-matching path: more literal segments win, so `/jobs/batch` is not a job's id.
+fn find<'a>(routes: &'a [Route], method: &Method, path: &str) -> Found<'a> {
+    let matching = || routes.iter().filter_map(|route| Some((route, route.matches(path)?)));
+    let Some(pattern) = matching().max_by_key(|(route, _)| route.literals()).map(|(route, _)| route.path) else {
+        return Found::Nothing;
+    };
+    let wanted = if method == Method::HEAD { &Method::GET } else { method };
+    match matching().find(|(route, _)| route.path == pattern && route.method == wanted) {
+        Some((route, values)) => Found::Route(route, values),
+        None => Found::Methods(pattern, allow(routes, pattern)),
+    }
+}
+
+fn allow(routes: &[Route], pattern: &str) -> String {
+    let mut methods: Vec<_> =
+        routes.iter().filter(|route| route.path == pattern).map(|route| route.method.as_str()).collect();
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
+    methods.push("OPTIONS");
+    methods.join(", ")
+}
+
+fn options(allow: &str) -> Response {
+    let mut response = respond::empty();
+    if let Ok(allow) = HeaderValue::from_str(allow) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// The answer to HEAD: as for GET, with its length, without the body.
+fn without_body(mut response: Response) -> Response {
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    response.map(|_| warp::reply::Response::default().into_body())
+}
+
+/// Methods become a metric's label, so there must be few.
+fn known_method(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// The router as the one filter that warp serves.
+pub fn filter(router: Arc<Router>) -> BoxedFilter<(Response,)> {
+    warp::method()
+        .and(warp::path::full())
+        .and(warp::query::<Vec<(String, String)>>())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |method, path: warp::path::FullPath, query, headers, body| {
+            let inbound = inbound(method, path.as_str(), query, headers, body);
+            let router = Arc::clone(&router);
+            async move { router.answer(inbound).await }
+        })
+        .boxed()
+}
+
+fn inbound(
+    method: Method,
+    path: &str,
+    query: Vec<(String, String)>,
+    headers: HeaderMap,
+    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
+) -> Inbound {
+    Inbound { method, path: path.to_owned(), query, headers, body: Unread::new(body) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Limits;
+
+    fn found(method: &str, path: &str) -> String {
+        let routes = crate::api::routes(&Limits::default());
+        match find(&routes, &method.parse().unwrap(), path) {
+            Found::Route(route, values) => format!("{} {} {values:?}", route.method, route.path),
+            Found::Methods(pattern, allow) => format!("405 {pattern}: {allow}"),
+            Found::Nothing => "404".to_owned(),
+        }
+    }
+
+    #[test]
+    fn paths_and_methods_find_their_route() {
+        let cases = [
+            ("GET", "/jobs", "GET /jobs []"),
+            ("HEAD", "/jobs", "GET /jobs []"),
+            ("POST", "/jobs/batch", "POST /jobs/batch []"),
+            ("GET", "/jobs/batch", "405 /jobs/batch: POST, OPTIONS"),
+            ("GET", "/jobs/x", "GET /jobs/{id} [(\"id\", \"x\")]"),
+            ("GET", "/jobs/x/explain", "GET /jobs/{id}/explain [(\"id\", \"x\")]"),
+            ("PATCH", "/jobs/x", "405 /jobs/{id}: GET, DELETE, HEAD, OPTIONS"),
+            ("OPTIONS", "/", "405 /: GET, HEAD, OPTIONS"),
+            ("GET", "/", "GET / []"),
+            ("GET", "/jobs/", "404"),
+            ("GET", "//jobs", "404"),
+            ("GET", "/jobs/x/y", "404"),
+            ("GET", "/nothing", "404"),
+            ("OPTIONS", "*", "404"),
+        ];
+        for (method, path, expected) in cases {
+            assert_eq!(found(method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn no_route_is_declared_twice() {
+        let routes = crate::api::routes(&Limits::default());
+        for (index, route) in routes.iter().enumerate() {
+            let twins = routes[..index].iter().filter(|other| other.path == route.path && other.method == route.method);
+            assert_eq!(twins.count(), 0, "{} {}", route.method, route.path);
+        }
+    }
+}

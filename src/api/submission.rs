@@ -1,0 +1,521 @@
+//! A submission as clients write it, and its way to a [`JobSpec`].
+//!
+//! Nothing here knows HTTP: every door that takes JSON submissions uses it.
+//! A submission is normalised (defaults filled in, GB to MB, addresses in one
+//! spelling), so that two spellings of the same wish have the same fingerprint.
+//!
+//! Deliberately absent: whether the deadline has passed. That depends on the
+//! clock and on whether the job is a repeat, so the door asks
+//! [`Checked::deadline_ahead`] when it knows.
+
+use std::ops::RangeInclusive;
+
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::decode::Int;
+use super::text;
+use crate::domain::job::{Input, Requirements, Retry};
+use crate::domain::{Digest, JobSpec, Price, Timestamp};
+
+/// Most tags of a job, and frameworks or regions it may name.
+const TAGS_MAX: usize = 16;
+const NAMES_MAX: usize = 32;
+/// Characters of a tag, framework or region.
+const NAME_CHARS: usize = 64;
+
+/// What a client asks for.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"type": "sha256", "payload": "aGVsbG8=", "priority": 7, "tags": ["docs"]}))]
+pub struct Submission {
+    /// The job type; workers declare which they run.
+    #[schema(pattern = "^[a-z][a-z0-9_]{0,63}$", example = "sha256")]
+    pub r#type: String,
+    /// The input's bytes in base64.
+    #[schema(
+        required,
+        nullable = false,
+        content_encoding = "base64",
+        max_length = 349528,
+        pattern = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+        example = "aGVsbG8="
+    )]
+    pub payload: Option<String>,
+    /// Inputs by reference are not available yet: null, or left out.
+    #[schema(schema_with = only_null)]
+    pub input: Option<serde_json::Value>,
+    /// 1 (last) to 10 (first).
+    #[schema(value_type = Option<u8>, minimum = 1, maximum = 10, default = 5)]
+    pub priority: Option<Int>,
+    /// The most the client will pay, in the smallest unit of the token; without it any price.
+    #[schema(pattern = "^[0-9]{1,38}$", example = "1000000000000000000")]
+    pub max_price: Option<String>,
+    /// Must lie in the future. A job that is not done by then fails.
+    #[schema(format = DateTime, example = "2999-01-01T00:00:00.000Z")]
+    pub deadline: Option<String>,
+    /// Longest run of one attempt.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 3600)]
+    pub timeout_secs: Option<Int>,
+    #[serde(default, deserialize_with = "super::decode::object")]
+    pub requirements: Option<RequirementsDto>,
+    #[serde(default, deserialize_with = "super::decode::object")]
+    pub retry: Option<RetryDto>,
+    /// Workers that run the job independently; only 1 is available yet.
+    #[schema(value_type = Option<u8>, minimum = 1, maximum = 1, default = 1)]
+    pub redundancy: Option<Int>,
+    #[schema(schema_with = tags_schema)]
+    pub tags: Option<Vec<String>>,
+    /// The client's account on chain.
+    #[schema(pattern = "^0x0?[0-7]?[0-9a-fA-F]{1,62}$", example = "0x1f")]
+    pub client_address: Option<String>,
+    /// Callbacks are not available yet: null, or left out.
+    #[schema(schema_with = only_null)]
+    pub callback_url: Option<serde_json::Value>,
+    /// How the job is paid: only `none` is available yet.
+    #[schema(pattern = "^none$", example = "none")]
+    pub settlement: Option<String>,
+}
+
+/// What a worker must have. Zero and empty mean "do not care".
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RequirementsIn)]
+pub struct RequirementsDto {
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 65536)]
+    pub min_cpu_cores: Option<Int>,
+    #[schema(minimum = 0, maximum = 1048576)]
+    pub min_ram_gb: Option<f64>,
+    #[schema(minimum = 0, maximum = 1048576)]
+    pub min_gpu_memory_gb: Option<f64>,
+    #[schema(schema_with = names_schema)]
+    pub required_frameworks: Option<Vec<String>>,
+    #[schema(schema_with = names_schema)]
+    pub preferred_regions: Option<Vec<String>>,
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 3600000)]
+    pub max_network_latency_ms: Option<Int>,
+    /// 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
+    pub max_worker_load: Option<f64>,
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 1000)]
+    pub min_reputation: Option<Int>,
+}
+
+/// When a failed attempt is tried again.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RetryIn)]
+pub struct RetryDto {
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 100, default = 3)]
+    pub max_attempts: Option<Int>,
+    #[schema(value_type = Option<u64>, minimum = 0, maximum = 86400000, default = 5000)]
+    pub initial_delay_ms: Option<Int>,
+    #[schema(minimum = 1, maximum = 100, default = 2)]
+    pub multiplier: Option<f64>,
+    #[schema(value_type = Option<u64>, minimum = 0, maximum = 86400000, default = 300000)]
+    pub max_delay_ms: Option<Int>,
+}
+
+/// What is wrong with a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    pub fault: Fault,
+    pub field: &'static str,
+    /// With the field's name, for people.
+    pub detail: String,
+    pub hint: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Invalid,
+    Missing,
+    TooLarge,
+    NotAvailable,
+}
+
+/// A submission whose every field is in range.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    pub spec: JobSpec,
+    pub payload: Vec<u8>,
+}
+
+impl Checked {
+    /// Digest of the normalised submission: the same key with another body is a conflict.
+    pub fn fingerprint(&self) -> Digest {
+        // The spec holds the digest of the payload. A struct of plain fields always serialises.
+        Digest::of(&serde_json::to_vec(&self.spec).unwrap_or_default())
+    }
+
+    /// # Errors
+    ///
+    /// The deadline is not after `now`.
+    pub fn deadline_ahead(&self, now: Timestamp) -> Result<(), FieldError> {
+        match self.spec.deadline {
+            Some(deadline) if deadline <= now => {
+                Err(invalid("deadline", format!("deadline must be in the future: {} is past", text::time(deadline))))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Submission {
+    /// Checks every field and fills in the defaults.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is missing, out of range, or asks for what is not available.
+    pub fn check(self, inline_bytes: usize) -> Result<Checked, FieldError> {
+        refuse_unavailable(&self)?;
+        check_type(&self.r#type)?;
+        let payload = payload(self.payload, inline_bytes)?;
+        integer("redundancy", self.redundancy, 1..=1, 1).map_err(|error| FieldError {
+            hint: Some("Leave redundancy out: running a job on several workers is not available yet."),
+            ..error
+        })?;
+        let spec = JobSpec {
+            kind: self.r#type,
+            input: Input { sha256: Digest::of(&payload), size: payload.len() as u64, uri: None },
+            priority: small(integer("priority", self.priority, 1..=10, 5)?),
+            max_price: self.max_price.as_deref().map(price).transpose()?,
+            deadline: self.deadline.as_deref().map(deadline).transpose()?,
+            timeout_secs: small(integer("timeout_secs", self.timeout_secs, 1..=86_400, 3_600)?),
+            requirements: requirements(self.requirements.unwrap_or_default())?,
+            retry: retry(self.retry.unwrap_or_default())?,
+            redundancy: 1,
+            tags: names("tags", self.tags, TAGS_MAX)?,
+            client_address: self.client_address.as_deref().map(address).transpose()?,
+            callback_url: None,
+            settlement: None,
+        };
+        Ok(Checked { spec, payload })
+    }
+}
+
+fn refuse_unavailable(submission: &Submission) -> Result<(), FieldError> {
+    let refuse = |field, detail: &str, hint| {
+        Err(FieldError { fault: Fault::NotAvailable, field, detail: detail.to_owned(), hint: Some(hint) })
+    };
+    if submission.input.is_some() {
+        return refuse(
+            "input",
+            "input by reference is not available: workers can not fetch it yet",
+            "Send the bytes as payload.",
+        );
+    }
+    if submission.callback_url.is_some() {
+        return refuse(
+            "callback_url",
+            "callback_url is not available: nothing would be delivered",
+            "Leave it out; follow GET /events or GET /jobs/{id}?wait=terminal.",
+        );
+    }
+    match submission.settlement.as_deref() {
+        None | Some("none") => Ok(()),
+        Some(_) => refuse(
+            "settlement",
+            "settlement is not available: this cluster is not connected to a chain",
+            "Leave it out, or say none.",
+        ),
+    }
+}
+
+fn check_type(kind: &str) -> Result<(), FieldError> {
+    let mut bytes = kind.bytes();
+    let first = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase());
+    let rest = bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if first && rest && kind.len() <= 64 {
+        return Ok(());
+    }
+    Err(invalid("type", "type must be a lower-case letter, then at most 63 of a–z, 0–9 and _".to_owned()))
+}
+
+fn payload(payload: Option<String>, inline_bytes: usize) -> Result<Vec<u8>, FieldError> {
+    let Some(payload) = payload else {
+        return Err(FieldError {
+            fault: Fault::Missing,
+            field: "payload",
+            detail: "payload is required".to_owned(),
+            hint: Some("Send the input's bytes in base64; an empty input is the empty string."),
+        });
+    };
+    let bytes = text::parse_base64(&payload)
+        .ok_or_else(|| invalid("payload", "payload must be base64 (standard alphabet, with padding)".to_owned()))?;
+    if bytes.len() > inline_bytes {
+        let detail = format!("payload has {} bytes, the limit is {inline_bytes}", bytes.len());
+        return Err(FieldError { fault: Fault::TooLarge, field: "payload", detail, hint: None });
+    }
+    Ok(bytes)
+}
+
+fn price(text: &str) -> Result<Price, FieldError> {
+    let refused = || invalid("max_price", "max_price must be a decimal string of at most 38 digits".to_owned());
+    if text.len() > 38 {
+        return Err(refused());
+    }
+    text.parse().map_err(|_| refused())
+}
+
+fn deadline(text: &str) -> Result<Timestamp, FieldError> {
+    text::parse_time(text).ok_or_else(|| {
+        invalid("deadline", "deadline must be a time in RFC 3339, such as 2030-01-31T12:00:00.000Z".to_owned())
+    })
+}
+
+/// A felt in the range of addresses (below 2^251), in one spelling.
+fn address(text: &str) -> Result<String, FieldError> {
+    let refused =
+        || invalid("client_address", "client_address must be 0x and hex digits of a number below 2^251".to_owned());
+    let digits = text.strip_prefix("0x").ok_or_else(refused)?;
+    if digits.is_empty() || digits.len() > 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(refused());
+    }
+    let digits = digits.trim_start_matches('0').to_ascii_lowercase();
+    if digits.len() > 63 || (digits.len() == 63 && digits.as_str() >= "8") {
+        return Err(refused());
+    }
+    Ok(if digits.is_empty() { "0x0".to_owned() } else { format!("0x{digits}") })
+}
+
+fn requirements(dto: RequirementsDto) -> Result<Requirements, FieldError> {
+    let gb = 0.0..=1_048_576.0;
+    Ok(Requirements {
+        min_cpu_cores: small(integer("requirements.min_cpu_cores", dto.min_cpu_cores, 0..=65_536, 0)?),
+        min_ram_mb: text::mb(number("requirements.min_ram_gb", dto.min_ram_gb, gb.clone(), 0.0)?),
+        min_gpu_memory_mb: text::mb(number("requirements.min_gpu_memory_gb", dto.min_gpu_memory_gb, gb, 0.0)?),
+        required_frameworks: names("requirements.required_frameworks", dto.required_frameworks, NAMES_MAX)?,
+        preferred_regions: names("requirements.preferred_regions", dto.preferred_regions, NAMES_MAX)?,
+        max_network_latency_ms: small(integer(
+            "requirements.max_network_latency_ms",
+            dto.max_network_latency_ms,
+            0..=3_600_000,
+            0,
+        )?),
+        max_worker_load_permille: permille(number(
+            "requirements.max_worker_load",
+            dto.max_worker_load,
+            0.0..=1.0,
+            0.0,
+        )?),
+        min_reputation: small(integer("requirements.min_reputation", dto.min_reputation, 0..=1_000, 0)?),
+    })
+}
+
+fn retry(dto: RetryDto) -> Result<Retry, FieldError> {
+    let usual = Retry::default();
+    let day = 86_400_000;
+    Ok(Retry {
+        max_attempts: small(integer("retry.max_attempts", dto.max_attempts, 1..=100, u64::from(usual.max_attempts))?),
+        initial_delay_ms: integer("retry.initial_delay_ms", dto.initial_delay_ms, 0..=day, usual.initial_delay_ms)?,
+        multiplier_permille: permille(number(
+            "retry.multiplier",
+            dto.multiplier,
+            1.0..=100.0,
+            text::fraction(usual.multiplier_permille),
+        )?),
+        max_delay_ms: integer("retry.max_delay_ms", dto.max_delay_ms, 0..=day, usual.max_delay_ms)?,
+    })
+}
+
+/// An integer in `range`, or `usual`.
+pub(super) fn integer(
+    field: &'static str,
+    value: Option<Int>,
+    range: RangeInclusive<u64>,
+    usual: u64,
+) -> Result<u64, FieldError> {
+    let Some(Int(value)) = value else { return Ok(usual) };
+    match u64::try_from(value) {
+        Ok(value) if range.contains(&value) => Ok(value),
+        _ if range.start() == range.end() => {
+            Err(invalid(field, format!("{field} must be {}, not {value}", range.start())))
+        }
+        _ => Err(invalid(field, format!("{field} must be from {} to {}, not {value}", range.start(), range.end()))),
+    }
+}
+
+/// A number in `range`, or `usual`.
+pub(super) fn number(
+    field: &'static str,
+    value: Option<f64>,
+    range: RangeInclusive<f64>,
+    usual: f64,
+) -> Result<f64, FieldError> {
+    match value {
+        None => Ok(usual),
+        Some(value) if range.contains(&value) => Ok(value),
+        Some(value) => {
+            Err(invalid(field, format!("{field} must be from {} to {}, not {value}", range.start(), range.end())))
+        }
+    }
+}
+
+/// At most `most` short, non-empty strings.
+pub(super) fn names(field: &'static str, value: Option<Vec<String>>, most: usize) -> Result<Vec<String>, FieldError> {
+    let names = value.unwrap_or_default();
+    if names.len() > most {
+        return Err(invalid(field, format!("{field} must have at most {most} items, not {}", names.len())));
+    }
+    for (index, name) in names.iter().enumerate() {
+        let chars = name.chars().count();
+        if chars == 0 || chars > NAME_CHARS {
+            let detail = format!("{field}[{index}] must have from 1 to {NAME_CHARS} characters, not {chars}");
+            return Err(invalid(field, detail));
+        }
+    }
+    Ok(names)
+}
+
+pub(super) fn invalid(field: &'static str, detail: String) -> FieldError {
+    FieldError { fault: Fault::Invalid, field, detail, hint: None }
+}
+
+/// For values that a range check has bounded.
+pub(super) fn small<T: TryFrom<u64> + Default>(value: u64) -> T {
+    T::try_from(value).unwrap_or_default()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range check bounds it")]
+fn permille(value: f64) -> u32 {
+    (value * 1_000.0).round() as u32
+}
+
+fn only_null() -> utoipa::openapi::schema::Object {
+    utoipa::openapi::schema::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::Type::Null)
+        .description(Some("Not available yet: null, or left out."))
+        .build()
+}
+
+fn tags_schema() -> utoipa::openapi::schema::Array {
+    names_of(TAGS_MAX)
+}
+
+pub(super) fn names_schema() -> utoipa::openapi::schema::Array {
+    names_of(NAMES_MAX)
+}
+
+fn names_of(most: usize) -> utoipa::openapi::schema::Array {
+    use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type};
+    let name = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(NAME_CHARS));
+    ArrayBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Array, Type::Null]))
+        .items(name)
+        .max_items(Some(most))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::decode;
+    use crate::api::problem::Problem;
+
+    fn check(body: &str) -> Result<Checked, Problem> {
+        Ok(decode::json::<Submission>(body.as_bytes())?.check(16)?)
+    }
+
+    fn with(field: &str) -> String {
+        format!(r#"{{"type":"sha256","payload":"aGk=",{field}}}"#)
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let checked = check(r#"{"type":"sha256","payload":"aGk="}"#).unwrap();
+        assert_eq!(checked.payload, b"hi");
+        assert_eq!(checked.spec.input, Input { sha256: Digest::of(b"hi"), size: 2, uri: None });
+        assert_eq!((checked.spec.priority, checked.spec.timeout_secs, checked.spec.redundancy), (5, 3_600, 1));
+        assert_eq!(checked.spec.retry, Retry::default());
+        assert_eq!(checked.spec.requirements, Requirements::default());
+    }
+
+    #[test]
+    fn the_same_wish_has_the_same_fingerprint() {
+        let plain = check(r#"{"type":"sha256","payload":"aGk="}"#).unwrap();
+        let spelt = with(
+            r#""priority":5.0,"redundancy":1,"settlement":"none","tags":[],"retry":{"multiplier":2},"input":null"#,
+        );
+        assert_eq!(check(&spelt).unwrap().fingerprint(), plain.fingerprint());
+        let other = check(r#"{"type":"sha256","payload":"aGo="}"#).unwrap();
+        assert_ne!(other.fingerprint(), plain.fingerprint());
+        let one = check(&with(r#""client_address":"0x0AbC""#)).unwrap();
+        let two = check(&with(r#""client_address":"0xabc""#)).unwrap();
+        assert_eq!(one.fingerprint(), two.fingerprint());
+    }
+
+    #[test]
+    fn units_are_converted() {
+        let body = with(r#""requirements":{"min_ram_gb":1.5,"max_worker_load":0.25},"retry":{"multiplier":1.5}"#);
+        let spec = check(&body).unwrap().spec;
+        assert_eq!(spec.requirements.min_ram_mb, 1_536);
+        assert_eq!(spec.requirements.max_worker_load_permille, 250);
+        assert_eq!(spec.retry.multiplier_permille, 1_500);
+    }
+
+    #[test]
+    fn every_field_is_bounded_and_named() {
+        let cases = [
+            (r#""priority":999"#, 422, "priority", "priority must be from 1 to 10, not 999"),
+            (r#""priority":-1"#, 422, "priority", "priority must be from 1 to 10, not -1"),
+            (r#""timeout_secs":0"#, 422, "timeout_secs", "timeout_secs must be from 1 to 86400, not 0"),
+            (r#""redundancy":3"#, 422, "redundancy", "redundancy must be 1, not 3"),
+            (r#""max_price":"1e3""#, 422, "max_price", "max_price must be a decimal string of at most 38 digits"),
+            (r#""max_price":5"#, 422, "max_price", "max_price must be a string, not integer 5"),
+            (r#""tags":["",""]"#, 422, "tags", "tags[0] must have from 1 to 64 characters, not 0"),
+            (r#""client_address":"0xg""#, 422, "client_address", ""),
+            (r#""deadline":"soon""#, 422, "deadline", ""),
+            (r#""settlement":"chain""#, 422, "settlement", ""),
+            (r#""callback_url":"http://x""#, 422, "callback_url", ""),
+            (r#""input":{"uri":"s3://x"}"#, 422, "input", ""),
+            (r#""retry":{"multiplier":0}"#, 422, "retry.multiplier", "retry.multiplier must be from 1 to 100, not 0"),
+            (r#""requirements":{"min_ram_gb":-1}"#, 422, "requirements.min_ram_gb", ""),
+            (r#""requirements":{"gpu":1}"#, 422, "requirements.gpu", "requirements.gpu is not a field of this body"),
+            (r#""requirements":[]"#, 422, "requirements", "requirements must be an object, not an array"),
+        ];
+        for (field, status, path, detail) in cases {
+            let problem = check(&with(field)).expect_err(field);
+            assert_eq!(problem.code.status(), status, "{field}");
+            assert_eq!(problem.field.as_deref(), Some(path), "{field}");
+            if !detail.is_empty() {
+                assert_eq!(problem.detail, detail, "{field}");
+            }
+        }
+    }
+
+    #[test]
+    fn payloads_are_base64_within_the_limit() {
+        let large = text::base64(&[0; 17]);
+        let cases = [
+            (r#"{"type":"a"}"#.to_owned(), Code::MissingField),
+            (r#"{"type":"a","payload":"%"}"#.to_owned(), Code::InvalidField),
+            (format!(r#"{{"type":"a","payload":"{large}"}}"#), Code::PayloadTooLarge),
+            (r#"{"type":"A","payload":""}"#.to_owned(), Code::InvalidField),
+            (r#"{"type":"","payload":""}"#.to_owned(), Code::InvalidField),
+            (r#"{"type":"a-b","payload":""}"#.to_owned(), Code::InvalidField),
+        ];
+        use crate::api::problem::Code;
+        for (body, code) in cases {
+            assert_eq!(check(&body).expect_err(&body).code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_below_two_to_the_251() {
+        for good in ["0x0", "0x00", "0x7ff", &format!("0x7{}", "f".repeat(62)), &format!("0x07{}", "f".repeat(62))] {
+            assert!(address(good).is_ok(), "{good}");
+        }
+        for bad in ["", "0x", "7", "0x-1", &format!("0x8{}", "0".repeat(62)), &format!("0x1{}", "0".repeat(63))] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_must_lie_ahead() {
+        let checked = check(&with(r#""deadline":"2030-01-01T00:00:00Z""#)).unwrap();
+        let deadline = checked.spec.deadline.unwrap();
+        assert!(checked.deadline_ahead(Timestamp(deadline.0 - 1)).is_ok());
+        assert_eq!(checked.deadline_ahead(deadline).unwrap_err().field, "deadline");
+    }
+}

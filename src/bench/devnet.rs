@@ -1,0 +1,133 @@
+//! The development network: whom to kill, and how to have it back.
+//!
+//! Kills only processes that the network's own status names, and only if they
+//! are ours by name.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use tokio::process::Command;
+
+use super::FailoverArgs;
+
+/// `{"nodes": [...], "workers": [...], "run_dir"}`, as far as it matters here.
+#[derive(Clone, Debug, Deserialize)]
+struct Status {
+    nodes: Vec<Member>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Member {
+    pub index: u32,
+    pub role: String,
+    pub api: String,
+    pub pid: Option<i32>,
+}
+
+pub(super) struct Devnet {
+    status: Source,
+    restart: String,
+}
+
+enum Source {
+    File(PathBuf),
+    Command(String),
+}
+
+impl Devnet {
+    pub(super) fn new(args: &FailoverArgs) -> Self {
+        let status = match &args.devnet_status {
+            Some(file) => Source::File(file.clone()),
+            None => Source::Command(args.status_command.clone()),
+        };
+        Self { status, restart: args.restart_command.clone() }
+    }
+
+    pub(super) async fn members(&self) -> anyhow::Result<Vec<Member>> {
+        let text = match &self.status {
+            Source::File(path) => tokio::fs::read(path).await.with_context(|| format!("read {}", path.display()))?,
+            Source::Command(command) => shell(command).await?,
+        };
+        let status: Status = serde_json::from_slice(&text).context("the network's status is not as expected")?;
+        Ok(status.nodes)
+    }
+
+    pub(super) async fn restart(&self, member: &Member) -> anyhow::Result<()> {
+        shell(&self.restart.replace("{index}", &member.index.to_string())).await.map(drop)
+    }
+}
+
+impl Member {
+    /// SIGKILL: no chance to hand over.
+    pub(super) fn kill(&self) -> anyhow::Result<()> {
+        let pid = self.pid.filter(|pid| *pid > 1).with_context(|| format!("node {} has no process", self.index))?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if !name.starts_with("ciro-") {
+            bail!("process {pid} of node {} is {:?}, not one of ours: nothing was killed", self.index, name.trim());
+        }
+        kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("kill process {pid}"))
+    }
+}
+
+async fn shell(command: &str) -> anyhow::Result<Vec<u8>> {
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .with_context(|| format!("run {command:?}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?} ended with {}: {}", output.status, said.trim());
+    }
+    Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devnet(status: &str, restart: &str) -> Devnet {
+        Devnet { status: Source::Command(status.to_owned()), restart: restart.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn the_status_command_is_understood() {
+        let status = r#"echo '{"nodes":[{"index":2,"node_id":"x","role":"leader","api":"http://127.0.0.1:1","p2p":"/ip4","pid":7,"data_dir":"/d"},{"index":3,"node_id":"y","role":"unknown","api":"http://127.0.0.1:2","p2p":"/ip4","pid":null,"data_dir":"/d"}],"workers":[],"run_dir":"/r"}'"#;
+        let members = devnet(status, "").members().await.unwrap();
+        assert_eq!((members[0].index, members[0].role.as_str(), members[0].pid), (2, "leader", Some(7)));
+        assert_eq!(members[1].pid, None);
+        assert!(members[1].kill().unwrap_err().to_string().contains("no process"));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_fails_says_why() {
+        let error = devnet("echo out of nodes >&2; exit 3", "").members().await.unwrap_err().to_string();
+        assert!(error.contains("out of nodes") && error.contains('3'), "{error}");
+        assert!(devnet("echo nonsense", "").members().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn restart_names_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let note = dir.path().join("note");
+        let member = Member { index: 3, role: String::new(), api: String::new(), pid: None };
+        devnet("", &format!("echo start {{index}} > {}", note.display())).restart(&member).await.unwrap();
+        assert_eq!(std::fs::read_to_string(note).unwrap(), "start 3\n");
+    }
+
+    #[test]
+    fn a_stranger_is_not_killed() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let member = Member { index: 1, role: String::new(), api: String::new(), pid: Some(pid) };
+        assert!(member.kill().unwrap_err().to_string().contains("not one of ours"));
+        assert_eq!(child.try_wait().unwrap(), None, "still runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,149 @@
+//! Awards and requirements.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_assert, prop_assert_eq, proptest};
+
+use super::fixture::{job, register, spec, submit, worker};
+use crate::domain::apply::Position;
+use crate::domain::auction::{Bid, Bidder, Win, award, misfits};
+use crate::domain::command::{Command, Record};
+use crate::domain::ids::{JobId, Price, WorkerId};
+use crate::domain::job::Job;
+use crate::domain::state::State;
+use crate::domain::time::Timestamp;
+use crate::domain::worker::Worker;
+
+fn state(commands: Vec<Command>) -> State {
+    let mut state = State::default();
+    let replies = state.apply(Position { index: 1, term: 1 }, &Record { at: Timestamp(1_000), commands });
+    assert!(replies.iter().all(Result::is_ok), "{replies:?}");
+    state
+}
+
+fn market(jobs: u8, rooms: &[u32]) -> State {
+    let workers = (1..).zip(rooms).map(|(n, room)| register(worker(n), *room));
+    let jobs = (0..jobs).map(|n| submit(job(n), spec(&[n]), &[n]));
+    state(workers.chain(jobs).collect())
+}
+
+fn bid(n: u8, w: u8, price: u128, load_permille: u32) -> Bid {
+    Bid { job: job(n), attempt: 1, worker: worker(w), price: Price(price), load_permille }
+}
+
+fn clear(state: &State, bids: &[Bid]) -> Vec<Win> {
+    let jobs: Vec<&Job> = state.open_jobs(state.now()).map(AsRef::as_ref).collect();
+    award(&jobs, bids, &bidders(state))
+}
+
+fn bidders(state: &State) -> BTreeMap<WorkerId, Bidder<'_>> {
+    state.workers().map(|worker| (worker.id, Bidder { worker, room: state.room(worker) })).collect()
+}
+
+fn winner(wins: &[Win], id: JobId) -> Option<WorkerId> {
+    wins.iter().find(|win| win.job == id).map(|win| win.worker)
+}
+
+#[test]
+fn the_cheapest_wins_then_the_least_loaded_then_the_lowest_id() {
+    let state = market(3, &[4, 4, 4]);
+    let bids =
+        [bid(0, 1, 9, 0), bid(0, 2, 8, 900), bid(1, 1, 5, 700), bid(1, 3, 5, 100), bid(2, 1, 5, 0), bid(2, 2, 5, 0)];
+    let wins = clear(&state, &bids);
+    assert_eq!(winner(&wins, job(0)), Some(worker(2)));
+    assert_eq!(winner(&wins, job(1)), Some(worker(3)));
+    assert_eq!(winner(&wins, job(2)), Some(worker(1)));
+}
+
+#[test]
+fn equal_bids_spread_over_workers_by_room() {
+    let state = market(12, &[2, 4, 6]);
+    let bids: Vec<Bid> = (0..12).flat_map(|n| (1..=3).map(move |w| bid(n, w, 5, 0))).collect();
+    let jobs: Vec<&Job> = state.open_jobs(state.now()).map(AsRef::as_ref).take(6).collect();
+    let wins = award(&jobs, &bids, &bidders(&state));
+    let won = |w| wins.iter().filter(|win| win.worker == worker(w)).count();
+    assert_eq!([won(1), won(2), won(3)], [1, 2, 3]);
+    let all = clear(&state, &bids);
+    assert_eq!(all.len(), 12, "all room is used");
+}
+
+#[test]
+fn bids_that_do_not_count() {
+    let mut dear = spec(b"x");
+    dear.max_price = Some(Price(10));
+    let mut commands = vec![register(worker(1), 1), register(worker(2), 1), register(worker(3), 9)];
+    commands.extend([submit(job(1), dear, b"x"), Command::Drain { worker: worker(2) }]);
+    let state = state(commands);
+    let stale = Bid { attempt: 2, ..bid(1, 1, 1, 0) };
+    assert_eq!(clear(&state, &[stale]), [], "another attempt");
+    assert_eq!(clear(&state, &[bid(1, 1, 11, 0)]), [], "above max_price");
+    assert_eq!(clear(&state, &[bid(1, 2, 1, 0)]), [], "draining");
+    assert_eq!(clear(&state, &[bid(1, 9, 1, 0)]), [], "a stranger");
+    assert_eq!(clear(&state, &[bid(7, 1, 1, 0)]), [], "no such job");
+    assert_eq!(clear(&state, &[bid(1, 1, 10, 0)]).len(), 1);
+}
+
+#[test]
+fn each_requirement_is_judged_and_named() {
+    let state = market(1, &[1]);
+    let worker: &Worker = state.worker(worker(1)).unwrap();
+    let mut spec = spec(b"x");
+    assert_eq!(misfits(&spec, worker, 1_000), []);
+    spec.kind = "render3d".to_owned();
+    spec.requirements.min_cpu_cores = 5;
+    spec.requirements.min_ram_mb = 8_193;
+    spec.requirements.min_gpu_memory_mb = 1;
+    spec.requirements.required_frameworks = vec!["onnx".to_owned(), "pytorch".to_owned()];
+    spec.requirements.preferred_regions = vec!["mars".to_owned()];
+    spec.requirements.max_network_latency_ms = 1;
+    spec.requirements.max_worker_load_permille = 250;
+    spec.requirements.min_reputation = 501;
+    let told: Vec<String> = misfits(&spec, worker, 251)
+        .into_iter()
+        .map(|misfit| format!("{}: {} / {}", misfit.requirement, misfit.wanted, misfit.offered))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "type: render3d / sha256, wordcount",
+            "min_cpu_cores: at least 5 / 4",
+            "min_ram_gb: at least 8193 MB / 8192 MB",
+            "min_gpu_memory_gb: at least 1 MB / 0 MB",
+            "required_frameworks: pytorch / onnx",
+            "max_worker_load: 0.250 / 0.251",
+            "min_reputation: at least 501 / 500",
+        ]
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_bids_gives_the_same_awards_and_no_one_gets_more_than_it_has_room_for(
+        (bids, shuffled) in prop::collection::vec((0u8..10, 1u8..6, 0u128..4, 0u32..3), 0..80)
+            .prop_flat_map(|bids| (Just(bids.clone()), Just(bids).prop_shuffle())),
+        rooms in prop::collection::vec(1u32..4, 5),
+    ) {
+        let state = market(8, &rooms);
+        let read = |bids: &[(u8, u8, u128, u32)]| -> Vec<Bid> {
+            bids.iter().map(|(n, w, price, load)| bid(*n, *w, *price, *load)).collect()
+        };
+        let wins = clear(&state, &read(&bids));
+        prop_assert_eq!(&wins, &clear(&state, &read(&shuffled)));
+        for (w, room) in (1..).zip(&rooms) {
+            prop_assert!(wins.iter().filter(|win| win.worker == worker(w)).count() as u32 <= *room);
+        }
+        for win in &wins {
+            let offered = |bid: &Bid| (bid.job, bid.worker, bid.price) == (win.job, win.worker, win.price);
+            prop_assert!(read(&bids).iter().any(offered), "a win on terms nobody offered");
+        }
+        // What is won can be assigned.
+        let mut state = state;
+        let assign = |win: &Win| Command::Assign {
+            job: win.job, attempt: win.attempt, worker: win.worker, price: win.price, lease_ms: 1_000,
+        };
+        let record = Record { at: Timestamp(2_000), commands: wins.iter().map(assign).collect() };
+        assert!(state.apply(Position { index: 2, term: 1 }, &record).iter().all(Result::is_ok));
+    }
+}

@@ -1,0 +1,190 @@
+//! Any commands, sensible or not, in any order: what must hold, holds.
+//!
+//! A case is a list of numbers. Each is turned into a command with the state at
+//! hand, so that most commands nearly fit it and many do: attempts one off,
+//! workers that hold something else, clocks that jump back.
+
+use proptest::prelude::{ProptestConfig, any, prop, proptest};
+
+use super::fixture::{SMALL, bytes, check, complete, fail, job, register, reread, spec, submit, worker};
+use crate::domain::apply::Position;
+use crate::domain::command::{Command, Done, Record, Refusal, Reply};
+use crate::domain::ids::{JobId, Price};
+use crate::domain::job::{JobState, Retry};
+use crate::domain::journal::{OVERRUN, Sink};
+use crate::domain::state::State;
+use crate::domain::time::Timestamp;
+use crate::domain::worker::Verdict;
+
+/// Numbers that become one record: how far the clock moves, and its commands.
+type Draft = (i16, Vec<[u8; 6]>);
+
+fn record(state: &State, (step, drafts): &Draft) -> Record {
+    let at = state.now().0.saturating_add_signed(i64::from(*step)).max(1_000);
+    Record { at: Timestamp(at), commands: drafts.iter().map(|draft| command(state, draft)).collect() }
+}
+
+fn command(state: &State, &[kind, which, who, nudge, a, b]: &[u8; 6]) -> Command {
+    let held: Vec<JobId> = state.held_jobs().map(|job| job.id).collect();
+    let about_an_attempt = kind % 24 >= 15 && which % 4 != 0 && !held.is_empty();
+    let job = if about_an_attempt { held[usize::from(which) % held.len()] } else { job(which % 12) };
+    let known = state.job(job);
+    let holder = known.and_then(|job| job.award.as_ref()).map(|award| award.worker);
+    let worker = holder.filter(|_| who % 4 != 0).unwrap_or(worker(who / 4 % 4));
+    let attempt = known.map_or(0, |job| job.attempt);
+    let said = attempt.saturating_add_signed(i32::from(nudge % 8 == 0) - i32::from(nudge % 8 == 1));
+    let next = said.saturating_add(1);
+    let lease_ms = u64::from(a) * 50;
+    match kind % 24 {
+        0..=4 => draft_submit(state, job, a, b),
+        5 if a % 3 == 0 => Command::Cancel { job, reason: "no longer wanted".to_owned() },
+        5..=7 => register(worker, u32::from(worker.0[0]) + 1),
+        8 if a % 6 == 0 => Command::UnregisterWorker { worker },
+        8 => Command::Drain { worker },
+        9 => Command::Resume { worker },
+        10 => Command::SetVerdict {
+            worker,
+            verdict: [Verdict::Online, Verdict::Unhealthy, Verdict::Offline][a as usize % 3],
+        },
+        11..=14 => Command::Assign { job, attempt: next, worker, price: Price(u128::from(b) / 2), lease_ms },
+        15 | 16 => Command::Started { job, attempt: said, worker },
+        17 if a % 2 == 0 => Command::Renew { job, attempt: said, lease_ms },
+        18 => Command::Expire { job, attempt: said },
+        19 => Command::Decline { job, attempt: said, worker },
+        17 | 20 => complete(job, said, worker, &vec![b; a.into()]),
+        21 => fail(job, said, worker, b % 4 != 0),
+        22 => Command::PassDeadline { job },
+        _ => Command::Delivered {
+            sink: if b % 2 == 0 { Sink::Kafka } else { Sink::Chain },
+            through: state.journal().last_seq().saturating_sub(u64::from(a) / 16).saturating_add(u64::from(a % 9 == 8)),
+        },
+    }
+}
+
+fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
+    let payload = vec![a % 3; usize::from(b) * 2];
+    let mut spec = spec(&payload);
+    spec.priority = a % 12;
+    spec.retry = Retry { max_attempts: u32::from(a % 9), initial_delay_ms: u64::from(b) * 10, ..Retry::default() };
+    spec.max_price = a.is_multiple_of(2).then_some(Price(100));
+    spec.deadline = b.is_multiple_of(3).then_some(state.now().after_ms(u64::from(a) * 100));
+    submit(job, spec, &payload)
+}
+
+/// What must hold between a state and the next.
+fn check_step(was: &State, is: &State, record: &Record, replies: &[Reply]) {
+    assert_eq!(record.commands.len(), replies.len());
+    assert!(is.now() >= was.now() && is.now() >= record.at, "the clock went back");
+    assert_ne!(is.hash(), was.hash());
+    assert!(is.journal().last_seq() >= was.journal().last_seq());
+    for (sink, cursor) in was.journal().cursors() {
+        assert!(is.journal().cursor(sink) >= Some(cursor), "a cursor went back");
+    }
+    let dropped = is.journal().first_seq() > was.journal().first_seq();
+    if dropped && is.journal().len() < is.limits.journal_max * OVERRUN {
+        let needed = is.journal().cursors().map(|(_, cursor)| cursor + 1).min();
+        assert!(
+            needed.is_none_or(|needed| is.journal().first_seq() <= needed),
+            "an entry went before every sink had it"
+        );
+    }
+    let common = was.journal().last_seq().min(is.journal().last_seq());
+    let from = is.journal().first_seq().max(was.journal().first_seq());
+    for entry in is.journal().after(from.saturating_sub(1), usize::MAX).iter().filter(|entry| entry.seq <= common) {
+        assert_eq!(was.journal().after(entry.seq - 1, 1).first(), Some(entry), "a journal entry changed");
+    }
+    for job in was.jobs_after(None) {
+        let Some(now) = is.job(job.id).filter(|now| now.submitted_index == job.submitted_index) else { continue };
+        assert!(now.attempt >= job.attempt && now.failures >= job.failures, "an attempt was taken back");
+        assert!(!job.state.is_final() || now == job, "a finished job changed");
+    }
+    let quiet = replies.iter().all(|reply| matches!(reply, Err(_) | Ok(Done::Unchanged)));
+    if quiet {
+        assert!(
+            is.jobs == was.jobs && is.workers == was.workers && is.payloads == was.payloads,
+            "a refusal had effects"
+        );
+    }
+}
+
+/// Applies a whole case, checking after every record; returns the state and the records.
+fn play(drafts: &[Draft]) -> (State, Vec<Record>) {
+    let mut state = State::within(SMALL);
+    let mut records = Vec::new();
+    for (index, draft) in (1..).zip(drafts) {
+        let was = state.clone();
+        let (was_bytes, record) = (bytes(&was), record(&state, draft));
+        let replies = state.apply(position(index), &record);
+        check(&state);
+        check_step(&was, &state, &record, &replies);
+        assert_eq!(bytes(&was), was_bytes, "a frozen view changed");
+        records.push(record);
+    }
+    (state, records)
+}
+
+fn position(index: u64) -> Position {
+    Position { index, term: 1 + index / 10 }
+}
+
+fn apply_all(state: &mut State, records: &[Record]) -> Vec<Reply> {
+    let from = state.applied() + 1;
+    (from..).zip(records).flat_map(|(index, record)| state.apply(position(index), record)).collect()
+}
+
+fn drafts() -> impl proptest::strategy::Strategy<Value = Vec<Draft>> {
+    let commands = prop::collection::vec(any::<[u8; 6]>(), 0..6);
+    prop::collection::vec((-500i16..3_000, commands), 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariants_hold_and_the_same_log_gives_the_same_bytes(drafts in drafts()) {
+        let (state, records) = play(&drafts);
+        let mut twin = State::within(SMALL);
+        apply_all(&mut twin, &records);
+        assert_eq!(twin.hash(), state.hash());
+        assert_eq!(bytes(&twin), bytes(&state));
+    }
+
+    #[test]
+    fn a_snapshot_at_any_prefix_and_the_rest_give_the_same_bytes(
+        drafts in drafts(),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let (state, records) = play(&drafts);
+        let (before, rest) = records.split_at(cut.index(records.len() + 1));
+        let mut original = State::within(SMALL);
+        apply_all(&mut original, before);
+        let mut restored = reread(&original);
+        assert_eq!(apply_all(&mut restored, rest), apply_all(&mut original, rest));
+        assert_eq!(restored.hash(), state.hash());
+        assert_eq!(bytes(&restored), bytes(&state));
+        check(&restored);
+    }
+}
+
+/// The random commands are worth something only if they get somewhere.
+#[test]
+fn random_commands_reach_every_state_and_most_refusals() {
+    use proptest::strategy::{Strategy, ValueTree};
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let (mut ended, mut codes) = ([0u64; 3], std::collections::BTreeSet::new());
+    for _ in 0..60 {
+        let drafts = drafts().new_tree(&mut runner).unwrap().current();
+        let mut state = State::within(SMALL);
+        for (index, draft) in (1..).zip(&drafts) {
+            let record = record(&state, draft);
+            let replies = state.apply(position(index), &record);
+            codes.extend(replies.into_iter().filter_map(Result::err).map(|refusal: Refusal| refusal.code()));
+        }
+        let states = [JobState::Completed, JobState::Failed, JobState::Cancelled];
+        for (sum, state_of) in ended.iter_mut().zip(states) {
+            *sum += state.ended_total(state_of);
+        }
+    }
+    assert!(ended.iter().all(|count| *count > 20), "{ended:?}");
+    assert_eq!(codes.len(), 13, "{codes:?}");
+}

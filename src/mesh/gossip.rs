@@ -1,0 +1,212 @@
+//! Gossip: settings, and messages with their verdicts.
+//!
+//! Every message is signed by its publisher (libp2p's strict mode), so a source
+//! is as certain as a peer we are connected to. A message goes on to others
+//! only after whoever reads the inbox accepted it.
+//!
+//! Announcements flow to workers, which connect to coordinators and not to each
+//! other. A coordinator therefore sends them to all of its workers itself; with
+//! gossipsub's usual mesh of six the seventh would hear of a job a heartbeat
+//! later, when the auction is over.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use libp2p::gossipsub::{
+    self, ConfigBuilder, IdentTopic, IdentityTransform, MaxCountSubscriptionFilter, Message, MessageAcceptance,
+    MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicHash, TopicScoreParams, ValidationMode,
+    WhitelistSubscriptionFilter,
+};
+use libp2p::identity::Keypair;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+use super::{Error, Options, Role, Topic};
+use crate::domain::PeerId;
+
+/// Largest body we publish, in bytes.
+pub(super) const BODY_MAX: usize = 64 * 1024;
+
+/// What signature, key and topic add to a body, at most.
+const ENVELOPE: usize = 2 * 1024;
+
+/// Workers that a coordinator sends announcements to itself. Beyond this they hear from another.
+const ANNOUNCE_FAN_OUT: usize = 1_024;
+
+pub(super) type Behaviour =
+    gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>>;
+
+/// A gossip message with a valid signature by `source`. It is forwarded to
+/// others only after `accept`; dropping it without a verdict ignores it.
+pub struct Gossip {
+    pub topic: Topic,
+    pub source: PeerId,
+    pub body: Bytes,
+    pub verdict: Verdict,
+}
+
+/// The reader's say on a message.
+pub struct Verdict {
+    case: Option<Case>,
+}
+
+struct Case {
+    judged: mpsc::Sender<Judged>,
+    id: MessageId,
+    from: libp2p::PeerId,
+    topic: Topic,
+}
+
+/// A verdict on its way back to gossipsub.
+pub(super) struct Judged {
+    pub id: MessageId,
+    /// The peer that passed the message to us.
+    pub from: libp2p::PeerId,
+    pub topic: Topic,
+    pub acceptance: MessageAcceptance,
+}
+
+impl Verdict {
+    pub(super) fn new(judged: mpsc::Sender<Judged>, id: MessageId, from: libp2p::PeerId, topic: Topic) -> Self {
+        Self { case: Some(Case { judged, id, from, topic }) }
+    }
+
+    /// Valid: pass it on.
+    pub fn accept(mut self) {
+        self.judge(MessageAcceptance::Accept);
+    }
+
+    /// Stale, repeated or over its rate: do not pass it on.
+    pub fn ignore(mut self) {
+        self.judge(MessageAcceptance::Ignore);
+    }
+
+    /// Malformed or forged: do not pass it on, and lower the sender's score.
+    pub fn reject(mut self) {
+        self.judge(MessageAcceptance::Reject);
+    }
+
+    fn judge(&mut self, acceptance: MessageAcceptance) {
+        if let Some(Case { judged, id, from, topic }) = self.case.take() {
+            // When the queue is full the message is not passed on, as if ignored.
+            let _ = judged.try_send(Judged { id, from, topic, acceptance });
+        }
+    }
+}
+
+impl Drop for Verdict {
+    fn drop(&mut self) {
+        self.judge(MessageAcceptance::Ignore);
+    }
+}
+
+/// The names of the topics on one network.
+#[derive(Clone)]
+pub(super) struct Topics {
+    all: [(Topic, IdentTopic); Topic::ALL.len()],
+}
+
+impl Topics {
+    pub fn new(network: &str) -> Self {
+        Self { all: Topic::ALL.map(|topic| (topic, IdentTopic::new(format!("/ciro/{network}/{}/1", topic.name())))) }
+    }
+
+    pub fn of(&self, topic: Topic) -> &IdentTopic {
+        &self.all[topic as usize].1
+    }
+
+    pub fn find(&self, hash: &TopicHash) -> Option<Topic> {
+        self.all.iter().find(|(_, name)| name.hash() == *hash).map(|(topic, _)| *topic)
+    }
+
+    fn hashes(&self) -> HashSet<TopicHash> {
+        self.all.iter().map(|(_, name)| name.hash()).collect()
+    }
+}
+
+/// Gossipsub, subscribed to what our role listens to.
+pub(super) fn behaviour(key: &Keypair, options: &Options, topics: &Topics) -> Result<Behaviour, Error> {
+    let setup = |error: &dyn std::fmt::Display| Error::Setup(format!("set gossip up: {error}"));
+    let filter = MaxCountSubscriptionFilter {
+        filter: WhitelistSubscriptionFilter(topics.hashes()),
+        max_subscribed_topics: Topic::ALL.len(),
+        max_subscriptions_per_request: 16,
+    };
+    let mut gossip = Behaviour::new_with_subscription_filter(
+        MessageAuthenticity::Signed(key.clone()),
+        config(options.role, topics).map_err(|error| setup(&error))?,
+        filter,
+    )
+    .map_err(|error| setup(&error))?;
+    gossip.with_peer_score(scores(topics), PeerScoreThresholds::default()).map_err(|error| setup(&error))?;
+    let listened: &[Topic] = match options.role {
+        Role::Coordinator => &Topic::ALL,
+        Role::Worker => &[Topic::Announcements],
+    };
+    for topic in listened {
+        gossip.subscribe(topics.of(*topic)).map_err(|error| setup(&error))?;
+    }
+    Ok(gossip)
+}
+
+fn config(role: Role, topics: &Topics) -> Result<gossipsub::Config, gossipsub::ConfigBuilderError> {
+    let mut builder = ConfigBuilder::default();
+    builder
+        .validation_mode(ValidationMode::Strict)
+        .validate_messages()
+        .message_id_fn(message_id)
+        .max_transmit_size(BODY_MAX + ENVELOPE)
+        .heartbeat_interval(Duration::from_millis(500))
+        .heartbeat_initial_delay(Duration::from_millis(200))
+        .duplicate_cache_time(Duration::from_secs(60))
+        .flood_publish(role == Role::Worker);
+    if role == Role::Coordinator {
+        let announcements = topics.of(Topic::Announcements).hash();
+        builder
+            .mesh_n_for_topic(ANNOUNCE_FAN_OUT / 2, announcements.clone())
+            .mesh_n_low_for_topic(5, announcements.clone())
+            .mesh_n_high_for_topic(ANNOUNCE_FAN_OUT, announcements.clone())
+            .mesh_outbound_min_for_topic(0, announcements);
+    }
+    builder.build()
+}
+
+/// The same words by the same publisher are the same message, however often they are sent.
+fn message_id(message: &Message) -> MessageId {
+    let mut hash = Sha256::new();
+    let source = message.source.map(libp2p::PeerId::to_bytes).unwrap_or_default();
+    for part in [source.as_slice(), message.topic.as_str().as_bytes()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.update(&message.data);
+    MessageId::new(&hash.finalize())
+}
+
+/// The library's defaults expect a busy topic and one peer per address; ours
+/// are quiet at times, and a test host or a NAT holds many workers. What is
+/// invalid weighs heavily, what is valid earns little to spend on it.
+fn scores(topics: &Topics) -> PeerScoreParams {
+    let topic = TopicScoreParams {
+        topic_weight: 1.0,
+        time_in_mesh_weight: 0.01,
+        time_in_mesh_quantum: Duration::from_secs(1),
+        time_in_mesh_cap: 100.0,
+        first_message_deliveries_weight: 0.1,
+        first_message_deliveries_decay: 0.9,
+        first_message_deliveries_cap: 100.0,
+        mesh_message_deliveries_weight: 0.0,
+        mesh_failure_penalty_weight: 0.0,
+        invalid_message_deliveries_weight: -10.0,
+        invalid_message_deliveries_decay: 0.9,
+        ..TopicScoreParams::default()
+    };
+    PeerScoreParams {
+        topics: topics.hashes().into_iter().map(|hash| (hash, topic.clone())).collect(),
+        ip_colocation_factor_weight: 0.0,
+        behaviour_penalty_threshold: 6.0,
+        retain_score: Duration::from_secs(600),
+        ..PeerScoreParams::default()
+    }
+}

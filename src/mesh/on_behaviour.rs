@@ -1,0 +1,216 @@
+//! What the event loop does with the behaviours' events and with connections.
+
+use std::time::Duration;
+
+use libp2p::core::ConnectedPoint;
+use libp2p::gossipsub::{self, MessageAcceptance, MessageId};
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::ConnectionId;
+use libp2p::{identify, kad, mdns, ping};
+use tracing::{debug, warn};
+
+use super::admission::Admission;
+use super::behaviour::{BehaviourEvent, network_protocol};
+use super::event_loop::EventLoop;
+use super::gossip::{Gossip, Judged, Verdict};
+use super::identity::from_libp2p;
+use super::peers;
+use super::shared::{Link, count};
+use crate::clock;
+
+/// A connection this old cannot be the other half of a simultaneous dial.
+const NOT_SIMULTANEOUS: Duration = Duration::from_secs(3);
+
+/// Addresses taken over from one peer's description of itself.
+const LISTEN_ADDRESSES_MAX: usize = 8;
+
+/// Protocol names shown per peer, and their longest total, in bytes.
+const PROTOCOLS_MAX: usize = 32;
+const TEXT_MAX: usize = 128;
+
+impl EventLoop {
+    pub(super) fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
+                self.on_gossip(propagation_source, message_id, message);
+            }
+            BehaviourEvent::Gossip(gossipsub::Event::SlowPeer { peer_id, .. }) => {
+                debug!(peer = %peer_id, "peer takes gossip too slowly");
+            }
+            BehaviourEvent::Ping(event) => self.on_ping(&event),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.on_identified(&peer_id, info);
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
+            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                result: kad::QueryResult::GetClosestPeers(Ok(found)),
+                ..
+            }) => self.on_found(found),
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_connected(&mut self, peer: &libp2p::PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let Some(peer) = from_libp2p(peer) else { return };
+        let now = clock::instant();
+        let transport = peers::transport(endpoint.get_remote_address()).unwrap_or("tcp");
+        let remote = endpoint.get_remote_address().clone();
+        let inbound = endpoint.is_listener();
+        let link = Link { id, since: clock::now(), established: now, inbound, transport, remote };
+        debug!(%peer, inbound = link.inbound, transport, "connected");
+        // A peer dials only when it has no connection: what we still have of an earlier one is dead.
+        let dead = self.shared.update(peer, |record| {
+            let old = |known: &&Link| now.saturating_duration_since(known.established) > NOT_SIMULTANEOUS;
+            let dead: Vec<_> = record.links.iter().filter(old).map(|known| known.id).collect();
+            record.links.push(link.clone());
+            if link.inbound { dead } else { Vec::new() }
+        });
+        for id in dead.unwrap_or_default() {
+            self.swarm.close_connection(id);
+        }
+        self.book.connected(peer, now);
+        if self.is_member(peer) {
+            self.greet_member(peer);
+        }
+        self.open_waiting(peer);
+    }
+
+    pub(super) fn on_disconnected(&mut self, peer: &libp2p::PeerId, id: ConnectionId) {
+        let Some(peer) = from_libp2p(peer) else { return };
+        let gone = self.shared.update(peer, |record| {
+            record.links.retain(|link| link.id != id);
+            if record.links.is_empty() {
+                record.rtt_us = None;
+            }
+            record.links.is_empty()
+        });
+        if gone == Some(true) {
+            self.book.disconnected(peer, clock::instant(), rand::random());
+        }
+    }
+
+    fn on_ping(&mut self, event: &ping::Event) {
+        let Some(peer) = from_libp2p(&event.peer) else { return };
+        match &event.result {
+            Ok(rtt) => {
+                let rtt = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+                self.shared.update(peer, |record| record.rtt_us = Some(rtt));
+            }
+            Err(ping::Failure::Timeout) => {
+                debug!(%peer, "no answer to ping, connection closed");
+                self.swarm.close_connection(event.connection);
+            }
+            Err(error) => debug!(%peer, %error, "ping failed"),
+        }
+    }
+
+    fn on_identified(&mut self, remote: &libp2p::PeerId, info: identify::Info) {
+        let Some(peer) = from_libp2p(remote) else { return };
+        if info.protocol_version != network_protocol(&self.network) {
+            let protocol = clip(&info.protocol_version);
+            if self.shared.is_persistent(peer) {
+                warn!(%peer, %protocol, "peer is of another network, disconnected");
+            } else {
+                debug!(%peer, %protocol, "peer is of another network, disconnected");
+            }
+            let _ = self.swarm.disconnect_peer_id(*remote);
+            return;
+        }
+        let protocols: Vec<_> =
+            info.protocols.iter().take(PROTOCOLS_MAX).map(|protocol| clip(protocol.as_ref())).collect();
+        let routes = protocols.iter().any(|protocol| protocol.ends_with("/kad/1"));
+        let from = self.shared.update(peer, |record| {
+            record.agent = Some(clip(&info.agent_version));
+            record.protocols = protocols;
+            record.links.last().map(|link| link.remote.clone())
+        });
+        let Some(from) = from.flatten() else { return };
+        for mut address in info.listen_addrs.into_iter().take(LISTEN_ADDRESSES_MAX) {
+            if let Some(Protocol::P2p(_)) = address.iter().last() {
+                address.pop();
+            }
+            if !peers::plausible(&address, &from) {
+                continue;
+            }
+            if routes && let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+                kad.add_address(remote, address.clone());
+            }
+            self.book.learn(peer, address);
+        }
+        self.show_addresses(peer);
+    }
+
+    fn on_discovered(&mut self, found: Vec<(libp2p::PeerId, libp2p::Multiaddr)>) {
+        for (remote, mut address) in found.into_iter().take(64) {
+            let Some(peer) = from_libp2p(&remote) else { continue };
+            if let Some(Protocol::P2p(_)) = address.iter().last() {
+                address.pop();
+            }
+            if peers::transport(&address).is_none() {
+                continue;
+            }
+            self.book.learn(peer, address);
+            self.show_addresses(peer);
+            if !self.shared.is_connected(peer) && self.book.may_dial(peer, clock::instant()) {
+                self.dial(peer);
+            }
+        }
+    }
+
+    /// Peers near a member we look for: the member itself may be among them.
+    fn on_found(&mut self, found: kad::GetClosestPeersOk) {
+        for info in found.peers {
+            let Some(peer) = from_libp2p(&info.peer_id).filter(|peer| self.is_member(*peer)) else { continue };
+            for address in info.addrs.into_iter().take(LISTEN_ADDRESSES_MAX) {
+                if peers::transport(&address).is_some() {
+                    self.book.learn(peer, address);
+                }
+            }
+            self.show_addresses(peer);
+        }
+    }
+
+    fn on_gossip(&mut self, from: libp2p::PeerId, id: MessageId, message: gossipsub::Message) {
+        let source = message.source.as_ref().and_then(from_libp2p);
+        let (Some(topic), Some(source)) = (self.topic(&message.topic), source) else {
+            if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
+                gossip.report_message_validation_result(&id, &from, MessageAcceptance::Reject);
+            }
+            return;
+        };
+        let counters = self.shared.topic(topic);
+        count(&counters.messages_in, 1);
+        count(&counters.bytes_in, message.data.len());
+        match self.gate(topic, source, &from) {
+            Admission::Pass => {}
+            Admission::Forbidden => {
+                self.judge(Judged { id, from, topic, acceptance: MessageAcceptance::Reject });
+                return;
+            }
+            Admission::OverRate => {
+                // Only the publisher is to blame; who passes it on may have had it from elsewhere.
+                if from_libp2p(&from) == Some(source) {
+                    self.offend(source, "gossip_rate");
+                }
+                self.judge(Judged { id, from, topic, acceptance: MessageAcceptance::Ignore });
+                return;
+            }
+        }
+        let ignored = Judged { id: id.clone(), from, topic, acceptance: MessageAcceptance::Ignore };
+        let handed_out = self.hand_out(|judged| Gossip {
+            topic,
+            source,
+            body: message.data.into(),
+            verdict: Verdict::new(judged, id, from, topic),
+        });
+        if !handed_out {
+            count(&self.shared.topic(topic).dropped, 1);
+            self.judge(ignored);
+        }
+    }
+}
+
+/// The beginning of a text that a peer chose.
+fn clip(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect()
+}

@@ -1,0 +1,222 @@
+//! The task that owns what runs here.
+//!
+//! It reads what comes in from the mesh, takes assignments, keeps leases, sends
+//! heartbeats and bids. It never waits for a disk, a process or a coordinator;
+//! those who do are tasks of their own (`attempt`, `reporter`, `registrar`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, info, warn};
+
+use super::Settings;
+use super::attempt::{Done, Workshop};
+use super::bidder::{self, Offer};
+use super::coordinators::Coordinators;
+use super::desk::{Cause, Desk, Key};
+use super::heartbeat::{Pulse, Status};
+use super::orders;
+use super::registrar::Standing;
+use crate::clock;
+use crate::mesh::{Gossip, Handle, Inbox, Lane, Request, Topic};
+use crate::tasks::Tasks;
+use crate::wire;
+use crate::wire::proto::mesh::v1::{Announcement, CoordinatorReply};
+
+/// How often leases, starts and heartbeats are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Attempts that end sooner are never told as started.
+const STARTED_AFTER: Duration = Duration::from_millis(100);
+
+/// How long killed attempts and undelivered reports may hold up the end.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+const DELIVERY_LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) struct Parts {
+    pub desk: Desk,
+    pub workshop: Arc<Workshop>,
+    pub coordinators: Coordinators,
+    pub standing: watch::Sender<Standing>,
+    pub mesh: Handle,
+    /// Attempts that have started, on their way to a coordinator.
+    pub started: mpsc::Sender<Vec<Key>>,
+    pub tasks: Tasks,
+}
+
+pub(super) struct Agent {
+    pub(super) parts: Parts,
+    pub(super) stopping: bool,
+    settings: Settings,
+    pulse: Pulse,
+    /// How long jobs of a type take, in milliseconds: a moving average.
+    expected_ms: BTreeMap<String, u32>,
+}
+
+/// What the agent reads from.
+pub(super) struct Intake {
+    inbox: Inbox,
+    done: mpsc::Receiver<Done>,
+    tick: tokio::time::Interval,
+}
+
+impl Intake {
+    pub fn new(inbox: Inbox, done: mpsc::Receiver<Done>) -> Self {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { inbox, done, tick }
+    }
+}
+
+impl Agent {
+    pub fn new(settings: Settings, parts: Parts) -> Self {
+        let pulse = Pulse::new(settings.heartbeat, settings.data_dir.clone());
+        Self { parts, stopping: false, settings, pulse, expected_ms: BTreeMap::new() }
+    }
+
+    /// Handles the next thing that happens. May be dropped while it waits.
+    pub async fn step(&mut self, intake: &mut Intake) {
+        tokio::select! {
+            Some(request) = intake.inbox.requests.recv() => self.answer(request),
+            Some(gossip) = intake.inbox.gossip.recv() => self.hear(gossip),
+            Some(done) = intake.done.recv() => self.finish(done),
+            _ = intake.tick.tick() => self.look(),
+        }
+    }
+
+    /// Takes no more jobs, lets running ones finish within `grace`, hands the
+    /// others back, and delivers what there is to report.
+    pub async fn wind_down(&mut self, intake: &mut Intake, grace: Duration) {
+        info!(running = self.parts.desk.running().len(), "stopping");
+        self.stopping = true;
+        self.pulse.changed();
+        if !self.steps_until(intake, grace, |agent| agent.parts.desk.is_idle()).await {
+            self.parts.desk.stop_all(Cause::Stopping);
+            self.steps_until(intake, KILL_LIMIT, |agent| agent.parts.desk.is_idle()).await;
+        }
+        let delivered = self.steps_until(intake, DELIVERY_LIMIT, |agent| agent.parts.workshop.outbox.is_empty()).await;
+        if !delivered {
+            warn!("reports not delivered: they will be at the next start");
+        }
+        self.beat();
+    }
+
+    /// False if `limit` passed first.
+    async fn steps_until(&mut self, intake: &mut Intake, limit: Duration, is_done: impl Fn(&Self) -> bool) -> bool {
+        let until = clock::instant() + limit;
+        while !is_done(self) {
+            if clock::instant() >= until {
+                return false;
+            }
+            self.step(intake).await;
+        }
+        true
+    }
+
+    /// Takes an order, if it is from a coordinator.
+    fn answer(&mut self, request: Request) {
+        let Request { peer, lane, body, reply } = request;
+        if lane != Lane::Worker || !self.parts.coordinators.knows(peer) {
+            debug!(%peer, "order from a stranger");
+            return reply.refuse("not a coordinator of this worker");
+        }
+        match wire::decode(body).and_then(|order| orders::obey(self, order)) {
+            Some(items) => reply.send(wire::encode(&CoordinatorReply { items })),
+            None => {
+                self.parts.mesh.penalise(peer, "malformed_order");
+                reply.refuse("malformed order");
+            }
+        }
+    }
+
+    /// Answers an announcement with bids.
+    fn hear(&mut self, gossip: Gossip) {
+        let Gossip { topic, source, body, verdict } = gossip;
+        if topic != Topic::Announcements {
+            return verdict.ignore();
+        }
+        let Some(announcement) = wire::decode::<Announcement>(body) else { return verdict.reject() };
+        if announcement.jobs.len() > wire::ANNOUNCED_MAX {
+            return verdict.reject();
+        }
+        verdict.accept();
+        let new = self.parts.coordinators.learn(source, &announcement.coordinators);
+        if !new.is_empty() {
+            self.parts.mesh.keep(new);
+        }
+        self.bid(&announcement);
+    }
+
+    fn bid(&self, announcement: &Announcement) {
+        let offer = Offer {
+            capabilities: &self.settings.capabilities,
+            terms: &self.settings.terms,
+            expected_ms: &self.expected_ms,
+            room: self.room(),
+            load_permille: self.parts.desk.load_permille(),
+        };
+        let bids = bidder::answer(announcement, &offer);
+        let (seq, jobs, offered) = (announcement.seq, announcement.jobs.len(), bids.bids.len());
+        match self.parts.mesh.publish(Topic::Bids, wire::encode(&bids)) {
+            Ok(()) => debug!(seq, jobs, bids = offered, room = offer.room, "answered announcement"),
+            Err(error) => debug!(seq, %error, "bids not sent"),
+        }
+    }
+
+    fn finish(&mut self, done: Done) {
+        self.parts.desk.finish(done.key);
+        self.pulse.changed();
+        if let Some(took) = done.took {
+            let took = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+            let average = self.expected_ms.entry(done.kind).or_insert(took);
+            *average = (u64::from(*average) * 7 / 8 + u64::from(took) / 8).try_into().unwrap_or(u32::MAX);
+        }
+    }
+
+    /// What time brings: lapsed leases, starts to tell, heartbeats.
+    fn look(&mut self) {
+        let now = clock::instant();
+        for (job, attempt) in self.parts.desk.expire(now) {
+            warn!(%job, attempt, "lease lost");
+        }
+        let started = self.parts.desk.newly_started(now, STARTED_AFTER, wire::ITEMS_MAX);
+        if !started.is_empty() {
+            // Full: nobody answers just now, and starts are soft.
+            let _ = self.parts.started.try_send(started);
+        }
+        if self.pulse.is_due(now) {
+            self.beat();
+        }
+    }
+
+    fn beat(&mut self) {
+        let mut running = self.parts.desk.running();
+        // Finished, but not for the log yet: still ours.
+        running.extend(self.parts.workshop.outbox.keys());
+        running.sort_unstable();
+        running.dedup();
+        let status = Status {
+            load_permille: self.parts.desk.load_permille(),
+            room: self.room(),
+            running,
+            stopping: self.stopping,
+        };
+        let heartbeat = self.pulse.beat(clock::instant(), status);
+        if let Err(error) = self.parts.mesh.publish(Topic::Heartbeats, wire::encode(&heartbeat)) {
+            debug!(%error, "heartbeat not sent");
+        }
+    }
+
+    /// What is running changed.
+    pub(super) fn changed(&mut self) {
+        self.pulse.changed();
+    }
+
+    /// How many more jobs this worker takes now.
+    pub(super) fn room(&self) -> u32 {
+        if self.stopping || self.parts.workshop.outbox.is_full() { 0 } else { self.parts.desk.room() }
+    }
+}

@@ -1,0 +1,111 @@
+//! One attempt from assignment to report.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tracing::info;
+
+use super::desk::{Cause, Key};
+use super::executor::{Ended, Executor, Failure, Work};
+use super::outbox::Outbox;
+use crate::clock;
+use crate::domain::Digest;
+use crate::mesh::Identity;
+use crate::wire;
+use crate::wire::proto::mesh::v1::{self as proto, Report, report};
+
+/// Longest detail of a failure that is reported, in bytes: its end.
+const DETAIL_MAX: usize = 3 * 1024;
+
+/// What attempts need; shared by all of them.
+pub(super) struct Workshop {
+    pub executor: Executor,
+    pub outbox: Outbox,
+    pub identity: Identity,
+    pub done: mpsc::Sender<Done>,
+}
+
+/// An attempt has ended, and its report is in the outbox.
+pub(super) struct Done {
+    pub key: Key,
+    pub kind: String,
+    /// How long it took, if it came out well.
+    pub took: Option<Duration>,
+}
+
+impl Workshop {
+    pub async fn run(&self, work: Work, stop: oneshot::Receiver<Cause>) {
+        let started = clock::instant();
+        let ended = self.executor.run(&work, stop).await;
+        let took = started.elapsed();
+        let done = Done { key: work.key, kind: work.kind, took: matches!(ended, Ended::Output { .. }).then_some(took) };
+        if let Some(report) = self.report(work.key, ended, took) {
+            self.outbox.put(report).await;
+        }
+        // The agent outlives its attempts, except when the process ends.
+        let _ = self.done.send(done).await;
+    }
+
+    fn report(&self, key: Key, ended: Ended, took: Duration) -> Option<Report> {
+        let (job, attempt) = key;
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let outcome = match ended {
+            Ended::Abandoned => {
+                info!(%job, attempt, "abandoned");
+                return None;
+            }
+            Ended::Failed(failure) => {
+                info!(%job, attempt, code = failure.code, exit_code = failure.exit_code, "failed");
+                report::Outcome::Failure(failure_to_proto(failure, duration_ms))
+            }
+            Ended::Output { bytes, exit_code } => {
+                info!(%job, attempt, bytes = bytes.len(), duration_ms, "done");
+                let sha256 = Digest::of(&bytes);
+                report::Outcome::Output(proto::Output {
+                    inline: bytes,
+                    sha256: Bytes::copy_from_slice(&sha256.0),
+                    exit_code,
+                    duration_ms,
+                    signature: self.identity.sign(&wire::signed_result(job, attempt, &sha256)).into(),
+                })
+            }
+        };
+        Some(Report { attempt: Some(wire::attempt_ref(job, attempt)), outcome: Some(outcome) })
+    }
+}
+
+/// The report of an attempt that an earlier life of this worker did not finish.
+pub(super) fn interrupted((job, attempt): Key) -> Report {
+    let failure = Failure::retryable("worker_restarted", "");
+    let outcome = Some(report::Outcome::Failure(failure_to_proto(failure, 0)));
+    Report { attempt: Some(wire::attempt_ref(job, attempt)), outcome }
+}
+
+fn failure_to_proto(failure: Failure, duration_ms: u64) -> proto::Failure {
+    proto::Failure {
+        code: failure.code.to_owned(),
+        detail: end_of(&failure.detail, DETAIL_MAX).to_owned(),
+        exit_code: failure.exit_code,
+        retryable: failure.retryable,
+        duration_ms,
+    }
+}
+
+/// The last `most` bytes of `text`, or a little less: whole characters.
+fn end_of(text: &str, most: usize) -> &str {
+    let earliest = text.len().saturating_sub(most);
+    (earliest..=text.len()).find_map(|start| text.get(start..)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_text_is_whole_characters() {
+        assert_eq!(end_of("short", 10), "short");
+        assert_eq!(end_of("\u{fffd}\u{fffd}", 4), "\u{fffd}");
+        assert_eq!(end_of("\u{fffd}", 0), "");
+    }
+}

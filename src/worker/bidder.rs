@@ -1,0 +1,252 @@
+//! What to bid, given an announcement and what this worker has to offer.
+//!
+//! Pure. Every announcement is answered, also when the answer is empty: the
+//! leader closes its window early once everyone it knows has spoken.
+//!
+//! Invariants
+//!
+//! * A bid is made only for a job this worker could run: a type it runs, input
+//!   it takes, hardware and frameworks it declared.
+//! * Never above the job's maximum price, never below the operator's price.
+//! * More bids than room are fine: the leader awards at most `room`.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use crate::domain::Price;
+use crate::domain::worker::Capabilities;
+use crate::wire;
+use crate::wire::proto::job::v1::Requirements;
+use crate::wire::proto::mesh::v1::{Announcement, Bid, Bids, OpenJob};
+
+/// Largest encoded answer; gossip takes 64 KiB with its envelope.
+const MESSAGE_MAX: usize = 60 * 1024;
+
+/// Bids per unit of room: others bid for the same jobs, so some will be lost.
+const BIDS_PER_ROOM: usize = 4;
+
+/// At least this many when there is room at all, so that many small workers
+/// do not all chase the same few jobs.
+const BIDS_MIN: usize = 128;
+
+/// On what terms this worker runs one type of job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    pub price: Price,
+    pub max_input_bytes: u64,
+    /// Longest run the operator allows.
+    pub max_run_secs: u32,
+}
+
+/// What this worker has to offer right now.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer<'a> {
+    pub capabilities: &'a Capabilities,
+    pub terms: &'a BTreeMap<String, Terms>,
+    /// How long jobs of a type took lately, in milliseconds.
+    pub expected_ms: &'a BTreeMap<String, u32>,
+    pub room: u32,
+    pub load_permille: u32,
+}
+
+/// The answer to `announcement`. The jobs announced first are bid for first.
+pub fn answer(announcement: &Announcement, offer: &Offer<'_>) -> Bids {
+    let mut bids = Bids {
+        term: announcement.term,
+        seq: announcement.seq,
+        room: offer.room,
+        load_permille: offer.load_permille,
+        bids: Vec::new(),
+    };
+    let mut size = bids.encoded_len();
+    for bid in announcement.jobs.iter().filter_map(|job| bid_for(job, offer)).take(most_bids(offer.room)) {
+        // Tag and length prefix take at most 3 bytes at this size.
+        size += bid.encoded_len() + 3;
+        if size > MESSAGE_MAX {
+            break;
+        }
+        bids.bids.push(bid);
+    }
+    bids
+}
+
+fn most_bids(room: u32) -> usize {
+    if room == 0 {
+        return 0;
+    }
+    (room as usize).saturating_mul(BIDS_PER_ROOM).max(BIDS_MIN).min(wire::ANNOUNCED_MAX)
+}
+
+fn bid_for(job: &OpenJob, offer: &Offer<'_>) -> Option<Bid> {
+    wire::job_id(&job.id)?;
+    let terms = offer.terms.get(&job.r#type)?;
+    let runnable = job.input_size <= terms.max_input_bytes && job.timeout_secs <= terms.max_run_secs;
+    if !runnable || !affordable(job, terms.price)? {
+        return None;
+    }
+    if !job.requirements.as_ref().is_none_or(|wanted| meets(wanted, offer)) {
+        return None;
+    }
+    Some(Bid {
+        job: job.id.clone(),
+        attempt: job.attempt,
+        price: wire::price_to_bytes(terms.price),
+        expected_ms: offer.expected_ms.get(&job.r#type).copied().unwrap_or(0),
+    })
+}
+
+/// `None` if the announced price is not an amount.
+fn affordable(job: &OpenJob, price: Price) -> Option<bool> {
+    if job.any_price {
+        return Some(true);
+    }
+    wire::price_from_bytes(&job.max_price).map(|max| price <= max)
+}
+
+/// What a worker can judge of itself. Reputation, latency and preference of
+/// region are the leader's to judge.
+fn meets(wanted: &Requirements, offer: &Offer<'_>) -> bool {
+    let have = offer.capabilities;
+    let load_max = wanted.max_worker_load_permille;
+    wanted.min_cpu_cores <= have.cpu_cores
+        && wanted.min_ram_mb <= have.ram_mb
+        && wanted.min_gpu_memory_mb <= have.gpu_memory_mb
+        && (load_max == 0 || offer.load_permille <= load_max)
+        && wanted.required_frameworks.iter().all(|framework| have.frameworks.contains(framework))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Shop {
+        capabilities: Capabilities,
+        terms: BTreeMap<String, Terms>,
+        expected_ms: BTreeMap<String, u32>,
+    }
+
+    fn shop() -> Shop {
+        let capabilities = Capabilities {
+            cpu_cores: 4,
+            ram_mb: 8_192,
+            gpu_memory_mb: 16_384,
+            frameworks: vec!["torch".to_owned()],
+            ..Capabilities::default()
+        };
+        let terms = Terms { price: Price(10), max_input_bytes: 1_000, max_run_secs: 3_600 };
+        Shop {
+            capabilities,
+            terms: BTreeMap::from([("sha256".to_owned(), terms)]),
+            expected_ms: BTreeMap::from([("sha256".to_owned(), 7)]),
+        }
+    }
+
+    impl Shop {
+        fn offer(&self, room: u32) -> Offer<'_> {
+            Offer {
+                capabilities: &self.capabilities,
+                terms: &self.terms,
+                expected_ms: &self.expected_ms,
+                room,
+                load_permille: 250,
+            }
+        }
+
+        fn bids_on(&self, job: OpenJob) -> bool {
+            !answer(&announce(vec![job]), &self.offer(1)).bids.is_empty()
+        }
+    }
+
+    fn announce(jobs: Vec<OpenJob>) -> Announcement {
+        Announcement { term: 3, seq: 9, window_ms: 200, jobs, coordinators: vec![] }
+    }
+
+    fn job(id: u8) -> OpenJob {
+        OpenJob {
+            id: Bytes::copy_from_slice(&[id; 16]),
+            r#type: "sha256".to_owned(),
+            attempt: 2,
+            any_price: true,
+            input_size: 10,
+            timeout_secs: 60,
+            ..OpenJob::default()
+        }
+    }
+
+    fn wanting(change: impl FnOnce(&mut Requirements)) -> OpenJob {
+        let mut wanted = Requirements::default();
+        change(&mut wanted);
+        OpenJob { requirements: Some(wanted), ..job(1) }
+    }
+
+    #[test]
+    fn a_bid_names_the_announcement_the_attempt_and_the_price() {
+        let shop = shop();
+        let bids = answer(&announce(vec![job(1)]), &shop.offer(2));
+        assert_eq!((bids.term, bids.seq, bids.room, bids.load_permille), (3, 9, 2, 250));
+        let bid = &bids.bids[0];
+        assert_eq!((bid.job.as_ref(), bid.attempt, bid.expected_ms), ([1; 16].as_slice(), 2, 7));
+        assert_eq!(wire::price_from_bytes(&bid.price), Some(Price(10)));
+    }
+
+    #[test]
+    fn without_room_the_answer_is_empty_but_it_is_an_answer() {
+        let bids = answer(&announce(vec![job(1)]), &shop().offer(0));
+        assert_eq!((bids.term, bids.seq, bids.room, bids.bids.len()), (3, 9, 0, 0));
+    }
+
+    #[test]
+    fn no_bid_above_the_maximum_price_or_for_a_price_that_is_none() {
+        let priced = |max: &[u8]| OpenJob { any_price: false, max_price: Bytes::copy_from_slice(max), ..job(1) };
+        assert!(shop().bids_on(priced(&[10])));
+        assert!(!shop().bids_on(priced(&[9])));
+        assert!(!shop().bids_on(priced(&[])), "a maximum of zero");
+        assert!(!shop().bids_on(priced(&[1; 17])), "not an amount");
+    }
+
+    #[test]
+    fn no_bid_for_what_it_could_not_run() {
+        let shop = shop();
+        assert!(shop.bids_on(job(1)));
+        assert!(!shop.bids_on(OpenJob { r#type: "video".to_owned(), ..job(1) }));
+        assert!(!shop.bids_on(OpenJob { input_size: 1_001, ..job(1) }));
+        assert!(!shop.bids_on(OpenJob { timeout_secs: 3_601, ..job(1) }));
+        assert!(!shop.bids_on(OpenJob { id: Bytes::from_static(b"short"), ..job(1) }));
+    }
+
+    #[test]
+    fn requirements_are_met_or_there_is_no_bid() {
+        let shop = shop();
+        assert!(shop.bids_on(wanting(|w| {
+            w.min_cpu_cores = 4;
+            w.min_ram_mb = 8_192;
+            w.min_gpu_memory_mb = 16_384;
+            w.max_worker_load_permille = 250;
+            w.required_frameworks = vec!["torch".to_owned()];
+        })));
+        assert!(!shop.bids_on(wanting(|w| w.min_cpu_cores = 5)));
+        assert!(!shop.bids_on(wanting(|w| w.min_ram_mb = 8_193)));
+        assert!(!shop.bids_on(wanting(|w| w.min_gpu_memory_mb = 16_385)));
+        assert!(!shop.bids_on(wanting(|w| w.max_worker_load_permille = 249)));
+        assert!(!shop.bids_on(wanting(|w| w.required_frameworks = vec!["jax".to_owned()])));
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_always_fits_into_one_message(count in 0usize..2_000, room in 0u32..2_000, price: u128) {
+            let mut shop = shop();
+            for terms in shop.terms.values_mut() {
+                terms.price = Price(price);
+            }
+            let jobs = (0..count).map(|_| OpenJob { attempt: u32::MAX, ..job(1) }).collect();
+            let bids = answer(&announce(jobs), &shop.offer(room));
+            prop_assert!(bids.encoded_len() <= MESSAGE_MAX);
+            prop_assert!(bids.bids.len() <= wire::ANNOUNCED_MAX);
+            prop_assert_eq!(bids.bids.is_empty(), room == 0 || count == 0);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Asks a coordinator, any coordinator.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::Rng;
+
+use super::coordinators::Coordinators;
+use crate::clock;
+use crate::domain::PeerId;
+use crate::mesh::{Error as MeshError, Handle, Lane};
+use crate::wire;
+use crate::wire::proto::mesh::v1::worker_request::Body;
+use crate::wire::proto::mesh::v1::{ItemReply, WorkerReply, WorkerRequest};
+
+/// Longer than a coordinator waits for its log.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoAnswer {
+    #[error("no coordinator is connected")]
+    Alone,
+    #[error("coordinator {0} was not reached")]
+    Failed(PeerId, #[source] MeshError),
+    /// It does not want this request, or does not serve yet.
+    #[error("coordinator {0} refused: {1}")]
+    Refused(PeerId, String),
+    #[error("coordinator {0} decided nothing: {1}")]
+    Undecided(PeerId, String),
+    #[error("coordinator {0} answered something else")]
+    Malformed(PeerId),
+}
+
+#[derive(Clone)]
+pub(super) struct Courier {
+    pub mesh: Handle,
+    pub coordinators: Coordinators,
+}
+
+impl Courier {
+    /// Asks one coordinator, which answers for each of `items`. One that does
+    /// not is avoided for a while, so asking again asks another.
+    pub async fn ask(&self, body: Body, items: usize) -> Result<Vec<ItemReply>, NoAnswer> {
+        let peer = self.coordinators.choose(clock::instant(), |peer| self.mesh.is_connected(peer));
+        let peer = peer.ok_or(NoAnswer::Alone)?;
+        let request = wire::encode(&WorkerRequest { body: Some(body) });
+        let answer = self.ask_peer(peer, request, items).await;
+        if answer.is_err() {
+            self.coordinators.avoid(peer, clock::instant());
+        }
+        answer
+    }
+
+    async fn ask_peer(&self, peer: PeerId, request: Bytes, items: usize) -> Result<Vec<ItemReply>, NoAnswer> {
+        let answer = match self.mesh.request(peer, Lane::Worker, request, ANSWER_LIMIT).await {
+            Ok(answer) => answer,
+            Err(MeshError::Refused { reason, .. }) => return Err(NoAnswer::Refused(peer, reason)),
+            Err(error) => return Err(NoAnswer::Failed(peer, error)),
+        };
+        let reply: WorkerReply = wire::decode(answer).ok_or(NoAnswer::Malformed(peer))?;
+        if !reply.error.is_empty() {
+            return Err(NoAnswer::Undecided(peer, reply.error));
+        }
+        if reply.items.len() == items { Ok(reply.items) } else { Err(NoAnswer::Malformed(peer)) }
+    }
+}
+
+/// Growing pauses, each somewhere between half and all of its length.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    pub async fn pause(&mut self) {
+        tokio::time::sleep(self.next()).await;
+    }
+
+    fn next(&mut self) -> Duration {
+        let length = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(8)).min(BACKOFF_MAX);
+        self.failures += 1;
+        length.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+}

@@ -1,0 +1,46 @@
+//! What goes through a command's pipes, bounded.
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::ChildStdin;
+
+/// Bytes of standard error kept for the report: its end.
+pub(super) const STDERR_TAIL: usize = 2 * 1024;
+
+/// More output than allowed.
+#[derive(Debug)]
+pub(super) struct TooLarge;
+
+/// Writes the payload. A command that does not read all of it is within its rights.
+pub(super) async fn feed(stdin: Option<ChildStdin>, input: &Bytes) {
+    if let Some(mut stdin) = stdin
+        && let Err(error) = stdin.write_all(input).await
+    {
+        tracing::debug!(%error, "command did not read all of its input");
+    }
+}
+
+/// Reads to the end, unless that is more than `limit` bytes away.
+pub(super) async fn read_bounded(source: impl AsyncRead + Unpin, limit: u64) -> Result<Vec<u8>, TooLarge> {
+    let mut bytes = Vec::new();
+    let mut source = source.take(limit.saturating_add(1));
+    if let Err(error) = source.read_to_end(&mut bytes).await {
+        tracing::debug!(%error, "cannot read all output");
+    }
+    if bytes.len() as u64 > limit { Err(TooLarge) } else { Ok(bytes) }
+}
+
+/// Reads to the end into `tail`, keeping the last [`STDERR_TAIL`] bytes.
+pub(super) async fn read_tail(mut source: impl AsyncRead + Unpin, tail: &mut Vec<u8>) {
+    let mut chunk = [0; 4_096];
+    while let Ok(size @ 1..) = source.read(&mut chunk).await {
+        tail.extend_from_slice(&chunk[..size]);
+        let surplus = tail.len().saturating_sub(STDERR_TAIL);
+        tail.drain(..surplus);
+    }
+}
+
+/// The end of standard error as text.
+pub(super) fn tail_text(tail: &[u8]) -> String {
+    String::from_utf8_lossy(tail).trim_end().to_owned()
+}

@@ -1,0 +1,261 @@
+//! Runs a command as a process group.
+//!
+//! The group is killed when the command exits, is told to stop, or runs out of
+//! time: SIGTERM, two seconds, SIGKILL. A process that leaves the group on
+//! purpose is beyond us; it cannot hold the attempt open, though.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+
+use super::pipes::{self, TooLarge};
+use super::workspace::Place;
+use super::{Ended, Failure, Work, leftovers};
+use crate::worker::desk::Cause;
+
+/// Between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long pipes may stay open after the command and its group are gone.
+const DRAIN: Duration = Duration::from_secs(1);
+
+const INPUT: &str = "{input}";
+const OUTPUT: &str = "{output}";
+
+/// A command an operator allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    pub path: PathBuf,
+    pub arguments: Vec<String>,
+    /// All of the environment but what the job adds.
+    pub environment: BTreeMap<String, String>,
+    /// Exit codes that say another attempt would fail the same way.
+    pub permanent_exit_codes: Vec<i32>,
+    /// Fetches inputs that are given by reference, and checks their digest.
+    pub takes_uri: bool,
+}
+
+impl Program {
+    fn mentions(&self, placeholder: &str) -> bool {
+        self.arguments.iter().any(|argument| argument.contains(placeholder))
+    }
+}
+
+/// How the conversation with a command ended.
+enum Said {
+    Exited(ExitStatus, Vec<u8>),
+    TooMuch,
+    /// Somebody outside the group keeps the output open.
+    HeldOpen,
+    Lost(std::io::Error),
+    TimedOut,
+    Stopped(Cause),
+}
+
+pub(super) async fn run(
+    program: &Program,
+    work: &Work,
+    output_max: u64,
+    place: &Place,
+    stop: oneshot::Receiver<Cause>,
+) -> Ended {
+    let mut child = match spawn(program, work, place) {
+        Ok(child) => child,
+        Err(error) => {
+            let detail = format!("{}: {error}", program.path.display());
+            return Ended::Failed(Failure::retryable("spawn", detail));
+        }
+    };
+    let group = Group::of(&child);
+    if let Some(Group(pid)) = group
+        && let Err(error) = place.note_group(pid.as_raw())
+    {
+        tracing::warn!(job = %work.key.0, %error, "cannot note process group");
+    }
+    let mut tail = Vec::new();
+    let said = tokio::select! {
+        said = converse(&mut child, group, work, output_max, &mut tail) => said,
+        () = tokio::time::sleep(work.timeout) => Said::TimedOut,
+        cause = asked_to_stop(stop) => Said::Stopped(cause),
+    };
+    end(&mut child, group).await;
+    judge(program, work, said, output_max, &tail, place).await
+}
+
+fn spawn(program: &Program, work: &Work, place: &Place) -> std::io::Result<Child> {
+    let (input, output) = (place.scratch("input"), place.scratch("output"));
+    let by_file = program.mentions(INPUT);
+    if by_file {
+        std::fs::write(&input, &work.input)?;
+    }
+    let expand = |argument: &String| {
+        argument.replace(INPUT, &input.to_string_lossy()).replace(OUTPUT, &output.to_string_lossy())
+    };
+    let mut command = Command::new(&program.path);
+    command
+        .args(program.arguments.iter().map(expand))
+        .env_clear()
+        .env("HOME", &place.directory)
+        .env("TMPDIR", &place.directory)
+        .envs(&program.environment)
+        .env(leftovers::MARK, work.key.0.to_string())
+        .env("CIRO_ATTEMPT", work.key.1.to_string())
+        .env("CIRO_JOB_TYPE", &work.kind)
+        .current_dir(&place.directory)
+        .stdin(if by_file { Stdio::null() } else { Stdio::piped() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    if let Some(uri) = &work.input_uri {
+        command.env("CIRO_INPUT_URI", uri);
+        command.env("CIRO_INPUT_SHA256", work.input_sha256.map(|digest| hex::encode(digest.0)).unwrap_or_default());
+    }
+    command.spawn()
+}
+
+/// Feeds the command, reads what it says, waits for its exit.
+async fn converse(child: &mut Child, group: Option<Group>, work: &Work, output_max: u64, tail: &mut Vec<u8>) -> Said {
+    let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Said::Lost(std::io::ErrorKind::BrokenPipe.into());
+    };
+    let stdin = child.stdin.take();
+    let talk = async {
+        let said = pipes::read_bounded(stdout, output_max);
+        let ((), (), said) = tokio::try_join!(
+            infallible(pipes::feed(stdin, &work.input)),
+            infallible(pipes::read_tail(stderr, tail)),
+            said
+        )?;
+        Ok::<_, TooLarge>(said)
+    };
+    let exit = async {
+        let status = child.wait().await;
+        // What the command left behind must not keep its pipes open.
+        Group::signal(group, Signal::SIGKILL);
+        status
+    };
+    tokio::pin!(talk, exit);
+    let (status, said) = tokio::select! {
+        said = &mut talk => match said {
+            Ok(said) => (exit.await, said),
+            Err(TooLarge) => return Said::TooMuch,
+        },
+        status = &mut exit => match tokio::time::timeout(DRAIN, talk).await {
+            Ok(Ok(said)) => (status, said),
+            Ok(Err(TooLarge)) => return Said::TooMuch,
+            Err(_) => return Said::HeldOpen,
+        },
+    };
+    match status {
+        Ok(status) => Said::Exited(status, said),
+        Err(error) => Said::Lost(error),
+    }
+}
+
+async fn infallible(work: impl Future<Output = ()>) -> Result<(), TooLarge> {
+    work.await;
+    Ok(())
+}
+
+/// Never completes if whoever could say so is gone.
+async fn asked_to_stop(stop: oneshot::Receiver<Cause>) -> Cause {
+    match stop.await {
+        Ok(cause) => cause,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Group(Pid);
+
+impl Group {
+    fn of(child: &Child) -> Option<Self> {
+        child.id().and_then(|pid| i32::try_from(pid).ok()).map(|pid| Self(Pid::from_raw(pid)))
+    }
+
+    fn signal(group: Option<Self>, signal: Signal) {
+        if let Some(Self(pid)) = group {
+            // No such group: it is gone already.
+            let _ = killpg(pid, signal);
+        }
+    }
+}
+
+/// Ends the group, if it has not ended.
+async fn end(child: &mut Child, group: Option<Group>) {
+    if !matches!(child.try_wait(), Ok(Some(_))) {
+        Group::signal(group, Signal::SIGTERM);
+        let _ = tokio::time::timeout(GRACE, child.wait()).await;
+    }
+    Group::signal(group, Signal::SIGKILL);
+    if let Err(error) = child.wait().await {
+        tracing::warn!(%error, "cannot wait for command");
+    }
+}
+
+async fn judge(program: &Program, work: &Work, said: Said, output_max: u64, tail: &[u8], place: &Place) -> Ended {
+    let failure = match said {
+        Said::Exited(status, stdout) if status.success() => return output(program, stdout, output_max, place).await,
+        Said::Exited(status, _) => bad_exit(program, status, tail),
+        Said::TooMuch => too_large(output_max),
+        Said::HeldOpen => Failure::permanent("output_held", "a process that left the group kept the output open"),
+        Said::Lost(error) => Failure::retryable("wait", error.to_string()),
+        Said::TimedOut => {
+            let detail = format!("after {} s\n{}", work.timeout.as_secs(), pipes::tail_text(tail));
+            Failure::retryable("timeout", detail.trim_end())
+        }
+        Said::Stopped(Cause::Cancelled) => Failure::permanent("cancelled", ""),
+        Said::Stopped(Cause::LeaseLost) => Failure::retryable("lease_lost", ""),
+        Said::Stopped(Cause::Stopping) => Failure::retryable("worker_stopping", ""),
+        Said::Stopped(Cause::Replaced) => return Ended::Abandoned,
+    };
+    Ended::Failed(failure)
+}
+
+fn bad_exit(program: &Program, status: ExitStatus, tail: &[u8]) -> Failure {
+    let detail = pipes::tail_text(tail);
+    match (status.code(), status.signal()) {
+        (Some(exit_code), _) => {
+            let retryable = !program.permanent_exit_codes.contains(&exit_code);
+            Failure { code: "exit_code", detail, exit_code, retryable }
+        }
+        // As shells count it.
+        (None, signal) => {
+            let exit_code = 128 + signal.unwrap_or(0);
+            Failure { code: "signal", detail, exit_code, retryable: true }
+        }
+    }
+}
+
+/// Standard output, or the output file if the command was given one.
+async fn output(program: &Program, stdout: Vec<u8>, output_max: u64, place: &Place) -> Ended {
+    if !program.mentions(OUTPUT) {
+        return Ended::Output { bytes: Bytes::from(stdout), exit_code: 0 };
+    }
+    let path = place.scratch("output");
+    // Not through a link: a job must not choose what is read.
+    let plain = std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file());
+    let file =
+        if plain { File::open(&path).map(tokio::fs::File::from_std) } else { Err(std::io::ErrorKind::NotFound.into()) };
+    match file {
+        Err(error) => Ended::Failed(Failure::retryable("no_output", format!("output file: {error}"))),
+        Ok(file) => match pipes::read_bounded(file, output_max).await {
+            Ok(bytes) => Ended::Output { bytes: Bytes::from(bytes), exit_code: 0 },
+            Err(TooLarge) => Ended::Failed(too_large(output_max)),
+        },
+    }
+}
+
+fn too_large(output_max: u64) -> Failure {
+    Failure::permanent("output_too_large", format!("more than {output_max} bytes"))
+}

@@ -1,0 +1,119 @@
+//! When to send a heartbeat, and what it says.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+
+use super::desk::Key;
+use super::machine::Meter;
+use crate::clock;
+use crate::wire;
+use crate::wire::proto::mesh::v1::Heartbeat;
+
+/// Heartbeats sent because something changed are at least this far apart.
+const CHANGED_MIN: Duration = Duration::from_millis(200);
+
+/// How often usage of the machine is measured.
+const MEASURE_EVERY: Duration = Duration::from_millis(900);
+
+/// What a heartbeat says of the worker's work.
+pub(super) struct Status {
+    pub load_permille: u32,
+    pub room: u32,
+    /// Attempts that run or whose report is under way.
+    pub running: Vec<Key>,
+    pub stopping: bool,
+}
+
+pub(super) struct Pulse {
+    period: Duration,
+    started_ms: u64,
+    seq: u64,
+    due: Instant,
+    last: Option<Instant>,
+    changed: bool,
+    disk: PathBuf,
+    meter: Meter,
+    usage: super::machine::Usage,
+    measured: Option<Instant>,
+}
+
+impl Pulse {
+    pub fn new(period: Duration, disk: PathBuf) -> Self {
+        Self {
+            period,
+            started_ms: clock::now().0,
+            seq: 0,
+            due: clock::instant(),
+            last: None,
+            changed: false,
+            disk,
+            meter: Meter::default(),
+            usage: Default::default(),
+            measured: None,
+        }
+    }
+
+    /// What is running changed: the next heartbeat is due as soon as allowed.
+    pub fn changed(&mut self) {
+        self.changed = true;
+    }
+
+    pub fn is_due(&self, now: Instant) -> bool {
+        let rested = self.last.is_none_or(|last| now.saturating_duration_since(last) >= CHANGED_MIN);
+        now >= self.due || (self.changed && rested)
+    }
+
+    /// The next heartbeat.
+    pub fn beat(&mut self, now: Instant, status: Status) -> Heartbeat {
+        self.seq += 1;
+        self.changed = false;
+        self.last = Some(now);
+        self.due = now + self.period.mul_f64(rand::rng().random_range(0.9..=1.1));
+        if self.measured.is_none_or(|at| now.saturating_duration_since(at) >= MEASURE_EVERY) {
+            self.usage = self.meter.read(&self.disk);
+            self.measured = Some(now);
+        }
+        let running = status.running.into_iter().take(wire::RUNNING_MAX);
+        Heartbeat {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            seq: self.seq,
+            started_ms: self.started_ms,
+            sent_ms: clock::now().0,
+            cpu_usage_permille: self.usage.cpu,
+            memory_usage_permille: self.usage.memory,
+            gpu_usage_permille: 0,
+            disk_usage_permille: self.usage.disk,
+            load_permille: status.load_permille,
+            room: status.room,
+            running: running.map(|(job, attempt)| wire::attempt_ref(job, attempt)).collect(),
+            stopping: status.stopping,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        Status { load_permille: 0, room: 1, running: vec![], stopping: false }
+    }
+
+    #[test]
+    fn beats_regularly_and_soon_after_a_change_but_not_too_soon() {
+        let mut pulse = Pulse::new(Duration::from_secs(1), "/".into());
+        let now = clock::instant();
+        assert!(pulse.is_due(now));
+        let first = pulse.beat(now, status());
+        assert!(!pulse.is_due(now + Duration::from_millis(899)));
+        assert!(pulse.is_due(now + Duration::from_millis(1_100)));
+        pulse.changed();
+        assert!(!pulse.is_due(now + Duration::from_millis(199)));
+        assert!(pulse.is_due(now + CHANGED_MIN));
+        let second = pulse.beat(now + CHANGED_MIN, status());
+        assert!(second.seq > first.seq && second.started_ms == first.started_ms);
+        assert!(!pulse.is_due(now + CHANGED_MIN * 2));
+    }
+}

@@ -1,0 +1,299 @@
+//! The configuration as used: typed, checked against this machine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::bidder::Terms;
+use super::config::{self, Builtin, Layered, LogFormat};
+use super::executor::{Action, Program, Recipe};
+use super::machine;
+use crate::domain::PeerId;
+use crate::domain::worker::{Capabilities, Location};
+use crate::wire;
+
+/// Outputs travel to a coordinator in one message of at most 1 MiB.
+const OUTPUT_MAX: u64 = 512 * 1024;
+
+/// Inputs come with an assignment, in one message of at most 1 MiB.
+const INPUT_MAX: u64 = 1024 * 1024;
+
+/// Where commands look for programs, unless `env` says otherwise.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// All that a worker needs to know to start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub network: String,
+    /// Multiaddrs, each with the peer id it ends with.
+    pub coordinators: Vec<(PeerId, String)>,
+    pub capabilities: Capabilities,
+    pub location: Location,
+    pub terms: BTreeMap<String, Terms>,
+    pub recipes: BTreeMap<String, Recipe>,
+    pub heartbeat: Duration,
+    pub shutdown_grace: Duration,
+    /// Unregister when stopping.
+    pub leave: bool,
+    pub log_format: LogFormat,
+}
+
+impl Settings {
+    /// Checks a configuration against itself and this machine.
+    ///
+    /// # Errors
+    ///
+    /// The first key that makes no sense, and what would.
+    pub fn check(layered: &Layered) -> Result<Self, config::Error> {
+        let file = &layered.file;
+        range(layered, "worker.heartbeat_ms", file.worker.heartbeat_ms, 100..=2_000)?;
+        range(layered, "worker.shutdown_grace_secs", file.worker.shutdown_grace_secs, 0..=3_600)?;
+        let slots_max = u64::try_from(wire::RUNNING_MAX).unwrap_or(u64::MAX);
+        range(layered, "worker.max_parallel_jobs", file.worker.max_parallel_jobs.into(), 0..=slots_max)?;
+        check_identifier(layered, "network.name", &file.network.name)?;
+        let (terms, recipes) = jobs(layered)?;
+        Ok(Self {
+            data_dir: file.worker.data_dir.clone(),
+            network: file.network.name.clone(),
+            coordinators: coordinators(layered)?,
+            capabilities: capabilities(layered)?,
+            location: location(layered)?,
+            terms,
+            recipes,
+            heartbeat: Duration::from_millis(file.worker.heartbeat_ms),
+            shutdown_grace: Duration::from_secs(file.worker.shutdown_grace_secs),
+            leave: false,
+            log_format: file.log.format,
+        })
+    }
+}
+
+fn range(layered: &Layered, key: &str, value: u64, wanted: std::ops::RangeInclusive<u64>) -> Result<(), config::Error> {
+    if wanted.contains(&value) {
+        return Ok(());
+    }
+    Err(layered.refuse(key, format!("{value} is not between {} and {}", wanted.start(), wanted.end())))
+}
+
+/// Lower-case letters, digits, `_` and `-`, at most 64.
+fn check_identifier(layered: &Layered, key: &str, text: &str) -> Result<(), config::Error> {
+    let plain = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+    if plain && (1..=64).contains(&text.len()) {
+        return Ok(());
+    }
+    Err(layered.refuse(key, format!("{text:?} is not an identifier: expected 1 to 64 of a-z, 0-9, _ and -")))
+}
+
+fn coordinators(layered: &Layered) -> Result<Vec<(PeerId, String)>, config::Error> {
+    let addresses = &layered.file.network.coordinators;
+    if addresses.is_empty() {
+        let detail =
+            "none given: expected at least one, like \"/ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…\" (or --coordinator)";
+        return Err(layered.refuse("network.coordinators", detail));
+    }
+    let parse = |address: &String| {
+        let peer = parse_peer(address).ok_or_else(|| {
+            let detail = format!("{address:?} is not an address of a coordinator: expected /ip4/…/tcp/…/p2p/12D3KooW…");
+            layered.refuse("network.coordinators", detail)
+        })?;
+        Ok((peer, address.clone()))
+    };
+    addresses.iter().map(parse).collect()
+}
+
+/// The peer id a multiaddr ends with.
+pub(super) fn parse_peer(address: &str) -> Option<PeerId> {
+    let (transport, peer) = address.rsplit_once("/p2p/")?;
+    if !transport.starts_with('/') { None } else { peer.parse().ok() }
+}
+
+fn capabilities(layered: &Layered) -> Result<Capabilities, config::Error> {
+    let wanted = &layered.file.capabilities;
+    let (cores, ram_mb) = (machine::cores(), machine::memory_mb());
+    range(layered, "capabilities.cpu_cores", wanted.cpu_cores.into(), 0..=cores.into())?;
+    range(layered, "capabilities.ram_mb", wanted.ram_mb, 0..=ram_mb)?;
+    for (key, list) in [("frameworks", &wanted.frameworks), ("accelerators", &wanted.accelerators)] {
+        if list.len() > 64 || list.iter().any(|text| text.is_empty() || text.len() > 256) {
+            return Err(layered.refuse(format!("capabilities.{key}"), "expected at most 64 names of 1 to 256 bytes"));
+        }
+    }
+    let or = |given: u64, found: u64| if given == 0 { found } else { given };
+    let cpu_cores = if wanted.cpu_cores == 0 { cores } else { wanted.cpu_cores };
+    let slots = layered.file.worker.max_parallel_jobs;
+    Ok(Capabilities {
+        cpu_cores,
+        ram_mb: or(wanted.ram_mb, ram_mb),
+        gpu_count: wanted.gpu_count,
+        gpu_model: wanted.gpu_model.clone(),
+        gpu_memory_mb: wanted.gpu_memory_mb,
+        storage_gb: or(wanted.storage_gb, machine::free_gb(&layered.file.worker.data_dir)),
+        network_bandwidth_mbps: wanted.network_bandwidth_mbps,
+        job_types: layered.file.jobs.keys().cloned().collect(),
+        frameworks: wanted.frameworks.clone(),
+        accelerators: wanted.accelerators.clone(),
+        max_parallel_jobs: if slots == 0 { cpu_cores } else { slots },
+        cuda_compute_capability: wanted.cuda_compute_capability.clone(),
+        tee: wanted.tee,
+    })
+}
+
+fn location(layered: &Layered) -> Result<Location, config::Error> {
+    let from = &layered.file.location;
+    let micro = |key: &str, degrees: Option<f64>, most: f64| match degrees {
+        None => Ok(None),
+        #[expect(clippy::cast_possible_truncation, reason = "at most 180 million")]
+        Some(degrees) if degrees.abs() <= most => Ok(Some((degrees * 1e6).round() as i32)),
+        Some(degrees) => Err(layered.refuse(key, format!("{degrees} is not between -{most} and {most} degrees"))),
+    };
+    Ok(Location {
+        region: from.region.clone(),
+        country: from.country.clone(),
+        latitude_e6: micro("location.latitude", from.latitude, 90.0)?,
+        longitude_e6: micro("location.longitude", from.longitude, 180.0)?,
+    })
+}
+
+type Jobs = (BTreeMap<String, Terms>, BTreeMap<String, Recipe>);
+
+fn jobs(layered: &Layered) -> Result<Jobs, config::Error> {
+    let file = &layered.file;
+    if file.jobs.is_empty() || file.jobs.len() > 64 {
+        return Err(layered.refuse("jobs", "expected 1 to 64 job types, each a section like [jobs.sha256]"));
+    }
+    if let Some(kind) = file.price.by_type.keys().find(|kind| !file.jobs.contains_key(*kind)) {
+        return Err(layered.refuse(format!("price.by_type.{kind}"), "no such section under [jobs]"));
+    }
+    let mut terms = BTreeMap::new();
+    let mut recipes = BTreeMap::new();
+    for (kind, job) in &file.jobs {
+        check_identifier(layered, &format!("jobs.{kind}"), kind)?;
+        let recipe = recipe(layered, kind, job)?;
+        let price = file.price.by_type.get(kind).unwrap_or(&file.price.default).0;
+        let max_run_secs = job.max_run_secs.unwrap_or(file.limits.max_run_secs);
+        range(layered, &format!("jobs.{kind}.max_run_secs"), max_run_secs.into(), 1..=86_400)?;
+        terms.insert(kind.clone(), Terms { price, max_input_bytes: recipe.max_input_bytes, max_run_secs });
+        recipes.insert(kind.clone(), recipe);
+    }
+    Ok((terms, recipes))
+}
+
+fn recipe(layered: &Layered, kind: &str, job: &config::Job) -> Result<Recipe, config::Error> {
+    let limits = &layered.file.limits;
+    let max_input_bytes = job.max_input_bytes.unwrap_or(limits.max_input_bytes);
+    let max_output_bytes = job.max_output_bytes.unwrap_or(limits.max_output_bytes);
+    range(layered, &format!("jobs.{kind}.max_input_bytes"), max_input_bytes, 0..=INPUT_MAX)?;
+    range(layered, &format!("jobs.{kind}.max_output_bytes"), max_output_bytes, 0..=OUTPUT_MAX)?;
+    let action = match (job.builtin, job.command.split_first()) {
+        (Some(Builtin::Noop), None) => Action::Noop,
+        (Some(Builtin::Digest), None) => Action::Digest,
+        (None, Some((name, arguments))) => Action::Command(program(layered, kind, job, name, arguments)?),
+        _ => {
+            return Err(layered.refuse(format!("jobs.{kind}"), "expected either command = [\"program\", …] or builtin"));
+        }
+    };
+    Ok(Recipe { action, max_input_bytes, max_output_bytes })
+}
+
+fn program(
+    layered: &Layered,
+    kind: &str,
+    job: &config::Job,
+    name: &str,
+    arguments: &[String],
+) -> Result<Program, config::Error> {
+    let mut environment =
+        BTreeMap::from([("PATH".to_owned(), PATH.to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())]);
+    for name in &job.pass_env {
+        if let Ok(value) = std::env::var(name) {
+            environment.insert(name.clone(), value);
+        }
+    }
+    environment.extend(job.env.clone());
+    let path = environment.get("PATH").map_or(PATH, String::as_str);
+    let Some(path) = find(name, path) else {
+        let detail =
+            format!("program {name:?} was not found in {path}: expected one that is installed, or its full path");
+        return Err(layered.refuse(format!("jobs.{kind}.command"), detail));
+    };
+    let permanent_exit_codes = job.permanent_exit_codes.clone();
+    let takes_uri = job.takes_uri;
+    Ok(Program { path, arguments: arguments.to_vec(), environment, permanent_exit_codes, takes_uri })
+}
+
+/// The full path of a program.
+fn find(name: &str, path: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let runs = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if name.contains('/') {
+        // The command's working directory is not ours.
+        return std::path::absolute(name).ok().filter(|path| runs(path));
+    }
+    path.split(':').map(|directory| Path::new(directory).join(name)).find(|path| runs(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::Value;
+
+    use super::*;
+    use crate::worker::config::Flag;
+
+    const PEER: &str = "12D3KooWAbcLAWuXmArdBZJkAMBKhsKPv8LbgmJd7Ey7a5yyf3pc";
+
+    fn check(flags: Vec<(&'static str, Value)>) -> Result<Settings, String> {
+        let peer = PeerId([9; 32]);
+        let address = format!("/ip4/127.0.0.1/tcp/4001/p2p/{peer}");
+        let mut all = vec![("network.coordinators", Value::Array(vec![Value::String(address)]))];
+        all.extend(flags);
+        let flags = all.into_iter().map(|(key, value)| Flag { name: "--flag", key, value }).collect();
+        let layered = Layered::read(None, [], flags).map_err(|error| error.to_string())?;
+        Settings::check(&layered).map_err(|error| error.to_string())
+    }
+
+    fn text(value: &str) -> Value {
+        Value::String(value.to_owned())
+    }
+
+    #[test]
+    fn the_example_with_a_coordinator_is_all_one_needs() {
+        let settings = check(vec![]).unwrap();
+        assert_eq!(settings.coordinators[0].0, PeerId([9; 32]));
+        assert_eq!(settings.capabilities.cpu_cores, machine::cores());
+        assert_eq!(settings.capabilities.max_parallel_jobs, machine::cores());
+        assert!(settings.capabilities.ram_mb > 0);
+        assert!(matches!(settings.recipes["sha256"].action, Action::Command(_)));
+    }
+
+    #[test]
+    fn an_operator_may_offer_less_than_there_is_but_not_more() {
+        let less = check(vec![("capabilities.ram_mb", Value::Integer(64))]).unwrap();
+        assert_eq!(less.capabilities.ram_mb, 64);
+        let error = check(vec![("capabilities.cpu_cores", Value::Integer(100_000))]).unwrap_err();
+        assert!(error.starts_with("--flag: capabilities.cpu_cores: 100000 is not between 0 and "), "{error}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_key() {
+        let jobs = |job: &str| ("jobs.mine", Value::Table(job.parse().unwrap()));
+        let cases = [
+            (("network.coordinators", Value::Array(vec![])), "none given"),
+            (("network.coordinators", Value::Array(vec![text("/ip4/127.0.0.1/tcp/1")])), "not an address"),
+            (("network.coordinators", Value::Array(vec![text(&format!("{PEER}/p2p/{PEER}"))])), "not an address"),
+            (("network.name", text("No Spaces")), "not an identifier"),
+            (("worker.heartbeat_ms", Value::Integer(1)), "not between 100 and 2000"),
+            (("location.latitude", Value::Float(91.0)), "not between -90 and 90"),
+            (("price.by_type.unknown", text("1")), "no such section"),
+            (jobs("command = [\"no-such-program\"]"), "was not found"),
+            (jobs("builtin = \"noop\"\ncommand = [\"true\"]"), "expected either"),
+            (jobs(""), "expected either"),
+            (jobs("builtin = \"noop\"\nmax_output_bytes = 999999999"), "not between"),
+        ];
+        for ((key, value), expected) in cases {
+            let error = check(vec![(key, value)]).unwrap_err();
+            assert!(error.starts_with("--flag: ") || error.contains(": jobs.mine"), "{error}");
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Starts a worker and stops it: what is opened in which order, and closed.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::agent::{Agent, Intake, Parts};
+use super::attempt::{Workshop, interrupted};
+use super::coordinators::Coordinators;
+use super::courier::Courier;
+use super::desk::Desk;
+use super::executor::{self, Executor, Workspace};
+use super::outbox::Outbox;
+use super::registrar::{Registrar, Standing};
+use super::reporter::Reporter;
+use super::{Error, Settings, files};
+use crate::mesh::{self, Identity, Role};
+use crate::tasks::Tasks;
+use crate::wire;
+use crate::wire::proto::mesh::v1::worker_request::Body;
+use crate::wire::proto::mesh::v1::{Leave, Register};
+
+/// Ended attempts the agent has not noted yet. Beyond this they wait.
+const DONE_MAX: usize = 1_024;
+
+/// Messages on started attempts waiting for a coordinator. Beyond this they are dropped.
+const STARTED_MAX: usize = 4;
+
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+const CONNECTIONS_MAX: u32 = 256;
+const FRAME_MAX: usize = 1 << 20;
+
+/// Runs a worker until `stop`, then winds down: no new jobs, time for running
+/// ones to finish, delivery of what there is to report.
+///
+/// # Errors
+///
+/// What kept it from starting. Once it runs, only `stop` ends it.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Error> {
+    let _lock = lock(&settings.data_dir)?;
+    let tasks = Tasks::new();
+    let (leave, grace) = (settings.leave, settings.shutdown_grace);
+    let (mut agent, mut intake, courier) = open(settings, &tasks).await?;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = agent.step(&mut intake) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    agent.wind_down(&mut intake, grace).await;
+    if leave && let Err(error) = courier.ask(Body::Leave(Leave {}), 1).await {
+        warn!(%error, "could not leave");
+    }
+    tasks.cancel();
+    tasks.join(STOP_LIMIT).await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Kills at once every command of the worker on `data_dir`, for the moment before the process ends.
+pub fn kill_commands(data_dir: &Path) {
+    executor::kill_everything(&work_directory(data_dir));
+}
+
+fn work_directory(data_dir: &Path) -> PathBuf {
+    data_dir.join("work")
+}
+
+/// One worker per directory. The lock is held until it is dropped.
+fn lock(directory: &Path) -> Result<Flock<File>, Error> {
+    let path = directory.join("worker.lock");
+    let open = std::fs::create_dir_all(directory)
+        .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path));
+    let file = open.map_err(|source| Error::File { path, action: "open", source })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::InUse { path: directory.to_owned() })
+}
+
+async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Courier), Error> {
+    let directory = settings.data_dir.clone();
+    let card = directory.join("worker.json");
+    files::remove(&card).map_err(|source| Error::File { path: card.clone(), action: "remove", source })?;
+    let identity = Identity::load_or_create(&directory.join("worker.key"))?;
+    let outbox = Outbox::open(&directory.join("outbox"))?;
+    let (desk, workspace) = recover(&settings, &outbox).await?;
+    let coordinators = Coordinators::new(&settings.coordinators, directory.join("coordinators.json"));
+    let (mesh, inbox) = mesh::start(identity.clone(), mesh_options(&settings, &coordinators), tasks).await?;
+    info!(worker = %identity.id(), types = ?settings.capabilities.job_types, slots = settings.capabilities.max_parallel_jobs, "started");
+
+    let courier = Courier { mesh: mesh.clone(), coordinators: coordinators.clone() };
+    let standing = watch::Sender::new(Standing::Unregistered);
+    let register = register(&settings);
+    let registrar =
+        Registrar { courier: courier.clone(), register, worker: identity.id(), card, standing: standing.clone() };
+    tasks.spawn_until_stopped("registrar", registrar.run());
+    let (started, started_queue) = mpsc::channel(STARTED_MAX);
+    let reporter = Reporter { courier: courier.clone(), outbox: outbox.clone(), standing: standing.clone() };
+    tasks.spawn_until_stopped("starts", reporter.clone().run_started(started_queue));
+    tasks.spawn_until_stopped("reporter", reporter.run());
+
+    let (done_sender, done) = mpsc::channel(DONE_MAX);
+    let executor = Executor::new(settings.recipes.clone(), workspace);
+    let workshop = Arc::new(Workshop { executor, outbox, identity, done: done_sender });
+    let parts = Parts { desk, workshop, coordinators, standing, mesh, started, tasks: tasks.clone() };
+    Ok((Agent::new(settings, parts), Intake::new(inbox, done), courier))
+}
+
+/// Takes over what an earlier life left: reports to deliver, attempts that ended with it.
+async fn recover(settings: &Settings, outbox: &Outbox) -> Result<(Desk, Workspace), Error> {
+    let path = work_directory(&settings.data_dir);
+    let opened = Workspace::open(&path);
+    let (workspace, left) = opened.map_err(|source| Error::File { path, action: "open workspace", source })?;
+    let mut desk = Desk::new(settings.capabilities.max_parallel_jobs);
+    let reported = outbox.keys();
+    for key in left.into_iter().filter(|key| !reported.contains(key)) {
+        info!(job = %key.0, attempt = key.1, "interrupted");
+        outbox.put(interrupted(key)).await;
+    }
+    for key in outbox.keys() {
+        desk.remember(key);
+    }
+    Ok((desk, workspace))
+}
+
+/// A worker listens nowhere: whoever speaks to it is a coordinator it dialled.
+fn mesh_options(settings: &Settings, coordinators: &Coordinators) -> mesh::Options {
+    let configured = settings.coordinators.iter().map(|(_, address)| address.clone());
+    mesh::Options {
+        network: settings.network.clone(),
+        role: Role::Worker,
+        listen: vec![],
+        external: vec![],
+        persistent: configured.chain(coordinators.learned_addresses()).collect(),
+        members: Default::default(),
+        gossip: true,
+        discovery: false,
+        mdns: false,
+        max_connections: CONNECTIONS_MAX,
+        max_frame: FRAME_MAX,
+    }
+}
+
+fn register(settings: &Settings) -> Register {
+    Register {
+        capabilities: Some(wire::capabilities_to_proto(&settings.capabilities)),
+        location: Some(wire::location_to_proto(&settings.location)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
