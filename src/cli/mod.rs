@@ -59,14 +59,14 @@ struct Cli {
 pub struct Remote {
     /// URL of a node; several times, or comma separated, for several
     #[arg(
-        long = "node",
+        long,
         global = true,
         value_name = "URL",
         env = "CIRO_NODE",
         value_delimiter = ',',
         default_value = "http://127.0.0.1:8080"
     )]
-    nodes: Vec<String>,
+    node: Vec<String>,
     /// Seconds to go on trying while no node can serve
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15)]
     patience: u64,
@@ -77,7 +77,7 @@ pub struct Remote {
 
 impl Remote {
     fn client(&self) -> Result<Client, Failure> {
-        let nodes: Vec<String> = self.nodes.iter().filter(|node| !node.trim().is_empty()).cloned().collect();
+        let nodes: Vec<String> = self.node.iter().filter(|node| !node.trim().is_empty()).cloned().collect();
         Client::new(&nodes, Duration::from_secs(self.patience.min(86_400)))
     }
 }

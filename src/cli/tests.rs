@@ -106,7 +106,7 @@ fn client(urls: &[&str], patience_ms: u64) -> Client {
 }
 
 fn remote(urls: &[&str]) -> Remote {
-    Remote { nodes: urls.iter().map(|url| (*url).to_owned()).collect(), patience: 5, json: true }
+    Remote { node: urls.iter().map(|url| (*url).to_owned()).collect(), patience: 5, json: true }
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn nodes_may_be_named_before_and_after_the_command() {
         vec!["x", "--node", "http://a:1,http://b:2", "job", "get", "1"],
         vec!["x", "job", "get", "1", "--node", "http://a:1", "--node", "http://b:2", "--json"],
     ] {
-        assert_eq!(Cli::try_parse_from(line).unwrap().remote.nodes, ["http://a:1", "http://b:2"]);
+        assert_eq!(Cli::try_parse_from(line).unwrap().remote.node, ["http://a:1", "http://b:2"]);
     }
     let help = Cli::command().render_long_help().to_string();
     assert!(help.contains("6  not done within the time allowed"), "{help}");

@@ -5,6 +5,7 @@
 //! storage. One deadline for all of it; a second signal exits at once. The disk
 //! is the recovery path: `kill -9` is as good a stop as any.
 
+mod options;
 mod ready;
 mod reign;
 mod route;
