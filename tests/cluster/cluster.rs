@@ -23,6 +23,8 @@ use crate::{oracle, ports, secs, until};
 /// One story at a time.
 static STAGE: Mutex<()> = Mutex::const_new(());
 
+const NETWORK: &str = "ciro-stories";
+
 /// The binaries of this build, or those in `CIRO_BIN_DIR`.
 fn coordinator() -> PathBuf {
     binary("ciro-coordinator", env!("CARGO_BIN_EXE_ciro-coordinator"))
@@ -109,6 +111,7 @@ impl Cluster {
             .args(["start", "--config"])
             .arg(config)
             .env("CIRO__API__BIND", format!("127.0.0.1:{}", it.api))
+            .env("CIRO__NETWORK__NAME", NETWORK)
             .env("CIRO__NETWORK__P2P_PORT", it.p2p.to_string())
             .env("CIRO__NODE__DATA_DIR", it.dir.join("data"))
             .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members);
@@ -132,7 +135,7 @@ impl Cluster {
 
     pub fn launch_worker(&mut self, worker: usize) {
         let mut command = clean(self::worker());
-        command.arg("--config").arg(self.dir.path().join("worker.toml"));
+        command.args(["--network", NETWORK, "--config"]).arg(self.dir.path().join("worker.toml"));
         for address in self.members.split(',') {
             command.args(["--coordinator", address]);
         }
@@ -313,7 +316,7 @@ fn clean(program: PathBuf) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CIRO")) {
         command.env_remove(name);
     }
-    let level = std::env::var("CIRO_TEST_LOG").unwrap_or_else(|_| "info".to_owned());
+    let level = std::env::var("CIRO_TEST_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned());
     command.env("RUST_LOG", level);
     command
 }
