@@ -88,7 +88,8 @@ impl Agent {
     }
 
     /// Takes no more jobs, lets running ones finish within `grace`, hands the
-    /// others back, and delivers what there is to report.
+    /// others back, and delivers what there is to report. Without grace it
+    /// waits for no coordinator either.
     pub async fn wind_down(&mut self, intake: &mut Intake, grace: Duration) {
         info!(running = self.parts.desk.running().len(), "stopping");
         self.stopping = true;
@@ -97,7 +98,8 @@ impl Agent {
             self.parts.desk.stop_all(Cause::Stopping);
             self.steps_until(intake, KILL_LIMIT, |agent| agent.parts.desk.is_idle()).await;
         }
-        let delivered = self.steps_until(intake, DELIVERY_LIMIT, |agent| agent.parts.workshop.outbox.is_empty()).await;
+        let limit = DELIVERY_LIMIT.min(grace);
+        let delivered = self.steps_until(intake, limit, |agent| agent.parts.workshop.outbox.is_empty()).await;
         if !delivered {
             warn!("reports not delivered: they will be at the next start");
         }
