@@ -261,10 +261,10 @@ mod tests {
         assert_eq!(chunks(&[]).read(&SPEC, &announced, second).await.unwrap_err().code, Code::BodyTooLarge);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_body_that_does_not_come_is_given_up() {
         let mut body = Unread::new(stream::pending::<Result<Bytes, warp::Error>>());
-        let problem = body.read(&SPEC, &HeaderMap::new(), Duration::from_secs(30)).await.unwrap_err();
+        let problem = body.read(&SPEC, &HeaderMap::new(), Duration::from_millis(10)).await.unwrap_err();
         assert_eq!(problem.code, Code::BodyTimeout);
     }
 

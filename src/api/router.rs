@@ -234,7 +234,7 @@ mod tests {
             ("GET", "/jobs/batch", "405 /jobs/batch: POST, OPTIONS"),
             ("GET", "/jobs/x", "GET /jobs/{id} [(\"id\", \"x\")]"),
             ("GET", "/jobs/x/explain", "GET /jobs/{id}/explain [(\"id\", \"x\")]"),
-            ("PATCH", "/jobs/x", "405 /jobs/{id}: GET, DELETE, HEAD, OPTIONS"),
+            ("PATCH", "/jobs/x", "405 /jobs/{id}: DELETE, GET, HEAD, OPTIONS"),
             ("OPTIONS", "/", "405 /: GET, HEAD, OPTIONS"),
             ("GET", "/", "GET / []"),
             ("GET", "/jobs/", "404"),
