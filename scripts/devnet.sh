@@ -10,6 +10,7 @@ set -uo pipefail
 
 RUN=${CIRO_DEVNET_DIR:-$ROOT/run/devnet}
 READY_SECS=60
+NETWORK=ciro-devnet
 
 usage() {
   cat <<TEXT
@@ -99,7 +100,7 @@ leader_dir() {
 launch() { # DIR COMMAND...: in a session of its own, so that nothing of ours stops it
   local dir=$1
   shift
-  RUST_LOG=${RUST_LOG:-info} setsid "$@" >>"$dir/log" 2>&1 </dev/null 9>&- &
+  RUST_LOG=${RUST_LOG:-info,openraft=warn,libp2p_swarm=warn} setsid "$@" >>"$dir/log" 2>&1 </dev/null 9>&- &
   remember_process $! "$dir/pid"
   disown
 }
@@ -108,6 +109,7 @@ launch_node() {
   local dir=$1
   CIRO__API__BIND="127.0.0.1:$(cat "$dir/api.port")" \
     CIRO__NETWORK__P2P_PORT="$(cat "$dir/p2p.port")" \
+    CIRO__NETWORK__NAME=$NETWORK \
     CIRO__NODE__DATA_DIR="$dir/data" \
     CIRO__CLUSTER__INITIAL_MEMBERS="$(cat "$RUN/members")" \
     launch "$dir" "$(bin ciro-coordinator)" start --config "$RUN/node.toml"
@@ -120,7 +122,7 @@ launch_worker() {
     coordinators+=(--coordinator "$address")
   done < <(tr ',' '\n' <"$RUN/members"; echo)
   # shellcheck disable=SC2086 # several flags in one variable
-  launch "$dir" "$(bin ciro-worker)" --config "$RUN/worker.toml" "${coordinators[@]}" --data-dir "$dir/data" \
+  launch "$dir" "$(bin ciro-worker)" --config "$RUN/worker.toml" "${coordinators[@]}" --network "$NETWORK" --data-dir "$dir/data" \
     ${CIRO_DEVNET_WORKER_FLAGS:-}
 }
 
@@ -220,9 +222,11 @@ up() {
   step "starting $nodes nodes and $workers workers in $RUN"
   prepare "$nodes" "$workers"
   local -a dirs=()
+  trap 'down >/dev/null' EXIT # half a network helps nobody
   while read -r dir; do dirs+=("$dir"); launch_member "$dir"; done < <(members node; members worker)
   wait_until "$READY_SECS" "${dirs[@]}" -- all_ready
   [ "$workers" = 0 ] || wait_until "$READY_SECS" "${dirs[@]}" -- workers_online "$workers"
+  trap - EXIT
   say "the cluster is healthy: leader is $(basename "$(leader_dir)")"
 }
 

@@ -103,13 +103,13 @@ port_free() {
 PORTS_TAKEN=' '
 # free_port VARIABLE: a port free on TCP and UDP, below the range the kernel hands out itself.
 free_port() {
-  local tries port
+  local tries candidate
   for ((tries = 0; tries < 500; tries++)); do
-    port=$((20000 + RANDOM % 12000))
-    case "$PORTS_TAKEN" in *" $port "*) continue ;; esac
-    port_free "$port" || continue
-    PORTS_TAKEN+="$port "
-    printf -v "$1" '%s' "$port"
+    candidate=$((20000 + RANDOM % 12000))
+    case "$PORTS_TAKEN" in *" $candidate "*) continue ;; esac
+    port_free "$candidate" || continue
+    PORTS_TAKEN+="$candidate "
+    printf -v "$1" '%s' "$candidate"
     return 0
   done
   die "found no free port between 20000 and 32000"

@@ -263,7 +263,7 @@ impl Client {
         // The URL is said by us, without what may be secret in it.
         let reason = match error {
             error if error.is_timeout() => "no answer in time".to_owned(),
-            error => std::error::Error::source(error).map_or_else(|| error.to_string(), chain),
+            error => innermost(error).to_string(),
         };
         let message = format!("{} is not reachable: {reason}", shown(&self.nodes[node]));
         Failure::new(Kind::Unreachable, message).hint("is the node up? name others with --node or CIRO_NODE")
@@ -272,6 +272,15 @@ impl Client {
     fn broken(&self, node: usize, reason: &str) -> Failure {
         Failure::new(Kind::Unreachable, format!("{} broke off its answer: {reason}", shown(&self.nodes[node])))
     }
+}
+
+/// What it comes down to, such as "Connection refused".
+fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost
 }
 
 /// The body as JSON; text that is not JSON as a string.

@@ -151,7 +151,14 @@ pub(super) async fn pages(client: &Client, call: &Call, items: &str, limit: usiz
 }
 
 async fn cancel(client: &Client, id: &str, remote: &Remote) -> Result<(), Failure> {
-    let answer = client.call(&Call::delete(job_path(id))).await?;
+    let answer = match client.call(&Call::delete(job_path(id))).await {
+        // A repeat of a request that had its effect after all is refused: what counts is the job.
+        Err(refused) if refused.kind == Kind::Refused => {
+            let now = client.call(&fresh(&job_path(id))).await;
+            now.ok().filter(|job| job.body["state"] == "cancelled").ok_or(refused)?
+        }
+        answer => answer?,
+    };
     if remote.json { output::json(&answer.body) } else { output::line(&format!("{id} cancelled")) }
 }
 

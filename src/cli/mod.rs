@@ -29,6 +29,8 @@ use clap::{Args, Parser, Subcommand};
 use client::Client;
 use failure::{Failure, Kind};
 
+use crate::bench;
+
 const CODES: &str = "\
 Exit codes:
   0  done
@@ -59,14 +61,14 @@ struct Cli {
 pub struct Remote {
     /// URL of a node; several times, or comma separated, for several
     #[arg(
-        long = "node",
+        long,
         global = true,
         value_name = "URL",
         env = "CIRO_NODE",
         value_delimiter = ',',
         default_value = "http://127.0.0.1:8080"
     )]
-    nodes: Vec<String>,
+    node: Vec<String>,
     /// Seconds to go on trying while no node can serve
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 15)]
     patience: u64,
@@ -77,7 +79,7 @@ pub struct Remote {
 
 impl Remote {
     fn client(&self) -> Result<Client, Failure> {
-        let nodes: Vec<String> = self.nodes.iter().filter(|node| !node.trim().is_empty()).cloned().collect();
+        let nodes: Vec<String> = self.node.iter().filter(|node| !node.trim().is_empty()).cloned().collect();
         Client::new(&nodes, Duration::from_secs(self.patience.min(86_400)))
     }
 }
@@ -106,6 +108,8 @@ enum Command {
     Status,
     /// A node's health, component by component; exit code 1 when it is unhealthy
     Health,
+    /// Measure a running cluster: throughput, latency, fail-over
+    Bench(bench::Args),
     /// Write shell completions to standard output
     Completions { shell: clap_complete::Shell },
 }
@@ -142,6 +146,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Network(command) => block_on(cluster::network(command, &remote)),
         Command::Status => block_on(cluster::status(&remote)),
         Command::Health => block_on(cluster::health(&remote)),
+        Command::Bench(args) => measure(args),
         Command::Completions { shell } => local::completions(shell),
     }
 }
@@ -150,6 +155,15 @@ fn complain(failure: &Failure) {
     use std::io::Write;
     // Nobody is left to tell when standard error is gone.
     let _ = writeln!(std::io::stderr(), "{failure}");
+}
+
+/// Hundreds of clients in one process: they get all cores.
+fn measure(args: bench::Args) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(bench::run(args)).map_err(|error| match error.downcast::<std::io::Error>() {
+        Ok(error) => Failure::from(error),
+        Err(error) => Failure::new(Kind::Failed, failure::chain(error.as_ref())),
+    })
 }
 
 /// Runs a client command: one thread is plenty.

@@ -74,6 +74,7 @@ pub fn cell(value: &Value) -> String {
             .map(|(key, value)| format!("{}={}", printable(key), cell(value)))
             .collect::<Vec<_>>()
             .join(" "),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join("; "),
         other => printable(&other.to_string()),
     };
     if text.chars().count() <= CELL_MAX { text } else { text.chars().take(CELL_MAX - 1).chain(['…']).collect() }
@@ -144,6 +145,7 @@ mod tests {
         assert_eq!(cell(&json!(["a", 1])), "a, 1");
         assert_eq!(cell(&json!({"code": "x", "detail": "y\nz"})), "code=x detail=y z");
         assert_eq!(cell(&json!("x".repeat(500))).chars().count(), CELL_MAX);
+        assert_eq!(cell(&json!([{"a": 1}, {"b": "x"}])), "a=1; b=x");
         assert_eq!(at(&json!({"a": {"b": 3}}), "a.b"), &json!(3));
         assert_eq!(at(&json!({}), "a.b"), &Value::Null);
     }

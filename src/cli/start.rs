@@ -6,8 +6,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::failure::{self, Failure, Kind};
 use super::output;
-use crate::config::{Config, Environment, Sources};
-use crate::{node, telemetry};
+use crate::config::{Config, Environment, LogFormat, Sources};
+use crate::{node, storage, telemetry};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -71,9 +71,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if args.print_config {
         return output::bytes(layered.print().as_bytes());
     }
-    telemetry::init(&config.logging.level, config.logging.format)
+    telemetry::init(&config.logging.level, format(&config))
         .map_err(|error| Failure { kind: Kind::Usage, ..Failure::because("start logging", &error) })?;
-    telemetry::abort_on_panic(|| false);
+    telemetry::abort_on_panic(storage::is_opening);
     telemetry::metrics::enable(config.metrics.enabled);
     match &args.config {
         Some(path) => tracing::info!(path = %path.display(), "configuration read"),
@@ -88,6 +88,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
     // Blocking work that is stuck on a dead disk must not hold the process.
     runtime.shutdown_background();
     ended.map_err(|error| Failure::new(Kind::Failed, failure::chain(&error)))
+}
+
+fn format(config: &Config) -> telemetry::Format {
+    match config.logging.format {
+        LogFormat::Text => telemetry::Format::Text,
+        LogFormat::Json => telemetry::Format::Json,
+    }
 }
 
 /// Variables that are text; others can not be ours.

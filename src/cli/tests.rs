@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser};
 use serde_json::{Value, json};
 
 use super::client::{Call, Client, segment};
-use super::{Cli, Remote, block_on, job, submit};
+use super::{Cli, Command, Remote, block_on, job, submit};
 use crate::tasks::Tasks;
 
 /// What a server was asked: `METHOD PATH`, idempotency key, body.
@@ -106,7 +106,7 @@ fn client(urls: &[&str], patience_ms: u64) -> Client {
 }
 
 fn remote(urls: &[&str]) -> Remote {
-    Remote { nodes: urls.iter().map(|url| (*url).to_owned()).collect(), patience: 5, json: true }
+    Remote { node: urls.iter().map(|url| (*url).to_owned()).collect(), patience: 5, json: true }
 }
 
 #[test]
@@ -120,7 +120,14 @@ fn nodes_may_be_named_before_and_after_the_command() {
         vec!["x", "--node", "http://a:1,http://b:2", "job", "get", "1"],
         vec!["x", "job", "get", "1", "--node", "http://a:1", "--node", "http://b:2", "--json"],
     ] {
-        assert_eq!(Cli::try_parse_from(line).unwrap().remote.nodes, ["http://a:1", "http://b:2"]);
+        assert_eq!(Cli::try_parse_from(line).unwrap().remote.node, ["http://a:1", "http://b:2"]);
+    }
+    for line in [
+        ["x", "--node", "http://a:1,http://b:2", "--json", "bench", "submit"],
+        ["x", "bench", "submit", "--json", "--node", "http://a:1,http://b:2"],
+    ] {
+        let Command::Bench(args) = Cli::try_parse_from(line).unwrap().command else { panic!("a bench") };
+        assert_eq!((args.node, args.json), (vec!["http://a:1".to_owned(), "http://b:2".to_owned()], true));
     }
     let help = Cli::command().render_long_help().to_string();
     assert!(help.contains("6  not done within the time allowed"), "{help}");
@@ -212,7 +219,7 @@ fn cluster(state: &'static str) -> Server {
 }
 
 fn submit_line(line: &[&str]) -> submit::Args {
-    let Ok(Cli { command: super::Command::Job(job::Command::Submit(args)), .. }) =
+    let Ok(Cli { command: Command::Job(job::Command::Submit(args)), .. }) =
         Cli::try_parse_from(["x", "job", "submit"].iter().chain(line))
     else {
         panic!("{line:?} is a submission")

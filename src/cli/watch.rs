@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Client, segment};
 use super::failure::Failure;
 use super::job::{self, fresh, job_path};
 use super::output;
@@ -22,6 +22,7 @@ const EVENT_MAX: usize = 1 << 20;
 /// Server-sent events, across nodes.
 struct Events<'c> {
     client: &'c Client,
+    path: String,
     response: Option<reqwest::Response>,
     pending: Vec<u8>,
     last_id: Option<String>,
@@ -36,8 +37,8 @@ struct Event {
 }
 
 impl<'c> Events<'c> {
-    fn new(client: &'c Client) -> Self {
-        Self { client, response: None, pending: vec![], last_id: None }
+    fn new(client: &'c Client, path: String) -> Self {
+        Self { client, path, response: None, pending: vec![], last_id: None }
     }
 
     /// The next event; connects again, where it was, when the stream breaks. May be dropped.
@@ -57,7 +58,7 @@ impl<'c> Events<'c> {
     async fn read_more(&mut self) -> Result<(), Failure> {
         let response = match &mut self.response {
             Some(response) => response,
-            none => none.insert(self.client.stream("/events", self.last_id.as_deref()).await?),
+            none => none.insert(self.client.stream(&self.path, self.last_id.as_deref()).await?),
         };
         match response.chunk().await {
             Ok(Some(chunk)) if self.pending.len() + chunk.len() <= EVENT_MAX => self.pending.extend_from_slice(&chunk),
@@ -97,7 +98,7 @@ fn parse(block: &str) -> Option<Event> {
 
 /// Shows everything that happens, until interrupted.
 pub async fn everything(client: &Client, as_json: bool) -> Result<(), Failure> {
-    let mut events = Events::new(client);
+    let mut events = Events::new(client, "/events".to_owned());
     loop {
         let event = events.next().await?;
         let data: Value = serde_json::from_str(&event.data).unwrap_or(Value::String(event.data));
@@ -111,30 +112,42 @@ pub async fn everything(client: &Client, as_json: bool) -> Result<(), Failure> {
 
 /// Shows a job's history, and what is added to it until the job has ended.
 pub async fn job(client: &Client, id: &str, as_json: bool) -> Result<(), Failure> {
-    let mut events = Events::new(client);
-    let mut last_index = None;
+    let mut events = Events::new(client, format!("/events?job={}", segment(id)));
+    let mut shown = Shown::default();
     loop {
         let job = client.call(&fresh(&job_path(id))).await?.body;
         let history = client.call(&fresh(&format!("{}/events", job_path(id)))).await?.body;
-        for entry in entries(&history) {
-            let index = entry["index"].as_u64();
-            if index > last_index {
-                show(entry, as_json)?;
-                last_index = index;
-            }
+        for entry in shown.news(entries(&history)) {
+            show(entry, as_json)?;
         }
         if job::is_final(&job) {
             return job::judge(&[job]);
         }
         // Whichever comes first: something about this job, or the next look.
-        tokio::time::timeout(LOOK_EVERY, about(&mut events, id)).await.unwrap_or(Ok(()))?;
+        tokio::time::timeout(LOOK_EVERY, events.next()).await.map_or(Ok(()), |event| event.map(drop))?;
     }
 }
 
-/// Completes when something was said about the job.
-async fn about(events: &mut Events<'_>, id: &str) -> Result<(), Failure> {
-    while !events.next().await?.data.contains(id) {}
-    Ok(())
+/// How far a history was shown: its front may be dropped meanwhile, and one log
+/// entry may hold several transitions.
+#[derive(Default)]
+struct Shown {
+    index: u64,
+    of_index: usize,
+}
+
+impl Shown {
+    fn news<'e>(&mut self, entries: &'e [Value]) -> Vec<&'e Value> {
+        let index_of = |entry: &Value| entry["index"].as_u64().unwrap_or_default();
+        let old = |entry: &&Value| index_of(entry) < self.index;
+        let news: Vec<&Value> = entries.iter().skip_while(old).collect();
+        let seen = news.iter().take_while(|entry| index_of(entry) == self.index).count().min(self.of_index);
+        if let Some(last) = news.last() {
+            self.index = index_of(last);
+            self.of_index = news.iter().filter(|entry| index_of(entry) == self.index).count();
+        }
+        news.into_iter().skip(seen).collect()
+    }
 }
 
 /// The transitions, whatever the list is called.
@@ -159,6 +172,19 @@ fn show(entry: &Value, as_json: bool) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_history_is_continued_where_it_was() {
+        let entries = |indexes: &[u64]| -> Vec<Value> {
+            indexes.iter().map(|index| serde_json::json!({ "index": index })).collect()
+        };
+        let mut shown = Shown::default();
+        assert_eq!(shown.news(&entries(&[1, 4, 4])).len(), 3);
+        assert_eq!(shown.news(&entries(&[1, 4, 4])).len(), 0);
+        assert_eq!(shown.news(&entries(&[1, 4, 4, 4, 6])).len(), 2, "a third of one log entry, and the next");
+        assert_eq!(shown.news(&entries(&[1, 9])).len(), 1, "what was between is forgotten");
+        assert_eq!(shown.news(&[]).len(), 0);
+    }
 
     #[test]
     fn events_are_cut_at_empty_lines_and_comments_are_skipped() {

@@ -16,13 +16,13 @@
 mod check;
 mod generate;
 mod layers;
-mod options;
 mod schema;
 mod text;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ use serde::{Deserialize, Deserializer};
 pub use generate::generate;
 pub use layers::{Layered, Origin, Sources};
 
-use crate::telemetry::Format;
+use crate::domain::NodeId;
 
 /// Everything that is wrong with a configuration, one problem a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +83,14 @@ impl FromStr for Environment {
             .find(|environment| environment.as_str() == text)
             .ok_or_else(|| "expected development, staging, production or test".to_owned())
     }
+}
+
+/// How log lines look: for people, or one JSON object each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
 }
 
 /// Text that may hold credentials.
@@ -192,6 +200,13 @@ pub struct Cluster {
     pub min_free_disk_mb: u64,
 }
 
+impl Cluster {
+    /// The peer ids of the initial members.
+    pub fn member_ids(&self) -> BTreeSet<NodeId> {
+        self.initial_members.iter().filter_map(|member| text::peer_of(member)).collect()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scheduler {
@@ -225,7 +240,7 @@ pub struct Kafka {
 #[serde(deny_unknown_fields)]
 pub struct Logging {
     pub level: String,
-    pub format: Format,
+    pub format: LogFormat,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 use super::check;
 use super::command::{Command, Done, Record, Refusal, Reply};
 use super::ids::{Digest, JobId, WorkerId};
-use super::index::{Facets, place, turn};
+use super::index::{Facets, place};
 use super::job::{Cause, HISTORY_MAX, Job, JobError, JobState, Transition};
 use super::journal::{Event, Sink};
 use super::state::State;
@@ -47,7 +47,7 @@ impl State {
     pub fn apply(&mut self, position: Position, record: &Record) -> Vec<Reply> {
         self.now = self.now.max(record.at);
         let jobs = &self.jobs;
-        self.index.promote(self.now, |id| jobs.get(&id).map(|job| (job.spec.kind.clone(), turn(job))));
+        self.index.promote(self.now, |id| jobs.get(&id));
         let mut step = Step { state: self, position, jobs: BTreeSet::new(), workers: BTreeSet::new() };
         let replies: Vec<Reply> = record.commands.iter().map(|command| step.command(command)).collect();
         step.forget();
@@ -155,7 +155,7 @@ impl Step<'_> {
         let job = Arc::make_mut(job);
         change(job);
         let state = job.state;
-        self.state.index.change(Some(&was), Some(&Facets::of(job, now)));
+        self.state.index.change(&job.spec.kind, Some(&was), Some(&Facets::of(job, now)));
         self.jobs.insert(id);
         Ok(Done::Job { job: id, state })
     }
@@ -221,7 +221,7 @@ impl Step<'_> {
         while index.finished.len() > limits.finished || index.finished_bytes > limits.finished_bytes {
             let Some((&(_, id), ())) = index.finished.first() else { break };
             let Some(job) = jobs.remove(&id) else { break };
-            index.change(Some(&Facets::of(&job, *now)), None);
+            index.change(&job.spec.kind, Some(&Facets::of(&job, *now)), None);
             payloads.remove(&id);
             outputs.remove(&id);
             self.jobs.insert(id);

@@ -11,7 +11,7 @@
 //! * A job that is assigned or running is held by exactly the worker of its award.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::cow::{Map, Set};
@@ -22,13 +22,17 @@ use super::time::Timestamp;
 /// Place in the queue: priority, deadline, arrival.
 pub(super) type Turn = (Reverse<u8>, Timestamp, u64, JobId);
 
+/// Before every turn: no job has such a priority.
+const FIRST: Turn = (Reverse(u8::MAX), Timestamp(0), 0, JobId([0; 16]));
+
 /// Bytes one transition of a job's history is counted with.
 const TRANSITION_BYTES: usize = 64;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
-    /// By job type, so that jobs nobody can run are not in the way of the others.
-    pub(super) open: BTreeMap<String, Set<Turn>>,
+    pub(super) open: Set<Turn>,
+    /// The same by job type, so that jobs nobody can run are not in the way of the others.
+    pub(super) open_of: Set<(Arc<str>, Turn)>,
     pub(super) waiting: Set<(Timestamp, JobId)>,
     pub(super) held: Map<WorkerId, Arc<BTreeSet<JobId>>>,
     pub(super) deadlines: Set<(Timestamp, JobId)>,
@@ -45,7 +49,7 @@ pub(super) struct Index {
 pub(super) struct Facets {
     id: JobId,
     state: JobState,
-    open: Option<(String, Turn)>,
+    open: Option<Turn>,
     waiting: Option<(Timestamp, JobId)>,
     held: Option<WorkerId>,
     deadline: Option<(Timestamp, JobId)>,
@@ -62,7 +66,7 @@ impl Facets {
         Self {
             id: job.id,
             state: job.state,
-            open: (pending && due).then(|| (job.spec.kind.clone(), turn(job))),
+            open: (pending && due).then(|| turn(job)),
             waiting: (pending && !due).then_some((job.next_attempt_at, job.id)),
             held: job.award.as_ref().filter(|_| held).map(|award| award.worker),
             deadline: job.spec.deadline.filter(|_| !is_final).map(|deadline| (deadline, job.id)),
@@ -103,17 +107,17 @@ impl Index {
     pub(super) fn build<'a>(jobs: impl Iterator<Item = &'a Arc<Job>>, now: Timestamp) -> Self {
         let mut index = Self::default();
         for job in jobs {
-            index.change(None, Some(&Facets::of(job, now)));
+            index.change(&job.spec.kind, None, Some(&Facets::of(job, now)));
         }
         index
     }
 
-    /// Follows one job from what it was to what it is; `None` is not there.
-    pub(super) fn change(&mut self, was: Option<&Facets>, is: Option<&Facets>) {
+    /// Follows one job of type `kind` from what it was to what it is; `None` is not there.
+    pub(super) fn change(&mut self, kind: &str, was: Option<&Facets>, is: Option<&Facets>) {
         if was == is {
             return;
         }
-        self.queue(was.and_then(|f| f.open.as_ref()), is.and_then(|f| f.open.as_ref()));
+        self.queue(kind, was.and_then(|f| f.open), is.and_then(|f| f.open));
         swap(&mut self.waiting, was.and_then(|f| f.waiting), is.and_then(|f| f.waiting));
         swap(&mut self.deadlines, was.and_then(|f| f.deadline), is.and_then(|f| f.deadline));
         swap(&mut self.finished, was.and_then(|f| f.finished), is.and_then(|f| f.finished));
@@ -129,40 +133,22 @@ impl Index {
         }
     }
 
-    /// Opens the jobs whose time has come. `turn_of` tells a job's place in the queue.
-    pub(super) fn promote(&mut self, now: Timestamp, turn_of: impl Fn(JobId) -> Option<(String, Turn)>) {
-        while let Some((&(due, job), ())) = self.waiting.first() {
+    /// Opens the jobs whose time has come. `job_of` looks a job up.
+    pub(super) fn promote<'a>(&mut self, now: Timestamp, job_of: impl Fn(JobId) -> Option<&'a Arc<Job>>) {
+        while let Some((&(due, id), ())) = self.waiting.first() {
             if due > now {
                 break;
             }
-            self.waiting.remove(&(due, job));
-            self.queue(None, turn_of(job).as_ref());
-        }
-    }
-
-    fn queue(&mut self, was: Option<&(String, Turn)>, is: Option<&(String, Turn)>) {
-        if was == is {
-            return;
-        }
-        if let Some((kind, turn)) = was
-            && let Some(queue) = self.open.get_mut(kind)
-        {
-            queue.remove(turn);
-            if queue.len() == 0 {
-                self.open.remove(kind);
+            self.waiting.remove(&(due, id));
+            if let Some(job) = job_of(id) {
+                self.queue(&job.spec.kind, None, Some(turn(job)));
             }
         }
-        let Some((kind, turn)) = is else { return };
-        match self.open.get_mut(kind) {
-            Some(queue) => queue.add(*turn),
-            None => self.open.entry(kind.clone()).or_default().add(*turn),
-        };
     }
 
-    /// Turns of the open jobs of `kinds` (of all without), first to be served first.
-    pub(super) fn turns<'a>(&'a self, kinds: Option<&BTreeSet<&str>>) -> impl Iterator<Item = Turn> + use<'a> {
-        let wanted = self.open.iter().filter(|(kind, _)| kinds.is_none_or(|kinds| kinds.contains(kind.as_str())));
-        let mut queues: Vec<_> = wanted.map(|(_, queue)| queue.keys().copied().peekable()).collect();
+    /// Turns of the open jobs of `kinds`, first to be served first.
+    pub(super) fn turns_of<'a>(&'a self, kinds: &BTreeSet<&str>) -> impl Iterator<Item = Turn> + use<'a> {
+        let mut queues: Vec<_> = kinds.iter().map(|kind| self.queue_of(Arc::from(*kind)).peekable()).collect();
         let mut heads: BTreeSet<(Turn, usize)> =
             queues.iter_mut().enumerate().filter_map(|(at, queue)| Some((*queue.peek()?, at))).collect();
         std::iter::from_fn(move || {
@@ -172,6 +158,20 @@ impl Index {
             heads.extend(queue.peek().map(|next| (*next, at)));
             Some(turn)
         })
+    }
+
+    fn queue_of(&self, kind: Arc<str>) -> impl Iterator<Item = Turn> {
+        let first = self.open_of.keys_after(Some((Arc::clone(&kind), FIRST)));
+        first.take_while(move |(other, _)| *other == kind).map(|(_, turn)| *turn)
+    }
+
+    fn queue(&mut self, kind: &str, was: Option<Turn>, is: Option<Turn>) {
+        if was == is {
+            return;
+        }
+        let kind: Arc<str> = Arc::from(kind);
+        swap(&mut self.open, was, is);
+        swap(&mut self.open_of, was.map(|turn| (Arc::clone(&kind), turn)), is.map(|turn| (kind, turn)));
     }
 
     fn hand_over(&mut self, was: Option<&Facets>, is: Option<&Facets>) {

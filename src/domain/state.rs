@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::cow::Map;
 use super::ids::{Digest, JobId, WorkerId};
-use super::index::{Index, place, turn};
+use super::index::{Index, Turn, place, turn};
 use super::job::{Job, JobState};
 use super::journal::{JOURNAL_MAX, Journal, KEEP};
 use super::time::Timestamp;
@@ -137,25 +137,31 @@ impl State {
     ///
     /// `now` may be ahead of the log's clock. Jobs whose deadline has passed by then are left out.
     pub fn open_jobs(&self, now: Timestamp) -> impl Iterator<Item = &Arc<Job>> {
-        self.open_jobs_where(now, None)
+        self.serve(now, None, self.index.open.keys().copied())
     }
 
     /// The same, of the given job types only, without looking at the others.
-    pub fn open_jobs_of(&self, now: Timestamp, kinds: &BTreeSet<&str>) -> impl Iterator<Item = &Arc<Job>> {
-        self.open_jobs_where(now, Some(kinds))
+    pub fn open_jobs_of<'a>(
+        &'a self,
+        now: Timestamp,
+        kinds: &BTreeSet<&str>,
+    ) -> impl Iterator<Item = &'a Arc<Job>> + use<'a> {
+        self.serve(now, Some(kinds), self.index.turns_of(kinds))
     }
 
-    fn open_jobs_where<'a>(
+    /// Jobs in the order of `open`, and among them those that the log's clock has not opened yet but `now` does.
+    fn serve<'a, O: Iterator<Item = Turn> + 'a>(
         &'a self,
         now: Timestamp,
         kinds: Option<&BTreeSet<&str>>,
-    ) -> impl Iterator<Item = &'a Arc<Job>> + use<'a> {
+        open: O,
+    ) -> impl Iterator<Item = &'a Arc<Job>> + use<'a, O> {
         let due = self.index.waiting.keys().take_while(|(due, _)| *due <= now).filter_map(|(_, id)| self.jobs.get(id));
         let wanted = due.filter(|job| kinds.is_none_or(|kinds| kinds.contains(job.spec.kind.as_str())));
         let mut late: Vec<_> = wanted.map(|job| turn(job)).collect();
         late.sort_unstable();
         let mut late = late.into_iter().peekable();
-        let mut open = self.index.turns(kinds).peekable();
+        let mut open = open.peekable();
         let turns = std::iter::from_fn(move || match (open.peek(), late.peek()) {
             (Some(first), Some(second)) if second < first => late.next(),
             (None, _) => late.next(),

@@ -5,6 +5,7 @@
 //! storage. One deadline for all of it; a second signal exits at once. The disk
 //! is the recovery path: `kill -9` is as good a stop as any.
 
+mod options;
 mod ready;
 mod reign;
 mod route;
@@ -77,7 +78,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let id = identity.id();
     info!(node = %id, version = env!("CARGO_PKG_VERSION"), environment = config.environment.as_str(), "starting");
 
-    let dir = config.node.data_dir.clone();
+    let dir = config.node.data_dir.join("store");
     let store = groups.mesh.spawn_blocking(move || storage::Store::open(&dir, id)).await??;
     let bind = config.api.bind;
     let listener = TcpListener::bind(bind).await.map_err(|source| Error::Bind { address: bind.to_string(), source })?;

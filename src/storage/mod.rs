@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::open::{OpenOptions, is_opening};
-pub use self::tree::{Batch, KEY_MAX, Range, Tree, VALUE_MAX};
+pub use self::tree::{Batch, KEY_MAX, Pair, Range, Tree, VALUE_MAX};
 use crate::domain::NodeId;
 
 #[derive(Clone, Debug, thiserror::Error)]

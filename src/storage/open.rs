@@ -105,8 +105,7 @@ impl OpenOptions {
         ballast.release_if_full(dir)?;
         let files = dir.join("files");
         dirs::create(&files)?;
-        let db = open_db(dir)?;
-        let identity = settle(dir, &db, found, owner)?;
+        let (db, identity) = open_settled(dir, found, owner)?;
         ballast.restore(dir);
 
         let syncer = self.make_syncer(dir)?;
@@ -189,6 +188,31 @@ fn check_ours(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+fn open_settled(dir: &Path, found: Option<Identity>, owner: NodeId) -> Result<(sled::Db, Identity), Error> {
+    let db = open_db(dir)?;
+    match catch(|| touch(dir, &db).and_then(|()| settle(dir, &db, found, owner))) {
+        Ok(identity) => Ok((db, identity?)),
+        Err(panic) => {
+            std::mem::forget(db); // closing it may panic too, and the process is about to end
+            Err(unopened(dir, Error::Damaged(panic)))
+        }
+    }
+}
+
+/// Reads both ends of every tree: what sled did not miss when it opened, it may
+/// miss at the first read.
+fn touch(dir: &Path, db: &sled::Db) -> Result<(), Error> {
+    let read = || -> Result<(), sled::Error> {
+        for name in db.tree_names() {
+            let tree = db.open_tree(name)?;
+            tree.first()?;
+            tree.last()?;
+        }
+        Ok(())
+    };
+    read().map_err(|e| unopened(dir, Error::sled("read", dir, e)))
+}
+
 /// Makes file and sled agree on whose data this is.
 fn settle(dir: &Path, db: &sled::Db, found: Option<Identity>, owner: NodeId) -> Result<Identity, Error> {
     let inside = Identity::read_inside(db, dir)?;
@@ -257,15 +281,18 @@ fn open_sled(dir: &Path) -> Result<sled::Db, Failed> {
         .segment_size(SEGMENT_BYTES)
         .cache_capacity(CACHE_BYTES)
         .flush_every_ms(None);
-    let opening = Opening::begin();
-    let result = catch_unwind(AssertUnwindSafe(|| config.open()));
-    drop(opening);
-    match result {
+    match catch(|| config.open()) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(error)) if is_locked(&error) => Err(Failed::Locked),
         Ok(Err(error)) => Err(Failed::Other(unopened(dir, Error::sled("open", dir, error)))),
-        Err(panic) => Err(Failed::Other(unopened(dir, Error::Damaged(describe(panic.as_ref()))))),
+        Err(panic) => Err(Failed::Other(unopened(dir, Error::Damaged(panic)))),
     }
+}
+
+/// Runs `work`; if it panics, what the panic said.
+fn catch<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let _opening = Opening::begin();
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| describe(panic.as_ref()))
 }
 
 /// On a full disk sled fails in odd ways; the disk is what is to be fixed.

@@ -37,6 +37,9 @@ const CHUNKS: u8 = 1;
 const SMALL: u8 = 0;
 const LARGE: u8 = 1;
 
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
 /// One ordered map of bytes. Keys up to 4 KiB; values of any size up to 64 MiB:
 /// large ones are split over several keys underneath, because sled must not see
 /// a value above 64 KiB (it would become a blob file that is never synced).
@@ -118,11 +121,11 @@ impl Tree {
         Range { iter: (!empty).then_some(iter), tree: self.clone() }
     }
 
-    pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn first(&self) -> Result<Option<Pair>, Error> {
         self.range(&[], None).next().transpose()
     }
 
-    pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn last(&self) -> Result<Option<Pair>, Error> {
         self.range(&[], None).next_back().transpose()
     }
 
@@ -313,7 +316,7 @@ impl Range {
     }
 }
 
-type Entry = Result<(Vec<u8>, Vec<u8>), Error>;
+type Entry = Result<Pair, Error>;
 
 impl Iterator for Range {
     type Item = Entry;

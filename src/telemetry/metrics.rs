@@ -122,6 +122,12 @@ pub fn with_registry<R>(register: impl FnOnce(&mut Registry) -> R) -> R {
     register(&mut book::registry())
 }
 
+/// The same as OpenMetrics 1.0 text. Without the feature `prometheus` it exposes nothing.
+#[cfg(not(feature = "prometheus"))]
+pub fn render_text(_gauges: &Gauges) -> String {
+    "# EOF\n".to_owned()
+}
+
 /// The same as OpenMetrics 1.0 text.
 #[cfg(feature = "prometheus")]
 pub fn render_text(gauges: &Gauges) -> String {

@@ -35,23 +35,13 @@ pub enum Error {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// For people.
     #[default]
     Text,
     /// One JSON object a line, with the fields of the event and of its spans.
     Json,
-}
-
-impl Format {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        }
-    }
 }
 
 /// Crates whose `debug` and `trace` say nothing about this system.
@@ -102,12 +92,20 @@ pub fn abort_on_panic(spared: fn() -> bool) {
         tracing::error!(
             thread = thread.name().unwrap_or("unnamed"),
             place,
-            reason = panic.payload_as_str().unwrap_or("unknown"),
+            reason = reason(panic.payload()),
             "panicked; aborting"
         );
         previous(panic);
         std::process::abort();
     }));
+}
+
+fn reason(payload: &dyn std::any::Any) -> &str {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "unknown",
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ const STARTED_AFTER: Duration = Duration::from_millis(100);
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 const DELIVERY_LIMIT: Duration = Duration::from_secs(5);
 
+/// Between the last word and the end of the mesh.
+const FAREWELL: Duration = Duration::from_millis(200);
+
 pub(super) struct Parts {
     pub desk: Desk,
     pub workshop: Arc<Workshop>,
@@ -88,20 +91,23 @@ impl Agent {
     }
 
     /// Takes no more jobs, lets running ones finish within `grace`, hands the
-    /// others back, and delivers what there is to report.
+    /// others back, and delivers what there is to report. Without grace it
+    /// waits for no coordinator either.
     pub async fn wind_down(&mut self, intake: &mut Intake, grace: Duration) {
         info!(running = self.parts.desk.running().len(), "stopping");
         self.stopping = true;
-        self.pulse.changed();
+        self.beat();
         if !self.steps_until(intake, grace, |agent| agent.parts.desk.is_idle()).await {
             self.parts.desk.stop_all(Cause::Stopping);
             self.steps_until(intake, KILL_LIMIT, |agent| agent.parts.desk.is_idle()).await;
         }
-        let delivered = self.steps_until(intake, DELIVERY_LIMIT, |agent| agent.parts.workshop.outbox.is_empty()).await;
+        let limit = DELIVERY_LIMIT.min(grace);
+        let delivered = self.steps_until(intake, limit, |agent| agent.parts.workshop.outbox.is_empty()).await;
         if !delivered {
             warn!("reports not delivered: they will be at the next start");
         }
-        self.beat();
+        // Gossip has no acknowledgement: what was said last needs a moment to leave.
+        self.steps_until(intake, FAREWELL, |_| false).await;
     }
 
     /// False if `limit` passed first.

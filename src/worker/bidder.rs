@@ -75,7 +75,7 @@ fn most_bids(room: u32) -> usize {
     if room == 0 {
         return 0;
     }
-    (room as usize).saturating_mul(BIDS_PER_ROOM).max(BIDS_MIN).min(wire::ANNOUNCED_MAX)
+    (room as usize).saturating_mul(BIDS_PER_ROOM).clamp(BIDS_MIN, wire::ANNOUNCED_MAX)
 }
 
 fn bid_for(job: &OpenJob, offer: &Offer<'_>) -> Option<Bid> {

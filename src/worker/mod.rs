@@ -37,6 +37,8 @@ mod registrar;
 mod reporter;
 pub mod settings;
 mod start;
+#[cfg(test)]
+mod tests;
 
 pub use settings::Settings;
 pub use start::{kill_commands, run};

@@ -23,8 +23,20 @@ use crate::{oracle, ports, secs, until};
 /// One story at a time.
 static STAGE: Mutex<()> = Mutex::const_new(());
 
-const COORDINATOR: &str = env!("CARGO_BIN_EXE_ciro-coordinator");
-const WORKER: &str = env!("CARGO_BIN_EXE_ciro-worker");
+const NETWORK: &str = "ciro-stories";
+
+/// The binaries of this build, or those in `CIRO_BIN_DIR`.
+fn coordinator() -> PathBuf {
+    binary("ciro-coordinator", env!("CARGO_BIN_EXE_ciro-coordinator"))
+}
+
+fn worker() -> PathBuf {
+    binary("ciro-worker", env!("CARGO_BIN_EXE_ciro-worker"))
+}
+
+fn binary(name: &str, built: &str) -> PathBuf {
+    std::env::var_os("CIRO_BIN_DIR").map_or_else(|| PathBuf::from(built), |dir| PathBuf::from(dir).join(name))
+}
 
 pub struct Node {
     pub id: String,
@@ -58,7 +70,7 @@ impl Cluster {
         let seed = std::env::var("CIRO_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
         println!("seed: CIRO_TEST_SEED={seed}");
         let dir = tempfile::Builder::new().prefix("ciro-cluster-").tempdir().unwrap();
-        run(Command::new(COORDINATOR).args(["generate-config", "test"]).arg(dir.path().join("node.toml")));
+        run(clean(coordinator()).args(["generate-config", "test"]).arg(dir.path().join("node.toml")));
         fs::write(dir.path().join("worker.toml"), worker_configuration(&dir.path().join("executions"))).unwrap();
         let nodes: Vec<Node> = (0..nodes).map(|index| Node::prepare(dir.path(), index)).collect();
         let members: Vec<String> = nodes.iter().map(Node::address).collect();
@@ -94,11 +106,12 @@ impl Cluster {
         let it = &mut self.nodes[node];
         assert!(it.process.is_none(), "node {node} runs already");
         self.observer.reborn(node);
-        let mut command = clean(COORDINATOR);
+        let mut command = clean(coordinator());
         command
             .args(["start", "--config"])
             .arg(config)
             .env("CIRO__API__BIND", format!("127.0.0.1:{}", it.api))
+            .env("CIRO__NETWORK__NAME", NETWORK)
             .env("CIRO__NETWORK__P2P_PORT", it.p2p.to_string())
             .env("CIRO__NODE__DATA_DIR", it.dir.join("data"))
             .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members);
@@ -121,8 +134,8 @@ impl Cluster {
     }
 
     pub fn launch_worker(&mut self, worker: usize) {
-        let mut command = clean(WORKER);
-        command.arg("--config").arg(self.dir.path().join("worker.toml"));
+        let mut command = clean(self::worker());
+        command.args(["--network", NETWORK, "--config"]).arg(self.dir.path().join("worker.toml"));
         for address in self.members.split(',') {
             command.args(["--coordinator", address]);
         }
@@ -288,7 +301,7 @@ impl Node {
     fn prepare(root: &Path, index: usize) -> Self {
         let dir = root.join(format!("node-{index}"));
         fs::create_dir_all(dir.join("data")).unwrap();
-        let id = run(clean(COORDINATOR).args(["identity", "--data-dir"]).arg(dir.join("data")));
+        let id = run(clean(coordinator()).args(["identity", "--data-dir"]).arg(dir.join("data")));
         Self { id: id.trim().to_owned(), dir, p2p: ports::free(), api: ports::free(), process: None }
     }
 
@@ -298,12 +311,12 @@ impl Node {
 }
 
 /// A command that does not inherit our settings.
-fn clean(program: &str) -> Command {
+fn clean(program: PathBuf) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CIRO")) {
         command.env_remove(name);
     }
-    let level = std::env::var("CIRO_TEST_LOG").unwrap_or_else(|_| "info".to_owned());
+    let level = std::env::var("CIRO_TEST_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned());
     command.env("RUST_LOG", level);
     command
 }

@@ -31,7 +31,7 @@ impl Step<'_> {
         }
         self.room_for(submit)?;
         let job = self.new_job(submit);
-        self.state.index.change(None, Some(&Facets::of(&job, self.state.now)));
+        self.state.index.change(&job.spec.kind, None, Some(&Facets::of(&job, self.state.now)));
         self.state.jobs.insert(id, Arc::new(job));
         if let Some(payload) = &submit.payload {
             self.state.payloads.insert(id, Arc::from(payload.as_slice()));

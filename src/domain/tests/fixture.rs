@@ -143,6 +143,18 @@ fn check_queues(state: &State) {
     let open: Vec<_> = state.open_jobs(state.now).collect();
     assert!(open.iter().all(|job| job.next_attempt_at <= state.now));
     assert!(open.is_sorted_by_key(|job| crate::domain::index::turn(job)), "the queue is out of order");
+    for kinds in [&["sha256"][..], &["wordcount", "sha256"], &["other"]] {
+        let kinds: BTreeSet<&str> = kinds.iter().copied().collect();
+        let wanted = |job: &&&Arc<Job>| kinds.contains(job.spec.kind.as_str());
+        assert!(
+            state.open_jobs_of(far, &kinds).eq(state
+                .open_jobs(far)
+                .collect::<Vec<_>>()
+                .iter()
+                .filter(|j| wanted(j))
+                .copied())
+        );
+    }
     let due = pending.iter().map(|job| job.next_attempt_at).filter(|due| *due > state.now).min();
     assert_eq!(state.next_due(state.now), due);
 }

@@ -64,6 +64,7 @@ fn command(state: &State, &[kind, which, who, nudge, a, b]: &[u8; 6]) -> Command
 fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
     let payload = vec![a % 3; usize::from(b) * 2];
     let mut spec = spec(&payload);
+    spec.kind = ["sha256", "wordcount"][usize::from(b / 16 % 2)].to_owned();
     spec.priority = a % 12;
     spec.retry = Retry { max_attempts: u32::from(a % 9), initial_delay_ms: u64::from(b) * 10, ..Retry::default() };
     spec.max_price = a.is_multiple_of(2).then_some(Price(100));

@@ -12,11 +12,14 @@ const CHUNK: usize = 48 << 10;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
+/// A key, and the seed and length of the value to put; without them it is deleted.
+type Write = (Vec<u8>, Option<(u8, usize)>);
+
 #[derive(Clone, Debug)]
 enum Step {
     Put(Vec<u8>, u8, usize),
     Delete(Vec<u8>),
-    Batch(Vec<(Vec<u8>, Option<(u8, usize)>)>),
+    Batch(Vec<Write>),
     Range(Vec<u8>, Option<Vec<u8>>),
     Reopen,
 }

@@ -145,7 +145,7 @@ fn a_stale_snapshot_is_removed() {
 }
 
 #[test]
-fn damage_that_makes_sled_panic_is_an_error() {
+fn damage_is_an_error_that_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let tree = store.tree("t").unwrap();
@@ -153,18 +153,45 @@ fn damage_that_makes_sled_panic_is_an_error() {
         tree.put(&n.to_be_bytes(), &value(n as u8, 4000)).unwrap();
     }
     drop((tree, store));
-    // Keep the first segment's header, so that sled looks further.
     let log = dir.path().join("db/db");
     let mut bytes = fs::read(&log).unwrap();
-    let end = bytes.len();
-    bytes[64..end].fill(0xA5);
+    bytes[64..].fill(0xA5); // the first segment's header stays, so that sled looks further
     fs::write(&log, bytes).unwrap();
     for entry in fs::read_dir(dir.path().join("db")).unwrap().map(Result::unwrap) {
         if entry.file_name().to_string_lossy().starts_with("snap.") {
             fs::remove_file(entry.path()).unwrap();
         }
     }
-    damaged(Store::open(dir.path(), OWNER));
+    let what = damaged(Store::open(dir.path(), OWNER));
+    assert!(what.contains("join as a new node"), "{what}");
+}
+
+/// The panic is sled's answer to a blob file that is gone, as after a power loss.
+#[test]
+fn a_panic_inside_sled_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let db = dir.path().join("db");
+    let config = sled::Config::new().path(&db).segment_size(8 << 20).flush_every_ms(None);
+    let sled = loop {
+        match config.open() {
+            Ok(sled) => break sled,
+            Err(_) => std::thread::yield_now(), // ours is closing
+        }
+    };
+    for n in 0..40u8 {
+        sled.insert([n], vec![n; 3 << 20]).unwrap();
+    }
+    sled.flush().unwrap();
+    drop(sled);
+    let mut blobs = 0;
+    for blob in fs::read_dir(db.join("blobs")).unwrap().map(Result::unwrap) {
+        fs::remove_file(blob.path()).unwrap();
+        blobs += 1;
+    }
+    assert!(blobs > 0, "large pages are blobs");
+    let what = damaged(Store::open(dir.path(), OWNER));
+    assert!(what.contains("cannot find pid") && what.contains("join as a new node"), "{what}");
     assert!(!super::super::is_opening());
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Config, text};
+use crate::config::Config;
 use crate::{api, consensus, leader, mesh};
 
 /// Largest message between members: a record of Raft with room to spare.
@@ -13,11 +13,11 @@ const FRAME_MAX: usize = 8 << 20;
 const MIB: u64 = 1 << 20;
 
 impl Config {
-    pub fn key_file(&self) -> PathBuf {
+    pub(super) fn key_file(&self) -> PathBuf {
         self.node.key_file.clone()
     }
 
-    pub fn mesh_options(&self) -> mesh::Options {
+    pub(super) fn mesh_options(&self) -> mesh::Options {
         let network = &self.network;
         let members = &self.cluster.initial_members;
         let kept: BTreeSet<&String> =
@@ -28,7 +28,7 @@ impl Config {
             listen: network.listen(),
             external: network.external_addresses.clone(),
             persistent: kept.into_iter().cloned().collect(),
-            members: members.iter().filter_map(|member| text::peer_of(member)).collect(),
+            members: self.cluster.member_ids(),
             gossip: network.gossip_enabled,
             discovery: network.discovery_enabled,
             mdns: network.mdns_enabled,
@@ -37,7 +37,7 @@ impl Config {
         }
     }
 
-    pub fn consensus_options(&self) -> consensus::Options {
+    pub(super) fn consensus_options(&self) -> consensus::Options {
         let cluster = &self.cluster;
         consensus::Options {
             initial_members: cluster.initial_members.clone(),
@@ -52,7 +52,7 @@ impl Config {
         }
     }
 
-    pub fn leader_options(&self) -> leader::Options {
+    pub(super) fn leader_options(&self) -> leader::Options {
         let scheduler = &self.scheduler;
         leader::Options {
             window: Duration::from_millis(scheduler.window_ms),
@@ -64,11 +64,11 @@ impl Config {
     }
 
     /// Multiaddrs that workers are told.
-    pub fn coordinator_addresses(&self) -> Vec<String> {
+    pub(super) fn coordinator_addresses(&self) -> Vec<String> {
         self.cluster.initial_members.clone()
     }
 
-    pub fn api_limits(&self) -> api::Limits {
+    pub(super) fn api_limits(&self) -> api::Limits {
         api::Limits {
             connections: self.api.max_connections,
             body_bytes: self.api.max_body_bytes,
