@@ -59,7 +59,8 @@ pub struct Bidder<'a> {
 /// online, undrained worker in `bidders` that fits and has room left. Best: the
 /// lowest price; then the least load, which grows with each win in this
 /// clearing by the share of the worker's room it takes, so that equal bids
-/// spread; then the lower worker id, which is arbitrary but the same for everyone.
+/// spread; then a lot drawn from job and worker, which is arbitrary but the same
+/// for everyone, and does not favour one worker.
 pub fn award(jobs: &[&Job], bids: &[Bid], bidders: &BTreeMap<WorkerId, Bidder<'_>>) -> Vec<Win> {
     let mut by_job: BTreeMap<JobId, Vec<&Bid>> = BTreeMap::new();
     for bid in bids {
@@ -75,6 +76,12 @@ pub fn award(jobs: &[&Job], bids: &[Bid], bidders: &BTreeMap<WorkerId, Bidder<'_
     awarded
 }
 
+/// FNV-1a over job and worker: spreads ties evenly.
+fn lot(job: JobId, worker: WorkerId) -> u64 {
+    let bytes = job.0.iter().chain(&worker.0);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 struct Clearing<'a> {
     bidders: &'a BTreeMap<WorkerId, Bidder<'a>>,
     wins: BTreeMap<WorkerId, u32>,
@@ -86,13 +93,13 @@ impl Clearing<'_> {
             return None;
         }
         let attempt = job.attempt.checked_add(1)?;
-        let mut ranked: Vec<(Price, u64, WorkerId, u32)> = offers
+        let mut ranked: Vec<(Price, u64, u64, WorkerId, u32)> = offers
             .into_iter()
             .filter(|bid| bid.attempt == attempt && job.spec.max_price.is_none_or(|most| bid.price <= most))
-            .filter_map(|bid| Some((bid.price, self.load(bid)?, bid.worker, bid.load_permille)))
+            .filter_map(|bid| Some((bid.price, self.load(bid)?, lot(job.id, bid.worker), bid.worker, bid.load_permille)))
             .collect();
         ranked.sort_unstable();
-        let (price, _, worker, _) = ranked.into_iter().find(|(_, _, worker, load)| self.fits(job, *worker, *load))?;
+        let (price, .., worker, _) = ranked.into_iter().find(|(.., worker, load)| self.fits(job, *worker, *load))?;
         *self.wins.entry(worker).or_default() += 1;
         Some(Win { job: job.id, attempt, worker, price })
     }

@@ -60,12 +60,14 @@ const BUFFER: usize = 64 * 1024;
 
 type Answer = Result<Bytes, String>;
 
+type Queues = HashMap<(PeerId, Lane), Arc<Queue>>;
+
 #[derive(Clone)]
 pub(super) struct Lanes {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     tasks: Tasks,
-    open: Arc<Mutex<HashMap<(PeerId, Lane), Arc<Queue>>>>,
+    open: Arc<Mutex<Queues>>,
 }
 
 /// The callers' end of a lane to a peer.

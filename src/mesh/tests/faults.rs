@@ -85,6 +85,8 @@ async fn peers_that_dial_each_other_at_once_talk_both_ways() {
     };
     let (a, b) = tokio::join!(node(1, options(0)), node(2, options(1)));
     let (a, b) = (a.echo(), b.echo());
+    a.connected_to(b.id()).await;
+    b.connected_to(a.id()).await;
     for _ in 0..20 {
         let (there, back) = tokio::join!(a.ask(b.id(), Lane::Append, b"x"), b.ask(a.id(), Lane::Append, b"y"));
         assert_eq!((there.unwrap(), back.unwrap()), (Bytes::from("x"), Bytes::from("y")));
