@@ -58,8 +58,9 @@ impl Node {
     pub async fn start_with(variables: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("ciro-integration-").tempdir().unwrap();
         let config = dir.path().join("node.toml");
-        let made = Command::new(COORDINATOR).args(["generate-config", "test"]).arg(&config).output().unwrap();
-        assert!(made.status.success(), "generate-config: {}", String::from_utf8_lossy(&made.stderr));
+        run(Command::new(COORDINATOR).args(["generate-config", "test"]).arg(&config));
+        let key = dir.path().join("node.key");
+        let id = run(Command::new(COORDINATOR).args(["identity", "--key-file"]).arg(&key));
         let log = File::create(dir.path().join("log")).unwrap();
         let child = Command::new(COORDINATOR)
             .args(["start", "--config"])
@@ -67,6 +68,9 @@ impl Node {
             .env("CIRO__NODE__DATA_DIR", dir.path().join("data"))
             .env("CIRO__API__BIND", "127.0.0.1:0")
             .env("CIRO__NETWORK__P2P_PORT", "0")
+            .env("CIRO__NODE__KEY_FILE", &key)
+            // Nobody dials the only member, so any port will do.
+            .env("CIRO__CLUSTER__INITIAL_MEMBERS", format!("/ip4/127.0.0.1/tcp/1/p2p/{}", id.trim()))
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -136,6 +140,13 @@ impl Drop for Node {
             println!("log of the node:\n{}", self.log());
         }
     }
+}
+
+/// Runs a command that ends, and returns what it says.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn api_of(card: &Path) -> Option<String> {
