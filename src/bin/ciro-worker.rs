@@ -33,7 +33,7 @@ fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
 }
 
 fn start(args: &Args) -> anyhow::Result<ExitCode> {
-    let layered = match Layered::read(args.config.as_deref(), std::env::vars(), args.flags()) {
+    let layered = match Layered::read(args.config.as_deref(), environment(), args.flags()) {
         Ok(layered) => layered,
         Err(error) => return Ok(complain(&error.into(), WRONG_USAGE)),
     };
@@ -53,6 +53,11 @@ fn start(args: &Args) -> anyhow::Result<ExitCode> {
     let code = runtime.block_on(run(settings));
     runtime.shutdown_background();
     code
+}
+
+/// Variables that are text; others are none of ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Runs until a signal; a second one ends it at once.

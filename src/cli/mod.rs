@@ -109,6 +109,8 @@ enum Command {
     /// A node's health, component by component; exit code 1 when it is unhealthy
     Health,
     /// Measure a running cluster: throughput, latency, fail-over
+    // Its own --node and --json stand for ours, wherever they are written.
+    #[command(mut_arg("node", |arg| arg.global(true)), mut_arg("json", |arg| arg.global(true)))]
     Bench(bench::Args),
     /// Write shell completions to standard output
     Completions { shell: clap_complete::Shell },

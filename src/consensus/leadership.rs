@@ -130,9 +130,15 @@ pub(super) async fn meet(core: Arc<Core>) {
     }
 }
 
-/// Reports readiness once everything that was committed before the start is applied.
-pub(super) async fn recover(core: Arc<Core>) {
-    if core.raft.wait_for_recovery(None).await.is_ok() {
+/// Reports readiness once the cluster has confirmed, and this node applied, what was in its log at the start.
+/// What a new leader cut off our log's end is not waited for.
+pub(super) async fn recover(core: Arc<Core>, last_at_start: Option<u64>) {
+    let confirmed = |metrics: &Metrics| {
+        let wanted = last_at_start.min(metrics.last_log_index);
+        metrics.cluster_committed.is_some_and(|id| Some(id.index) >= wanted)
+            && metrics.last_applied.map(|id| id.index) >= wanted
+    };
+    if core.raft.wait(None).metrics(confirmed, "recovered").await.is_ok() {
         core.recovered.store(true, Ordering::Release);
         tracing::info!(applied = *core.applied.index().borrow(), "recovered");
     }

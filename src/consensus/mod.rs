@@ -66,6 +66,7 @@ pub enum Error {
     Amnesiac(String),
     #[error("{0}")]
     Setup(String),
+    /// [`storage::Error::Full`]: there is no room for new jobs; nothing was done. Else the node can not go on.
     #[error("storage")]
     Storage(#[from] storage::Error),
 }

@@ -36,6 +36,9 @@ const STARTED_AFTER: Duration = Duration::from_millis(100);
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 const DELIVERY_LIMIT: Duration = Duration::from_secs(5);
 
+/// Between the last word and the end of the mesh.
+const FAREWELL: Duration = Duration::from_millis(200);
+
 pub(super) struct Parts {
     pub desk: Desk,
     pub workshop: Arc<Workshop>,
@@ -93,7 +96,7 @@ impl Agent {
     pub async fn wind_down(&mut self, intake: &mut Intake, grace: Duration) {
         info!(running = self.parts.desk.running().len(), "stopping");
         self.stopping = true;
-        self.pulse.changed();
+        self.beat();
         if !self.steps_until(intake, grace, |agent| agent.parts.desk.is_idle()).await {
             self.parts.desk.stop_all(Cause::Stopping);
             self.steps_until(intake, KILL_LIMIT, |agent| agent.parts.desk.is_idle()).await;
@@ -103,7 +106,8 @@ impl Agent {
         if !delivered {
             warn!("reports not delivered: they will be at the next start");
         }
-        self.beat();
+        // Gossip has no acknowledgement: what was said last needs a moment to leave.
+        self.steps_until(intake, FAREWELL, |_| false).await;
     }
 
     /// False if `limit` passed first.

@@ -5,5 +5,6 @@ mod conformance;
 mod faults;
 mod hub;
 mod membership;
+mod mesh;
 mod snapshots;
 mod writes;
