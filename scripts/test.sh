@@ -76,7 +76,8 @@ step_fuzz() {
 fuzz_node() {
   local api
   api=$(scripts/devnet.sh status --json | jq -r '.nodes[0].api')
-  timeout $((FUZZ_SECS + 140)) "$(cache_dir)/schemathesis-$SCHEMATHESIS_VERSION/bin/schemathesis" run "$api/openapi.json" \
+  timeout $((FUZZ_SECS + 140)) "$(cache_dir)/schemathesis-$SCHEMATHESIS_VERSION/bin/schemathesis" \
+    --config-file scripts/schemathesis.toml run "$api/openapi.json" \
     --url "$api" --max-time "$FUZZ_SECS" --max-examples 40 --phases examples,coverage,fuzzing,stateful \
     --exclude-path /events --request-timeout 75 --max-failures 40 --no-shrink --seed "${CIRO_TEST_SEED:-$RANDOM}"
 }

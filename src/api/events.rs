@@ -169,5 +169,5 @@ fn event(entry: &Entry) -> Option<Sent> {
         }
     };
     let data = Data { seq: entry.seq, at: text::time(entry.at), index: entry.index, term: entry.term, what };
-    Some(Sent::default().event(name).id(entry.seq.to_string()).json_data(data).ok()?)
+    Sent::default().event(name).id(entry.seq.to_string()).json_data(data).ok()
 }

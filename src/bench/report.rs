@@ -93,6 +93,9 @@ impl Report {
         }
         serde_json::to_value(Document {
             bench: self.bench,
+            throughput_per_sec: self.figures.iter().find_map(Figure::rate),
+            latency_ms: self.figures.iter().find_map(Figure::millis),
+            fdatasync_ms: Millis::from(&setup.disk_fdatasync),
             parameters: &self.parameters,
             results,
             notes: &self.notes,
@@ -128,13 +131,52 @@ impl Report {
 #[derive(Serialize)]
 struct Document<'a> {
     bench: &'static str,
+    /// The first rate and the first latency of the results: what the bench is about.
+    throughput_per_sec: Option<Value>,
+    latency_ms: Option<Millis>,
+    /// This disk's own, to hold them against.
+    fdatasync_ms: Millis,
     parameters: &'a Value,
     results: Map<String, Value>,
     notes: &'a [String],
     setup: &'a Setup,
 }
 
+#[derive(Serialize)]
+struct Millis {
+    p50: Value,
+    p90: Value,
+    p99: Value,
+    max: Value,
+}
+
+impl From<&Summary> for Millis {
+    fn from(summary: &Summary) -> Self {
+        let millis = |micros: u64| rounded(micros as f64 / 1000.0);
+        Self {
+            p50: millis(summary.p50_us),
+            p90: millis(summary.p90_us),
+            p99: millis(summary.p99_us),
+            max: millis(summary.max_us),
+        }
+    }
+}
+
 impl Figure {
+    fn rate(&self) -> Option<Value> {
+        match self {
+            Self::Rate(_, value) => Some(rounded(*value)),
+            _ => None,
+        }
+    }
+
+    fn millis(&self) -> Option<Millis> {
+        match self {
+            Self::Latency(_, summary) => Some(summary.into()),
+            _ => None,
+        }
+    }
+
     fn rows(&self) -> Vec<(String, String)> {
         match self {
             Self::Count(name, value) => vec![(words(name), value.to_string())],
@@ -270,6 +312,9 @@ mod tests {
     fn the_document_holds_the_same() {
         let document = report().json(&setup()).unwrap();
         assert_eq!(document["bench"], "submit");
+        assert_eq!(document["throughput_per_sec"], 3123.457);
+        assert_eq!(document["latency_ms"]["p99"], 30.007);
+        assert_eq!(document["fdatasync_ms"]["p50"], 0.18);
         assert_eq!(document["parameters"]["clients"], 256);
         assert_eq!(document["results"]["jobs_per_sec"], 3123.457);
         assert_eq!(document["results"]["request_latency"]["p99_us"], 30_007);

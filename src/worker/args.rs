@@ -17,7 +17,7 @@ pub struct Args {
     pub config: Option<PathBuf>,
 
     /// Address of a coordinator, like /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW…; repeat for more.
-    /// Replaces those of the file. One is enough: the others are learned from it
+    /// Replaces those of the file. Name several; the leader announces the others
     #[arg(long, value_name = "MULTIADDR")]
     pub coordinator: Vec<String>,
 

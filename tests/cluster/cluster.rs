@@ -59,6 +59,7 @@ pub struct Cluster {
     pub rng: StdRng,
     pub tasks: Tasks,
     members: String,
+    workers_died: bool,
     dir: TempDir,
     _stage: MutexGuard<'static, ()>,
 }
@@ -84,6 +85,7 @@ impl Cluster {
             rng: StdRng::seed_from_u64(seed),
             tasks,
             members: members.join(","),
+            workers_died: false,
             dir,
             _stage: stage,
         };
@@ -228,6 +230,7 @@ impl Cluster {
     }
 
     pub fn kill_worker(&mut self, worker: usize) {
+        self.workers_died = true;
         self.workers[worker].process.take().expect("the worker runs").kill();
     }
 
@@ -263,7 +266,7 @@ impl Cluster {
     /// Heals, asks the oracle, and stops everything in good order.
     pub async fn finish(mut self) {
         self.heal().await;
-        oracle::judge(&self.client, &self.observer, &self.executions_file()).await;
+        oracle::judge(&self.client, &self.observer, &self.executions_file(), self.workers_died).await;
         self.tasks.cancel();
         let workers = self.workers.iter_mut().map(|worker| worker.process.take());
         let nodes = self.nodes.iter_mut().map(|node| node.process.take());

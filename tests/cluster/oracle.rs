@@ -17,7 +17,9 @@ use crate::client::{Client, Ticket};
 use crate::observer::Observer;
 use crate::{secs, until};
 
-pub async fn judge(client: &Client, observer: &Observer, executions: &Path) {
+///
+/// `workers_died`: an attempt may have been executed again by a worker that came back; else it never is.
+pub async fn judge(client: &Client, observer: &Observer, executions: &Path, workers_died: bool) {
     let tickets = client.tickets();
     for (turn, ticket) in tickets.iter().enumerate() {
         client.ended(turn % client.nodes(), &ticket.id, secs(90)).await;
@@ -31,13 +33,21 @@ pub async fn judge(client: &Client, observer: &Observer, executions: &Path) {
         assert_eq!(&jobs, first, "node {node} shows other jobs than node 0");
     }
     let counts = executions_by_name(executions);
+    let mut attempts = 0;
     for (turn, ticket) in tickets.iter().enumerate() {
-        ended_once(client, turn % client.nodes(), ticket, &counts).await;
+        let attempt = ended_once(client, turn % client.nodes(), ticket, &counts).await;
+        let executed = counts.get(&ticket.name).copied().unwrap_or(0);
+        assert!(workers_died || executed <= attempt, "{ticket:?}: {executed} executions for {attempt} attempts");
+        attempts += attempt;
     }
     let (broken, samples) = observer.verdict();
     assert!(broken.is_empty(), "seen while the story ran:\n{}", broken.join("\n"));
     assert!(samples > 0, "the observer never saw a node");
-    println!("oracle: {} jobs, {} executions, {samples} samples", tickets.len(), counts.values().sum::<usize>());
+    println!(
+        "oracle: {} jobs, {attempts} attempts, {} executions, {samples} samples",
+        tickets.len(),
+        counts.values().sum::<usize>()
+    );
 }
 
 /// How often each job was executed, as the executions themselves noted it.
@@ -96,7 +106,8 @@ fn exactly_once(node: usize, tickets: &[Ticket], jobs: &BTreeMap<String, Value>)
     assert_eq!(jobs.len(), tickets.len(), "node {node} has jobs nobody was promised");
 }
 
-async fn ended_once(client: &Client, node: usize, ticket: &Ticket, counts: &BTreeMap<String, usize>) {
+/// Returns the attempt it ended with.
+async fn ended_once(client: &Client, node: usize, ticket: &Ticket, counts: &BTreeMap<String, usize>) -> usize {
     let id = &ticket.id;
     let job = client.get(node, &format!("/jobs/{id}")).await.expect("a healed node answers").body;
     let events = client.get(node, &format!("/jobs/{id}/events")).await.expect("a healed node answers").body;
@@ -104,8 +115,9 @@ async fn ended_once(client: &Client, node: usize, ticket: &Ticket, counts: &BTre
     let ends = events["events"].as_array().unwrap_or_else(|| panic!("events of {id}: {events}"));
     let ends = ends.iter().filter(|event| finals.iter().any(|state| event["state"] == *state)).count();
     assert_eq!(ends, 1, "{ticket:?} ended {ends} times: {events}");
+    let attempt = usize::try_from(job["attempt"].as_u64().expect("a job has an attempt")).unwrap();
     if ticket.ends != "completed" {
-        return;
+        return attempt;
     }
     let executed = counts.get(&ticket.name).copied().unwrap_or(0);
     assert!(executed >= 1, "{ticket:?} completed without an execution");
@@ -119,4 +131,5 @@ async fn ended_once(client: &Client, node: usize, ticket: &Ticket, counts: &BTre
     assert_eq!(digest, hex::encode(Sha256::digest(&output)), "{result}");
     assert_eq!(result["attempt"], job["attempt"], "{ticket:?}: the result of another attempt: {result}");
     assert_eq!(result["worker_id"], job["worker_id"], "{ticket:?}: the result of another worker: {result}");
+    attempt
 }

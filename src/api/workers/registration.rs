@@ -35,7 +35,7 @@ struct CapabilitiesIn {
     ram_gb: Option<f64>,
     #[schema(value_type = Option<u32>, minimum = 0, maximum = 1024)]
     gpu_count: Option<Int>,
-    #[schema(max_length = 128)]
+    #[schema(max_length = 64)]
     gpu_model: Option<String>,
     #[schema(minimum = 0, maximum = 1048576)]
     gpu_memory_gb: Option<f64>,
@@ -52,7 +52,7 @@ struct CapabilitiesIn {
     accelerators: Option<Vec<String>>,
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4096, default = 1)]
     max_parallel_jobs: Option<Int>,
-    #[schema(max_length = 128)]
+    #[schema(max_length = 64)]
     cuda_compute_capability: Option<String>,
     /// Trusted execution: none, cpu or full.
     #[schema(pattern = "^(none|cpu|full)$", default = "none")]
@@ -101,7 +101,7 @@ impl CapabilitiesIn {
             cpu_cores: small(cpu_cores),
             ram_mb: text::mb(number("capabilities.ram_gb", self.ram_gb, gb.clone(), 0.0)?),
             gpu_count: small(integer("capabilities.gpu_count", self.gpu_count, 0..=1_024, 0)?),
-            gpu_model: short("capabilities.gpu_model", self.gpu_model, 128)?,
+            gpu_model: short("capabilities.gpu_model", self.gpu_model, 64)?,
             gpu_memory_mb: text::mb(number("capabilities.gpu_memory_gb", self.gpu_memory_gb, gb, 0.0)?),
             storage_gb: integer("capabilities.storage_gb", self.storage_gb, large.clone(), 0)?,
             network_bandwidth_mbps: integer(
@@ -114,7 +114,7 @@ impl CapabilitiesIn {
             frameworks: names("capabilities.frameworks", self.frameworks, 32)?,
             accelerators: names("capabilities.accelerators", self.accelerators, 32)?,
             max_parallel_jobs: small(parallel),
-            cuda_compute_capability: short("capabilities.cuda_compute_capability", self.cuda_compute_capability, 128)?,
+            cuda_compute_capability: short("capabilities.cuda_compute_capability", self.cuda_compute_capability, 64)?,
             tee: tee(self.tee.as_deref())?,
         })
     }

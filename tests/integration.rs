@@ -1,0 +1,24 @@
+//! Every route of the REST contract, with good and with bad input, on a single
+//! node that runs as a real process on free ports.
+//!
+//! Each answer is also held against the node's own `/openapi.json`: a status or
+//! a media type that is not documented there fails the test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is the message")]
+
+#[path = "integration/contract.rs"]
+mod contract;
+#[path = "integration/faults.rs"]
+mod faults;
+#[path = "integration/jobs.rs"]
+mod jobs;
+#[path = "integration/node.rs"]
+mod node;
+#[path = "integration/raw.rs"]
+mod raw;
+#[path = "integration/streams.rs"]
+mod streams;
+#[path = "integration/views.rs"]
+mod views;
+#[path = "integration/workers.rs"]
+mod workers;
