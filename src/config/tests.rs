@@ -1,3 +1,5 @@
+//! What is accepted, what is refused and with which words, and that nothing secret is shown.
+
 use std::path::{Path, PathBuf};
 
 use super::schema::{KEYS, SECTIONS};
