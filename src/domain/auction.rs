@@ -96,7 +96,9 @@ impl Clearing<'_> {
         let mut ranked: Vec<(Price, u64, u64, WorkerId, u32)> = offers
             .into_iter()
             .filter(|bid| bid.attempt == attempt && job.spec.max_price.is_none_or(|most| bid.price <= most))
-            .filter_map(|bid| Some((bid.price, self.load(bid)?, lot(job.id, bid.worker), bid.worker, bid.load_permille)))
+            .filter_map(|bid| {
+                Some((bid.price, self.load(bid)?, lot(job.id, bid.worker), bid.worker, bid.load_permille))
+            })
             .collect();
         ranked.sort_unstable();
         let (price, .., worker, _) = ranked.into_iter().find(|(.., worker, load)| self.fits(job, *worker, *load))?;

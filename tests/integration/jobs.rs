@@ -123,7 +123,9 @@ async fn every_item_of_a_batch_has_its_own_answer() {
 async fn lists_are_filtered_and_paged() {
     let node = Node::start().await;
     let mut batch: Vec<Value> = (0..25).map(|_| job("even")).collect();
-    batch.extend((0..25).map(|n| json!({"type": "odd", "payload": "", "tags": [format!("t{n}")], "client_address": "0xAB"})));
+    batch.extend(
+        (0..25).map(|n| json!({"type": "odd", "payload": "", "tags": [format!("t{n}")], "client_address": "0xAB"})),
+    );
     assert_eq!(node.post("/jobs/batch", &json!(batch)).await.body["accepted"], 50);
     let (mut seen, mut path) = (std::collections::BTreeSet::new(), "/jobs?limit=7".to_owned());
     loop {
@@ -140,7 +142,8 @@ async fn lists_are_filtered_and_paged() {
 
     let one = seen.first().unwrap();
     node.ask("DELETE", &format!("/jobs/{one}")).send().await;
-    let count = async |query: &str| node.get(&format!("/jobs?limit=1000&{query}")).await.body["jobs"].as_array().unwrap().len();
+    let count =
+        async |query: &str| node.get(&format!("/jobs?limit=1000&{query}")).await.body["jobs"].as_array().unwrap().len();
     assert_eq!(count("state=active").await, 49);
     assert_eq!(count("state=all").await, 50);
     assert_eq!(count("state=cancelled").await, 1);

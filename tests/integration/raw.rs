@@ -39,7 +39,8 @@ fn chunked(body: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn chunked_bodies_are_taken_within_the_limit_and_refused_beyond() {
-    let node = Node::start_with(&[("CIRO__API__MAX_BODY_BYTES", "65536"), ("CIRO__API__MAX_PAYLOAD_BYTES", "32768")]).await;
+    let node =
+        Node::start_with(&[("CIRO__API__MAX_BODY_BYTES", "65536"), ("CIRO__API__MAX_PAYLOAD_BYTES", "32768")]).await;
     let good = json!({"type": "sha256", "payload": "A".repeat(40_000)}).to_string();
     let answer = talk(&node, &[&chunked(good.as_bytes())], Duration::from_secs(10)).await;
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
@@ -52,7 +53,8 @@ async fn chunked_bodies_are_taken_within_the_limit_and_refused_beyond() {
 #[tokio::test]
 async fn a_body_that_breaks_off_changes_nothing() {
     let node = Node::start().await;
-    let head = b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{\"type\"";
+    let head =
+        b"POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{\"type\"";
     let mut stream = connect(&node).await;
     stream.write_all(head).await.unwrap();
     stream.shutdown().await.unwrap();

@@ -43,7 +43,9 @@ async fn metrics_come_in_two_forms() {
     assert!(text.header("content-type").starts_with("application/openmetrics-text"));
     assert!(text.text.ends_with("# EOF\n") && text.text.contains("ciro_jobs"), "{}", text.text);
     assert!(text.text.contains("route=\"/openapi.json\""), "{}", text.text);
-    for ask in [node.ask("GET", "/metrics?format=json"), node.ask("GET", "/metrics").header("accept", "application/json")] {
+    for ask in
+        [node.ask("GET", "/metrics?format=json"), node.ask("GET", "/metrics").header("accept", "application/json")]
+    {
         let answer = ask.send().await;
         assert_eq!(answer.header("content-type"), "application/json");
         assert!(answer.body["metrics"].is_object());
@@ -82,11 +84,33 @@ async fn kafka_and_the_chain_are_truthfully_disabled() {
     let shapes: [(&str, &[&str]); 4] = [
         (
             "/kafka/status",
-            &["bootstrap_servers", "mode", "delivery", "cluster_id", "brokers", "intake", "journal_cursor", "dead_letters", "last_error"],
+            &[
+                "bootstrap_servers",
+                "mode",
+                "delivery",
+                "cluster_id",
+                "brokers",
+                "intake",
+                "journal_cursor",
+                "dead_letters",
+                "last_error",
+            ],
         ),
         (
             "/blockchain/status",
-            &["rpc_url", "chain_id", "block_number", "job_manager_address", "contract", "account_address", "balance", "nonce", "pending_transactions", "journal_cursor", "last_error"],
+            &[
+                "rpc_url",
+                "chain_id",
+                "block_number",
+                "job_manager_address",
+                "contract",
+                "account_address",
+                "balance",
+                "nonce",
+                "pending_transactions",
+                "journal_cursor",
+                "last_error",
+            ],
         ),
         ("/kafka/stats", &["topics"]),
         ("/blockchain/metrics", &["transactions_sent", "fees_total"]),

@@ -53,7 +53,12 @@ async fn workers_are_filtered_and_paged() {
     }
     let ids = async |query: &str| -> Vec<String> {
         let page = node.get(&format!("/workers?state=all&{query}")).await;
-        page.body["workers"].as_array().unwrap().iter().map(|worker| worker["id"].as_str().unwrap().to_owned()).collect()
+        page.body["workers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|worker| worker["id"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(ids("region=eu").await.len(), 2);
     assert_eq!(ids("job_type=nlp").await.len(), 5);
