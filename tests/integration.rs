@@ -5,6 +5,7 @@
 //! a media type that is not documented there fails the test.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is the message")]
+#![allow(clippy::print_stdout, reason = "a failed test shows the log of its node")]
 
 #[path = "integration/contract.rs"]
 mod contract;
