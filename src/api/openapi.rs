@@ -266,6 +266,9 @@ pub fn codes(route: &Route) -> BTreeSet<Code> {
     } else if route.method != warp::http::Method::GET {
         codes.extend([Code::UnexpectedBody, Code::UnreadableBody, Code::BodyTimeout]);
     }
+    if route.method != warp::http::Method::GET {
+        codes.insert(Code::CrossOrigin);
+    }
     if codes.contains(&Code::NoLeader) {
         codes.extend([Code::Stopping, Code::Unavailable]);
     }

@@ -50,6 +50,7 @@ codes! {
     InvalidId 400 "invalid_id" "The id in the path is not an id" "Job ids are UUIDs, worker and node ids are peer ids (12D3KooW…)."
     UnexpectedBody 400 "unexpected_body" "This route takes no body" "Send the request without a body."
     UnreadableBody 400 "unreadable_body" "The body could not be read" "Send the whole body, framed as HTTP demands."
+    CrossOrigin 403 "cross_origin" "Another site's page may not write" "Send the request from a program, or from a page of this node."
     UnknownRoute 404 "unknown_route" "There is no such route" "See /docs for the routes of this node."
     UnknownJob 404 "unknown_job" "There is no such job" "Finished jobs are forgotten after a while; a read on a node that lags may need ?consistency=linearizable."
     UnknownWorker 404 "unknown_worker" "There is no such worker" "GET /workers?state=all lists the workers that are registered."

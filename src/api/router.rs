@@ -92,6 +92,9 @@ impl Router {
         inbound: &mut Inbound,
         id: &str,
     ) -> Result<Response, Problem> {
+        if route.method != Method::GET {
+            same_origin(&inbound.headers)?;
+        }
         let query = params::check(&route.params, std::mem::take(&mut inbound.query))?;
         let limit = self.api.limits().body_timeout;
         let body = match &route.body {
@@ -121,6 +124,17 @@ impl Router {
         }
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
+}
+
+/// Refuses writes that a browser sends for another site's page. Programs send no `Origin`.
+fn same_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let of = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    if of.is_some() && of == host {
+        return Ok(());
+    }
+    Err(Problem::new(Code::CrossOrigin, "the request's Origin is not this node").field("Origin"))
 }
 
 /// Who answered, and from how fresh a state. Unknown values are empty.

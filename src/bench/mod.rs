@@ -46,7 +46,7 @@ pub struct Args {
     ///
     /// Give a directory on the disk that the nodes write to. 300 small appends, each made durable, in a file that is
     /// removed afterwards.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub disk_dir: Option<PathBuf>,
 
     #[command(subcommand)]

@@ -11,6 +11,8 @@ use libp2p::kad::store::MemoryStore;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, Swarm};
 use libp2p::{StreamProtocol, SwarmBuilder, identify, kad, mdns, noise, ping, tcp, yamux};
+#[cfg(feature = "metrics")]
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 use super::gossip::{self, Topics};
@@ -53,17 +55,13 @@ pub(super) fn network_protocol(network: &str) -> String {
     format!("/ciro/{network}/1")
 }
 
-/// Where libp2p's own metrics go.
-#[cfg(feature = "metrics")]
-pub(super) type Registry = std::sync::Mutex<prometheus_client::registry::Registry>;
-
 /// Builds the behaviours.
 pub(super) fn behaviour(
     identity: &Identity,
     options: &Options,
     topics: &Topics,
     accepted: mpsc::Sender<Inbound>,
-    #[cfg(feature = "metrics")] registry: Option<&Registry>,
+    #[cfg(feature = "metrics")] registry: Option<&mut Registry>,
 ) -> Result<Behaviour, Error> {
     let network = &options.network;
     let (names, served) = lanes(network, options.role)?;
@@ -94,8 +92,7 @@ pub(super) fn behaviour(
 }
 
 #[cfg(feature = "metrics")]
-fn measured(gossip: gossip::Behaviour, registry: &Registry) -> gossip::Behaviour {
-    let mut registry = registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+fn measured(gossip: gossip::Behaviour, registry: &mut Registry) -> gossip::Behaviour {
     gossip.with_metrics(registry.sub_registry_with_prefix("libp2p_gossip"), libp2p::gossipsub::MetricsConfig::default())
 }
 
@@ -139,7 +136,7 @@ fn kademlia(me: libp2p::PeerId, options: &Options) -> Result<kad::Behaviour<Memo
 pub(super) fn swarm(
     identity: &Identity,
     behaviour: Behaviour,
-    #[cfg(feature = "metrics")] registry: Option<&Registry>,
+    #[cfg(feature = "metrics")] registry: Option<&mut Registry>,
 ) -> Result<Swarm<Behaviour>, Error> {
     let setup = |what: &str, error: &dyn std::fmt::Display| Error::Setup(format!("{what}: {error}"));
     let builder = SwarmBuilder::with_existing_identity(identity.keypair().clone())
@@ -157,8 +154,7 @@ pub(super) fn swarm(
     let idle = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(IDLE);
     #[cfg(feature = "metrics")]
     if let Some(registry) = registry {
-        let mut registry = registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let built = builder.with_bandwidth_metrics(&mut registry);
+        let built = builder.with_bandwidth_metrics(registry);
         let built = built.with_behaviour(|_| behaviour).map_err(never)?;
         return Ok(built.with_swarm_config(idle).with_connection_timeout(DIAL_TIMEOUT).build());
     }

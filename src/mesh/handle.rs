@@ -11,6 +11,8 @@ use libp2p::Multiaddr;
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
+#[cfg(feature = "metrics")]
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -26,6 +28,8 @@ use super::shared::Shared;
 use super::{Error, Identity, Lane, Options, PeerView, Stats, Topic};
 use crate::domain::{NodeId, PeerId};
 use crate::tasks::Tasks;
+#[cfg(feature = "metrics")]
+use crate::telemetry::metrics;
 
 /// Commands to the event loop. Beyond this whoever opens a stream waits.
 const COMMANDS: usize = 1_024;
@@ -78,20 +82,16 @@ pub async fn start(identity: Identity, options: Options, tasks: &Tasks) -> Resul
     parts.start(options, plan, tasks).await
 }
 
-/// As [`start`], with libp2p's own metrics registered in `registry`.
+/// As [`start`], with libp2p's own metrics in the process's registry. Once per
+/// process: a second mesh would register the same names again.
 ///
 /// # Errors
 ///
 /// As [`start`].
 #[cfg(feature = "metrics")]
-pub async fn start_with_metrics(
-    identity: Identity,
-    options: Options,
-    tasks: &Tasks,
-    registry: &std::sync::Mutex<prometheus_client::registry::Registry>,
-) -> Result<(Handle, Inbox), Error> {
+pub async fn start_with_metrics(identity: Identity, options: Options, tasks: &Tasks) -> Result<(Handle, Inbox), Error> {
     let plan = Plan::check(&options)?;
-    let parts = Parts::build(&identity, &options, Some(registry))?;
+    let parts = metrics::with_registry(|registry| Parts::build(&identity, &options, Some(registry)))?;
     parts.start(options, plan, tasks).await
 }
 
@@ -135,7 +135,7 @@ impl Parts {
     fn build(
         identity: &Identity,
         options: &Options,
-        #[cfg(feature = "metrics")] registry: Option<&behaviour::Registry>,
+        #[cfg(feature = "metrics")] mut registry: Option<&mut Registry>,
     ) -> Result<Self, Error> {
         let topics = Topics::new(&options.network);
         let shared = Arc::new(Shared::new(identity.id(), options.role, options.max_frame, options.members.clone()));
@@ -150,21 +150,20 @@ impl Parts {
             &topics,
             accepting,
             #[cfg(feature = "metrics")]
-            registry,
+            registry.as_deref_mut(),
         )?;
         let swarm = behaviour::swarm(
             identity,
             behaviour,
             #[cfg(feature = "metrics")]
-            registry,
+            registry.as_deref_mut(),
         )?;
         #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "the recorder is set with metrics only"))]
         let mut event_loop =
             EventLoop::new(swarm, shared.clone(), options.network.clone(), topics, gossip_out, verdicts);
         #[cfg(feature = "metrics")]
         if let Some(registry) = registry {
-            let mut registry = registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            event_loop.recorder = Some(libp2p::metrics::Metrics::new(&mut registry));
+            event_loop.recorder = Some(libp2p::metrics::Metrics::new(registry));
         }
         let inputs = Inputs { commands: commands_in, publishes: publishes_in, judged };
         Ok(Self { shared, event_loop, commands, publishes, inputs, accepted, gossip })

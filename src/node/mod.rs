@@ -20,6 +20,7 @@ use crate::api;
 use crate::clock;
 use crate::config::Config;
 use crate::consensus;
+use crate::domain::NodeId;
 use crate::leader;
 use crate::mesh::{self, Roster};
 use crate::storage;
@@ -78,8 +79,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let id = identity.id();
     info!(node = %id, version = env!("CARGO_PKG_VERSION"), environment = config.environment.as_str(), "starting");
 
-    let dir = config.node.data_dir.join("store");
-    let store = groups.mesh.spawn_blocking(move || storage::Store::open(&dir, id)).await??;
+    let store = groups.mesh.spawn_blocking(store_opener(&config, id)).await??;
     let bind = config.api.bind;
     let listener = TcpListener::bind(bind).await.map_err(|source| Error::Bind { address: bind.to_string(), source })?;
     let api_address = listener.local_addr().map_err(|source| Error::Bind { address: bind.to_string(), source })?;
@@ -127,6 +127,13 @@ pub async fn run(config: Config) -> Result<(), Error> {
     stop(&groups, &raft).await;
     ready::withdraw(&config.node.data_dir);
     end
+}
+
+/// Opens the store. A development machine's disk is not asked for the full ballast.
+fn store_opener(config: &Config, id: NodeId) -> impl FnOnce() -> Result<storage::Store, storage::Error> + use<> {
+    let dir = config.node.data_dir.join("store");
+    let local = config.environment.is_local();
+    move || if local { storage::Store::open(&dir, id) } else { storage::OpenOptions::new().open(&dir, id) }
 }
 
 /// Completes on a signal, or when Raft can not go on.

@@ -30,7 +30,7 @@ async fn submissions_out_of_range_are_refused_by_name() {
         (with("type", json!(null)), 422, "invalid_field", "type"),
         (with("payload", json!("%%%")), 422, "invalid_field", "payload"),
         (with("payload", json!(null)), 422, "missing_field", "payload"),
-        (with("tags", json!(["x"; 17])), 422, "invalid_field", "tags"),
+        (with("tags", json!(vec!["x"; 17])), 422, "invalid_field", "tags"),
         (with("tags", json!([7])), 422, "invalid_field", "tags[0]"),
         (with("client_address", json!("alice")), 422, "invalid_field", "client_address"),
         (with("redundancy", json!(3)), 422, "invalid_field", "redundancy"),
@@ -170,6 +170,10 @@ async fn headers_are_checked_and_echoed() {
     }
     let answer = node.ask("GET", "/events").header("last-event-id", "newest").send().await;
     assert_eq!(answer.code(), "invalid_header");
+    let elsewhere = node.ask("POST", "/jobs").header("origin", "http://elsewhere").json(&with("priority", json!(5)));
+    assert_eq!(elsewhere.send().await.code(), "cross_origin");
+    let here = node.ask("POST", "/jobs").header("origin", &node.api).json(&with("priority", json!(5)));
+    assert_eq!(here.send().await.status, 201);
     let answer = node.ask("GET", "/health").header("x-request-id", "mine-1").send().await;
     assert_eq!(answer.header("x-request-id"), "mine-1");
     let answer = node.ask("GET", "/nothing").header("x-request-id", "not mine").send().await;

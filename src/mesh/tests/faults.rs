@@ -195,16 +195,16 @@ async fn a_crowd_of_workers_does_not_lock_a_member_out() {
 #[cfg(feature = "metrics")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn libp2p_counts_into_our_registry() {
-    let registry = std::sync::Mutex::default();
     let tasks = Tasks::new();
-    let (handle, inbox) =
-        super::super::start_with_metrics(identity(1), coordinator(), &tasks, &registry).await.unwrap();
+    let (handle, inbox) = super::super::start_with_metrics(identity(1), coordinator(), &tasks).await.unwrap();
     let a = Node { handle, inbox: Some(inbox), tasks };
     let w = node(20, worker(&[&a])).await;
     a.connected_to(w.id()).await;
     let text = || {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry.lock().unwrap()).unwrap();
+        crate::telemetry::metrics::with_registry(|registry| {
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        });
         text
     };
     eventually("a ping is counted", || {

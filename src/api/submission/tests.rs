@@ -1,0 +1,110 @@
+//! What a submission may say, and the words in which it is refused.
+
+use super::*;
+use crate::api::decode;
+use crate::api::problem::Problem;
+
+fn check(body: &str) -> Result<Checked, Problem> {
+    Ok(decode::json::<Submission>(body.as_bytes())?.check(16)?)
+}
+
+fn with(field: &str) -> String {
+    format!(r#"{{"type":"sha256","payload":"aGk=",{field}}}"#)
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let checked = check(r#"{"type":"sha256","payload":"aGk="}"#).unwrap();
+    assert_eq!(checked.payload, b"hi");
+    assert_eq!(checked.spec.input, Input { sha256: Digest::of(b"hi"), size: 2, uri: None });
+    assert_eq!((checked.spec.priority, checked.spec.timeout_secs, checked.spec.redundancy), (5, 3_600, 1));
+    assert_eq!(checked.spec.retry, Retry::default());
+    assert_eq!(checked.spec.requirements, Requirements::default());
+}
+
+#[test]
+fn the_same_wish_has_the_same_fingerprint() {
+    let plain = check(r#"{"type":"sha256","payload":"aGk="}"#).unwrap();
+    let spelt =
+        with(r#""priority":5.0,"redundancy":1,"settlement":"none","tags":[],"retry":{"multiplier":2},"input":null"#);
+    assert_eq!(check(&spelt).unwrap().fingerprint(), plain.fingerprint());
+    let other = check(r#"{"type":"sha256","payload":"aGo="}"#).unwrap();
+    assert_ne!(other.fingerprint(), plain.fingerprint());
+    let one = check(&with(r#""client_address":"0x0AbC""#)).unwrap();
+    let two = check(&with(r#""client_address":"0xabc""#)).unwrap();
+    assert_eq!(one.fingerprint(), two.fingerprint());
+}
+
+#[test]
+fn units_are_converted() {
+    let body = with(r#""requirements":{"min_ram_gb":1.5,"max_worker_load":0.25},"retry":{"multiplier":1.5}"#);
+    let spec = check(&body).unwrap().spec;
+    assert_eq!(spec.requirements.min_ram_mb, 1_536);
+    assert_eq!(spec.requirements.max_worker_load_permille, 250);
+    assert_eq!(spec.retry.multiplier_permille, 1_500);
+}
+
+#[test]
+fn every_field_is_bounded_and_named() {
+    let cases = [
+        (r#""priority":999"#, 422, "priority", "priority must be from 1 to 10, not 999"),
+        (r#""priority":-1"#, 422, "priority", "priority must be from 1 to 10, not -1"),
+        (r#""timeout_secs":0"#, 422, "timeout_secs", "timeout_secs must be from 1 to 86400, not 0"),
+        (r#""redundancy":3"#, 422, "redundancy", "redundancy must be 1, not 3"),
+        (r#""max_price":"1e3""#, 422, "max_price", "max_price must be a decimal string of at most 38 digits"),
+        (r#""max_price":5"#, 422, "max_price", "max_price must be a string, not integer 5"),
+        (r#""tags":["",""]"#, 422, "tags", "tags[0] must have from 1 to 64 characters, not 0"),
+        (r#""client_address":"0xg""#, 422, "client_address", ""),
+        (r#""deadline":"soon""#, 422, "deadline", ""),
+        (r#""settlement":"chain""#, 422, "settlement", ""),
+        (r#""callback_url":"http://x""#, 422, "callback_url", ""),
+        (r#""input":{"uri":"s3://x"}"#, 422, "input", ""),
+        (r#""retry":{"multiplier":0}"#, 422, "retry.multiplier", "retry.multiplier must be from 1 to 100, not 0"),
+        (r#""requirements":{"min_ram_gb":-1}"#, 422, "requirements.min_ram_gb", ""),
+        (r#""requirements":{"gpu":1}"#, 422, "requirements.gpu", "requirements.gpu is not a field of this body"),
+        (r#""requirements":[]"#, 422, "requirements", "requirements must be an object, not an array"),
+    ];
+    for (field, status, path, detail) in cases {
+        let problem = check(&with(field)).expect_err(field);
+        assert_eq!(problem.code.status(), status, "{field}");
+        assert_eq!(problem.field.as_deref(), Some(path), "{field}");
+        if !detail.is_empty() {
+            assert_eq!(problem.detail, detail, "{field}");
+        }
+    }
+}
+
+#[test]
+fn payloads_are_base64_within_the_limit() {
+    let large = text::base64(&[0; 17]);
+    let cases = [
+        (r#"{"type":"a"}"#.to_owned(), Code::MissingField),
+        (r#"{"type":"a","payload":"%"}"#.to_owned(), Code::InvalidField),
+        (format!(r#"{{"type":"a","payload":"{large}"}}"#), Code::PayloadTooLarge),
+        (r#"{"type":"A","payload":""}"#.to_owned(), Code::InvalidField),
+        (r#"{"type":"","payload":""}"#.to_owned(), Code::InvalidField),
+        (r#"{"type":"a-b","payload":""}"#.to_owned(), Code::InvalidField),
+    ];
+    use crate::api::problem::Code;
+    for (body, code) in cases {
+        assert_eq!(check(&body).expect_err(&body).code, code, "{body}");
+    }
+}
+
+#[test]
+fn addresses_are_below_two_to_the_251() {
+    for good in ["0x0", "0x00", "0x7ff", &format!("0x7{}", "f".repeat(62)), &format!("0x07{}", "f".repeat(62))] {
+        assert!(address(good).is_ok(), "{good}");
+    }
+    for bad in ["", "0x", "7", "0x-1", &format!("0x8{}", "0".repeat(62)), &format!("0x1{}", "0".repeat(63))] {
+        assert!(address(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_deadline_must_lie_ahead() {
+    let checked = check(&with(r#""deadline":"2030-01-01T00:00:00Z""#)).unwrap();
+    let deadline = checked.spec.deadline.unwrap();
+    assert!(checked.deadline_ahead(Timestamp(deadline.0 - 1)).is_ok());
+    assert_eq!(checked.deadline_ahead(deadline).unwrap_err().field, "deadline");
+}
