@@ -85,7 +85,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let api_address = listener.local_addr().map_err(|source| Error::Bind { address: bind.to_string(), source })?;
 
     let (mesh, inbox) = start_mesh(identity, &config, &groups.mesh).await.map_err(Error::Mesh)?;
-    let raft = consensus::start(store, mesh.clone(), config.consensus_options(), &groups.raft).await;
+    let options = config.consensus_options(&mesh.addresses());
+    let raft = consensus::start(store, mesh.clone(), options, &groups.raft).await;
     let raft = Arc::new(raft.map_err(Error::Consensus)?);
     let roster = Roster::default();
     let desk = reign::Desk::default();
@@ -96,7 +97,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         mesh: mesh.clone(),
         roster: roster.clone(),
         options: config.leader_options(),
-        coordinators: config.coordinator_addresses(),
+        coordinators: config.coordinator_addresses(&mesh.addresses()),
     };
     groups.duties.spawn("reign", reign::watch(leader, desk, groups.duties.clone()));
 
