@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use warp::reply::Response;
 
+use super::params::{PEER_ID, looks_like_peer_id};
 use super::problem::{Code, Problem};
 use super::request::Request;
 use super::route::Route;
@@ -70,7 +71,7 @@ struct StorageBody {
 #[serde(deny_unknown_fields)]
 struct Transfer {
     /// A member's id; without it the fittest.
-    #[schema(schema_with = no_example_peer)]
+    #[schema(schema_with = peer_or_null)]
     to: Option<String>,
 }
 
@@ -80,9 +81,9 @@ struct Transferred {
     term: u64,
 }
 
-fn no_example_peer() -> utoipa::openapi::schema::Object {
+fn peer_or_null() -> utoipa::openapi::schema::Object {
     use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
-    ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null])).build()
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null])).pattern(Some(PEER_ID)).build()
 }
 
 async fn get(api: Api, _request: Request) -> Result<Response, Problem> {
@@ -123,12 +124,15 @@ async fn transfer(api: Api, request: Request) -> Result<Response, Problem> {
 }
 
 fn member(api: &Api, text: &str) -> Result<NodeId, Problem> {
-    let id: NodeId = text.parse().map_err(|_| invalid("to", "to must be a peer id (12D3KooW…)".to_owned()))?;
-    let voter = api.client().status().members.iter().any(|member| member.id == id && member.voter);
-    if voter {
-        return Ok(id);
+    if !looks_like_peer_id(text) {
+        return Err(invalid("to", "to must be a peer id (12D3KooW…)".to_owned()).into());
     }
-    let problem = Problem::new(Code::Conflict, format!("{id} is not a voting member"));
+    let members = api.client().status().members;
+    let voter = members.iter().find(|member| member.voter && text.parse() == Ok(member.id));
+    if let Some(voter) = voter {
+        return Ok(voter.id);
+    }
+    let problem = Problem::new(Code::Conflict, format!("{text} is not a voting member"));
     Err(problem.field("to").hint("GET /cluster lists the members."))
 }
 

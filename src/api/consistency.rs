@@ -47,14 +47,27 @@ pub async fn ensure(api: &Api, request: &Request) -> Result<(), Problem> {
     }
 }
 
+/// Waits until this node has applied `index`, or it is certain that nobody has it: what a client
+/// was told of is committed, so an index beyond the read index is none that it was told.
 async fn reach(api: &Api, index: u64) -> Result<(), Problem> {
     let limit = api.limits().read_deadline;
-    if api.client().wait_applied(index, limit).await.is_ok() {
-        return Ok(());
+    let client = api.client();
+    tokio::select! {
+        biased;
+        reached = client.wait_applied(index, limit) => reached.map_err(|_| behind(api, index)),
+        Ok(newest) = client.linearize(limit) => if index <= newest { Ok(()) } else { Err(ahead(index, newest)) },
     }
-    let applied = api.client().status().applied;
+}
+
+fn behind(api: &Api, index: u64) -> Problem {
+    let (applied, limit) = (api.client().status().applied, api.limits().read_deadline);
     let detail = format!("this node has applied index {applied}, not {index}, after {} seconds", limit.as_secs());
-    Err(Problem::new(Code::NotCaughtUp, detail).field("min_index"))
+    Problem::new(Code::NotCaughtUp, detail).field("min_index")
+}
+
+fn ahead(index: u64, newest: u64) -> Problem {
+    let detail = format!("index {index} does not exist: the newest that is committed is {newest}");
+    Problem::new(Code::IndexAhead, detail).field("min_index")
 }
 
 fn too_stale(detail: String) -> Problem {

@@ -133,7 +133,7 @@ impl Route {
     pub fn fresh(mut self) -> Self {
         self.fresh = true;
         self.params.extend(consistency::params());
-        self.problems(&[Code::NoLeader, Code::NotCaughtUp, Code::TooStale])
+        self.problems(&[Code::NoLeader, Code::NotCaughtUp, Code::IndexAhead, Code::TooStale])
     }
 
     /// Goes through the log.

@@ -110,9 +110,9 @@ async fn paths_methods_and_parameters_are_checked() {
         ("PATCH", format!("/jobs/{JOB}"), 405, "method_not_allowed"),
         ("TRACE", "/health".to_owned(), 405, "method_not_allowed"),
         ("BREW", "/jobs".to_owned(), 405, "method_not_allowed"),
-        ("GET", "/jobs/7".to_owned(), 400, "invalid_id"),
+        ("GET", "/jobs/7".to_owned(), 404, "invalid_id"),
         ("GET", "/jobs/%ff%fe".to_owned(), 404, "unknown_route"),
-        ("DELETE", "/jobs/7".to_owned(), 400, "invalid_id"),
+        ("DELETE", "/jobs/7".to_owned(), 404, "invalid_id"),
         ("GET", format!("/jobs/{JOB}"), 404, "unknown_job"),
         ("GET", format!("/jobs/{JOB}?wait=terminal"), 404, "unknown_job"),
         ("GET", format!("/jobs/{JOB}/status"), 404, "unknown_job"),
@@ -133,7 +133,7 @@ async fn paths_methods_and_parameters_are_checked() {
         ("GET", "/jobs?consistency=maybe".to_owned(), 400, "invalid_parameter"),
         ("GET", "/jobs?min_index=-1".to_owned(), 400, "invalid_parameter"),
         ("GET", "/health?x=1".to_owned(), 400, "unknown_parameter"),
-        ("GET", "/workers/7".to_owned(), 400, "invalid_id"),
+        ("GET", "/workers/7".to_owned(), 404, "invalid_id"),
         ("GET", format!("/workers/{never}"), 404, "unknown_worker"),
         ("GET", format!("/workers/{worker}"), 404, "unknown_worker"),
         ("GET", format!("/workers/{worker}/health"), 404, "unknown_worker"),
@@ -183,7 +183,9 @@ async fn headers_are_checked_and_echoed() {
 #[tokio::test]
 async fn reads_that_can_not_be_fresh_enough_are_refused_in_time() {
     let node = Node::start().await;
+    let start = ciro::clock::instant();
     let answer = node.get("/jobs?min_index=999999999").await;
-    assert_eq!((answer.status, answer.code()), (503, "not_caught_up"));
+    assert_eq!((answer.status, answer.code()), (409, "index_ahead"), "{}", answer.text);
+    assert!(start.elapsed() < std::time::Duration::from_secs(4), "it waited for what can not come");
     assert_eq!(node.get("/status?consistency=linearizable&min_index=1").await.status, 200);
 }
