@@ -44,6 +44,9 @@ Exit codes:
 A client command tries the next --node when one does not answer, and submits under an
 idempotency key, so that a retry never makes a second job.";
 
+/// Where a node listens by default.
+const DEFAULT_NODE: &str = "http://127.0.0.1:8080";
+
 /// A peer-to-peer first coordinator node for a decentralized compute network:
 /// the node itself, and the command line of its cluster.
 #[derive(Debug, Parser)]
@@ -66,7 +69,7 @@ pub struct Remote {
         value_name = "URL",
         env = "CIRO_NODE",
         value_delimiter = ',',
-        default_value = "http://127.0.0.1:8080"
+        default_value = DEFAULT_NODE
     )]
     node: Vec<String>,
     /// Seconds to go on trying while no node can serve
@@ -79,7 +82,11 @@ pub struct Remote {
 
 impl Remote {
     fn client(&self) -> Result<Client, Failure> {
-        let nodes: Vec<String> = self.node.iter().filter(|node| !node.trim().is_empty()).cloned().collect();
+        let mut nodes: Vec<String> = self.node.iter().filter(|node| !node.trim().is_empty()).cloned().collect();
+        if nodes.is_empty() {
+            // A variable that is set to nothing is not set.
+            nodes.push(DEFAULT_NODE.to_owned());
+        }
         Client::new(&nodes, Duration::from_secs(self.patience.min(86_400)))
     }
 }

@@ -51,7 +51,7 @@ fn format_table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
 /// Writes a list: one row an item, one column a path into it (`award.price`).
 pub fn list(items: &[Value], columns: &[(&str, &str)]) -> Result<(), Failure> {
     let headings: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
-    let rows = items.iter().map(|item| columns.iter().map(|(_, path)| cell(at(item, path))).collect()).collect();
+    let rows = items.iter().map(|item| columns.iter().map(|(_, path)| short(at(item, path))).collect()).collect();
     table(&headings, rows)
 }
 
@@ -60,9 +60,15 @@ pub fn at<'v>(value: &'v Value, path: &str) -> &'v Value {
     path.split('.').fold(value, |value, key| &value[key])
 }
 
-/// A value in one cell.
+/// A value in one cell of a list.
+fn short(value: &Value) -> String {
+    let text = cell(value);
+    if text.chars().count() <= CELL_MAX { text } else { text.chars().take(CELL_MAX - 1).chain(['…']).collect() }
+}
+
+/// A value in one line.
 pub fn cell(value: &Value) -> String {
-    let text = match value {
+    match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => printable(text),
         Value::Array(items) if items.is_empty() => "-".to_owned(),
@@ -76,15 +82,17 @@ pub fn cell(value: &Value) -> String {
             .join(" "),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join("; "),
         other => printable(&other.to_string()),
-    };
-    if text.chars().count() <= CELL_MAX { text } else { text.chars().take(CELL_MAX - 1).chain(['…']).collect() }
+    }
 }
 
 /// Writes one thing: its fields, then its lists as tables of their own.
 pub fn thing(value: &Value) -> Result<(), Failure> {
     let Value::Object(fields) = value else { return line(&cell(value)) };
     let (lists, plain): (Vec<_>, Vec<_>) = fields.iter().partition(|(_, value)| is_list_of_things(value));
-    let rows = plain.iter().map(|(key, value)| vec![printable(key), cell(value)]).collect();
+    let mut rows = vec![];
+    for (key, value) in plain {
+        flatten(printable(key), value, &mut rows);
+    }
     table(&[], rows)?;
     for (name, items) in lists {
         line(&format!("\n{}:", printable(name)))?;
@@ -94,6 +102,18 @@ pub fn thing(value: &Value) -> Result<(), Failure> {
         list(items, &columns)?;
     }
     Ok(())
+}
+
+/// One row for each leaf: `requirements.min_ram_gb  2`.
+fn flatten(path: String, value: &Value, rows: &mut Vec<Vec<String>>) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            for (key, value) in fields {
+                flatten(format!("{path}.{}", printable(key)), value, rows);
+            }
+        }
+        leaf => rows.push(vec![path, cell(leaf)]),
+    }
 }
 
 fn is_list_of_things(value: &Value) -> bool {
@@ -144,10 +164,17 @@ mod tests {
         assert_eq!(cell(&json!(null)), "-");
         assert_eq!(cell(&json!(["a", 1])), "a, 1");
         assert_eq!(cell(&json!({"code": "x", "detail": "y\nz"})), "code=x detail=y z");
-        assert_eq!(cell(&json!("x".repeat(500))).chars().count(), CELL_MAX);
+        assert_eq!(short(&json!("x".repeat(500))).chars().count(), CELL_MAX);
         assert_eq!(cell(&json!([{"a": 1}, {"b": "x"}])), "a=1; b=x");
         assert_eq!(at(&json!({"a": {"b": 3}}), "a.b"), &json!(3));
         assert_eq!(at(&json!({}), "a.b"), &Value::Null);
+    }
+
+    #[test]
+    fn what_is_nested_gets_a_row_for_each_leaf() {
+        let mut rows = vec![];
+        flatten("a".into(), &json!({ "b": { "c": 1 }, "d": {} }), &mut rows);
+        assert_eq!(rows, [["a.b.c", "1"], ["a.d", ""]]);
     }
 
     #[test]

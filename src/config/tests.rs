@@ -163,7 +163,7 @@ fn combinations_that_can_not_work_are_refused() {
         (&[("environment", "production"), ("api.bind", "127.0.0.1:0")], "api.bind: port 0 (any free one) is for"),
         (&[("environment", "staging"), ("network.p2p_port", "0")], "network.p2p_port: port 0 (any free one) is for"),
         (&[("cluster.election_min_ms", "150")], "at least twice cluster.heartbeat_ms"),
-        (&[("cluster.election_max_ms", "400")], "must be greater than election_min_ms (400)"),
+        (&[("cluster.election_max_ms", "300")], "must be greater than election_min_ms (300)"),
         (&[("scheduler.lease_secs", "3")], "a lease must outlast the silence"),
         (&[("cluster.initial_members", &twice)], "is there twice"),
         (&[("environment", "production"), ("network.mdns_enabled", "true")], "is for development and test"),

@@ -21,7 +21,7 @@ use super::types::{WriteError, Written};
 use super::{Committed, Error};
 
 /// How long a forwarded batch is waited for once its leader has been replaced.
-const GRACE: Duration = Duration::from_millis(250);
+const GRACE: Duration = Duration::from_millis(50);
 
 /// What became of one attempt.
 enum Attempt {

@@ -2,7 +2,8 @@
 //!
 //! Only a change of verdict enters the log. A new leader judges by what it
 //! heard as a follower, so a change of leader changes no verdict; a worker it
-//! never heard gets the full silence from the start of the term. Time in which
+//! never heard (this process is young, and workers still find their way back to
+//! it) gets a longer time from the start of the term. Time in which
 //! this process did not run is not held against anyone ([`Roster::attend`]).
 //!
 //! [`Roster::attend`]: crate::mesh::Roster::attend
@@ -16,6 +17,9 @@ use crate::clock;
 use crate::consensus;
 use crate::domain::worker::Verdict;
 use crate::domain::{Command, WorkerId};
+
+/// How much longer than usual a worker may be silent that this process never heard.
+const NEVER_HEARD: u32 = 3;
 
 pub(super) struct Verdicts;
 
@@ -42,8 +46,11 @@ impl Duty for Verdicts {
 fn judge(reign: &Reign, now: Instant, worker: WorkerId, old: Verdict) -> Option<Command> {
     let limit = reign.context.options.offline_after;
     let heard = reign.context.roster.silence(worker, now);
-    let silence = heard.unwrap_or_else(|| now.saturating_duration_since(reign.since));
-    if old != Verdict::Offline && silence > limit {
+    let (silence, patience) = match heard {
+        Some(silence) => (silence, limit),
+        None => (now.saturating_duration_since(reign.since), limit * NEVER_HEARD),
+    };
+    if old != Verdict::Offline && silence > patience {
         info!(worker = %worker, silent_ms = silence.as_millis(), "worker is offline");
         return Some(Command::SetVerdict { worker, verdict: Verdict::Offline });
     }

@@ -33,10 +33,10 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A QUIC dial to a port where nobody listens fails no sooner.
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(2);
 
-const PING_INTERVAL: Duration = Duration::from_secs(2);
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A peer that does not answer for so long is taken for dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(8);
+const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
@@ -145,8 +145,8 @@ pub(super) fn swarm(
         .map_err(|error| setup("set noise up", &error))?
         .with_quic_config(|mut config| {
             config.handshake_timeout = QUIC_HANDSHAKE;
-            config.keep_alive_interval = Duration::from_secs(2);
-            config.max_idle_timeout = 8_000;
+            config.keep_alive_interval = Duration::from_secs(1);
+            config.max_idle_timeout = 4_000;
             config
         })
         .with_dns()

@@ -84,8 +84,9 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let listener = TcpListener::bind(bind).await.map_err(|source| Error::Bind { address: bind.to_string(), source })?;
     let api_address = listener.local_addr().map_err(|source| Error::Bind { address: bind.to_string(), source })?;
 
-    let (mesh, inbox) = mesh::start(identity, config.mesh_options(), &groups.mesh).await.map_err(Error::Mesh)?;
-    let raft = consensus::start(store, mesh.clone(), config.consensus_options(), &groups.raft).await;
+    let (mesh, inbox) = start_mesh(identity, &config, &groups.mesh).await.map_err(Error::Mesh)?;
+    let options = config.consensus_options(&mesh.addresses());
+    let raft = consensus::start(store, mesh.clone(), options, &groups.raft).await;
     let raft = Arc::new(raft.map_err(Error::Consensus)?);
     let roster = Roster::default();
     let desk = reign::Desk::default();
@@ -96,7 +97,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         mesh: mesh.clone(),
         roster: roster.clone(),
         options: config.leader_options(),
-        coordinators: config.coordinator_addresses(),
+        coordinators: config.coordinator_addresses(&mesh.addresses()),
     };
     groups.duties.spawn("reign", reign::watch(leader, desk, groups.duties.clone()));
 
@@ -133,6 +134,24 @@ fn store_opener(config: &Config, id: NodeId) -> impl FnOnce() -> Result<storage:
     let dir = config.node.data_dir.join("store");
     let local = config.environment.is_local();
     move || if local { storage::Store::open(&dir, id) } else { storage::OpenOptions::new().open(&dir, id) }
+}
+
+#[cfg(feature = "metrics")]
+async fn start_mesh(
+    identity: mesh::Identity,
+    config: &Config,
+    tasks: &Tasks,
+) -> Result<(mesh::Handle, mesh::Inbox), mesh::Error> {
+    mesh::start_with_metrics(identity, config.mesh_options(), tasks).await
+}
+
+#[cfg(not(feature = "metrics"))]
+async fn start_mesh(
+    identity: mesh::Identity,
+    config: &Config,
+    tasks: &Tasks,
+) -> Result<(mesh::Handle, mesh::Inbox), mesh::Error> {
+    mesh::start(identity, config.mesh_options(), tasks).await
 }
 
 /// Completes on a signal, or when Raft can not go on.

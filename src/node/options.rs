@@ -37,10 +37,14 @@ impl Config {
         }
     }
 
-    pub(super) fn consensus_options(&self) -> consensus::Options {
+    /// `own`: where this node listens. Without members configured it is the only one.
+    pub(super) fn consensus_options(&self, own: &[String]) -> consensus::Options {
         let cluster = &self.cluster;
         consensus::Options {
-            initial_members: cluster.initial_members.clone(),
+            initial_members: match cluster.initial_members.as_slice() {
+                [] => own.iter().take(1).cloned().collect(),
+                members => members.to_vec(),
+            },
             heartbeat: Duration::from_millis(cluster.heartbeat_ms),
             election_min: Duration::from_millis(cluster.election_min_ms),
             election_max: Duration::from_millis(cluster.election_max_ms),
@@ -64,8 +68,9 @@ impl Config {
     }
 
     /// Multiaddrs that workers are told.
-    pub(super) fn coordinator_addresses(&self) -> Vec<String> {
-        self.cluster.initial_members.clone()
+    pub(super) fn coordinator_addresses(&self, own: &[String]) -> Vec<String> {
+        let members = &self.cluster.initial_members;
+        if members.is_empty() { own.to_vec() } else { members.clone() }
     }
 
     pub(super) fn api_limits(&self) -> api::Limits {

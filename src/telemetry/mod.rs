@@ -44,9 +44,8 @@ pub enum Format {
     Json,
 }
 
-/// Crates whose `debug` and `trace` say nothing about this system.
-const NOISY: &[&str] =
-    &["hyper", "hyper_util", "h2", "rustls", "reqwest", "sled", "quinn", "quinn_proto", "yamux", "mio"];
+/// Libraries that say too much at their usual levels.
+const QUIET: &str = ",openraft=warn,libp2p_kad=error,libp2p_mdns=error";
 
 /// Starts logging to standard error. `RUST_LOG`, if set and not empty, replaces `level`.
 ///
@@ -70,13 +69,17 @@ fn parse(filter: &str) -> Result<EnvFilter, Error> {
     EnvFilter::builder().parse(filter).map_err(|error| Error::Filter(filter.to_owned(), error))
 }
 
-/// A bare level is for our own code and what is near it; libraries stay at `info` at most.
+/// A bare level is for our own code; libraries stay at `info` at most, and those
+/// that repeat their whole state or the obvious there, lower still.
 fn quieted(level: &str) -> String {
-    if !matches!(level, "debug" | "trace") {
-        return level.to_owned();
+    match level {
+        "off" | "error" => level.to_owned(),
+        "warn" => format!("warn{QUIET}"),
+        "info" | "debug" | "trace" => {
+            format!("info,ciro={level},ciro_coordinator={level},ciro_worker={level}{QUIET}")
+        }
+        directives => directives.to_owned(),
     }
-    let quiet: String = NOISY.iter().map(|target| format!(",{target}=info")).collect();
-    format!("info,ciro={level},ciro_coordinator={level},ciro_worker={level}{quiet}")
 }
 
 /// Makes a panic anywhere log itself and abort the process, unless `spared`
@@ -114,10 +117,11 @@ mod tests {
 
     #[test]
     fn a_verbose_level_is_for_our_own_code() {
-        assert_eq!(quieted("warn"), "warn");
+        assert_eq!(quieted("error"), "error");
+        assert_eq!(quieted("warn"), format!("warn{QUIET}"));
         assert_eq!(quieted("ciro=trace"), "ciro=trace");
         let filter = quieted("debug");
-        assert!(filter.contains("ciro=debug") && filter.contains(",sled=info"), "{filter}");
+        assert!(filter.starts_with("info,ciro=debug") && filter.contains(",openraft=warn"), "{filter}");
         assert!(parse(&filter).is_ok());
     }
 
