@@ -12,7 +12,7 @@ use super::job::{JobSpec, Requirements, Retry};
 use super::worker::{Capabilities, Location};
 
 /// Longest job type, framework, region, tag, error code.
-const NAME_MAX: usize = 128;
+const NAME_MAX: usize = 256;
 /// Longest address of anything.
 const ADDRESS_MAX: usize = 2 << 10;
 /// Longest free text. What the state keeps of it is shorter.
