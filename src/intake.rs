@@ -127,3 +127,73 @@ fn item(reply: &Reply) -> proto::ItemReply {
         Err(refusal) => wire::refused(refusal.code()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::JobId;
+    use crate::mesh::Identity;
+
+    const JOB: JobId = JobId([7; 16]);
+
+    fn report(
+        signer: &Identity,
+        signed_attempt: u32,
+        said_attempt: u32,
+        output: &[u8],
+        digest: Digest,
+    ) -> proto::Report {
+        let signature = signer.sign(&wire::signed_result(JOB, signed_attempt, &digest));
+        let output = proto::Output {
+            inline: Bytes::copy_from_slice(output),
+            sha256: Bytes::copy_from_slice(&digest.0),
+            exit_code: 0,
+            duration_ms: 5,
+            signature: signature.into(),
+        };
+        proto::Report { attempt: Some(wire::attempt_ref(JOB, said_attempt)), outcome: Some(Outcome::Output(output)) }
+    }
+
+    #[test]
+    fn a_signed_result_is_taken_in_its_workers_name() {
+        let worker = Identity::from_secret([1; 32]);
+        let taken = parse_report(worker.id(), report(&worker, 2, 2, b"out", Digest::of(b"out")));
+        let Some(Command::Complete(complete)) = taken else { panic!("not taken: {taken:?}") };
+        assert_eq!((complete.job, complete.attempt, complete.worker), (JOB, 2, worker.id()));
+        assert_eq!(complete.output, b"out");
+    }
+
+    #[test]
+    fn a_result_signed_by_another_is_not_taken() {
+        let (worker, other) = (Identity::from_secret([1; 32]), Identity::from_secret([2; 32]));
+        assert_eq!(parse_report(worker.id(), report(&other, 2, 2, b"out", Digest::of(b"out"))), None);
+    }
+
+    #[test]
+    fn a_signature_for_an_older_attempt_is_not_taken_for_a_newer() {
+        let worker = Identity::from_secret([1; 32]);
+        assert_eq!(parse_report(worker.id(), report(&worker, 1, 2, b"out", Digest::of(b"out"))), None);
+    }
+
+    #[test]
+    fn an_output_that_is_not_what_was_signed_is_not_taken() {
+        let worker = Identity::from_secret([1; 32]);
+        assert_eq!(parse_report(worker.id(), report(&worker, 2, 2, b"other", Digest::of(b"out"))), None);
+    }
+
+    #[test]
+    fn a_failure_with_an_endless_detail_is_not_taken() {
+        let failure = |detail: String| proto::Report {
+            attempt: Some(wire::attempt_ref(JOB, 1)),
+            outcome: Some(Outcome::Failure(proto::Failure { code: "exit_code".into(), detail, ..Default::default() })),
+        };
+        let worker = WorkerId::default();
+        assert!(parse_report(worker, failure("x".repeat(DETAIL_MAX))).is_some());
+        assert_eq!(parse_report(worker, failure("x".repeat(DETAIL_MAX + 1))), None);
+    }
+
+    #[test]
+    fn a_report_without_attempt_or_outcome_is_not_taken() {
+        assert_eq!(parse_report(WorkerId::default(), proto::Report::default()), None);
+    }
+}

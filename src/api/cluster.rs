@@ -119,6 +119,10 @@ async fn get(api: Api, _request: Request) -> Result<Response, Problem> {
 async fn transfer(api: Api, request: Request) -> Result<Response, Problem> {
     let wish: Transfer = if request.body.is_empty() { Transfer::default() } else { decode::json(&request.body)? };
     let to = wish.to.as_deref().map(|to| member(&api, to)).transpose()?;
+    if api.client().status().members.iter().filter(|member| member.voter).count() < 2 {
+        let problem = Problem::new(Code::Conflict, "no other member votes, so nobody can take the leadership");
+        return Err(problem.hint("GET /cluster lists the members."));
+    }
     let leader = api.client().transfer_leadership(to, api.limits().write_deadline).await?;
     respond::json(&Transferred { leader_id: leader.to_string(), term: api.client().status().term })
 }

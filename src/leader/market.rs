@@ -260,3 +260,43 @@ fn parse(offer: &Offer, announced: &BTreeMap<JobId, u32>) -> Option<Vec<Bid>> {
     });
     bids.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPEN: JobId = JobId([1; 16]);
+
+    fn offer(bids: &[(JobId, u32)]) -> Offer {
+        let bids = bids.iter().map(|(job, attempt)| proto::Bid {
+            job: bytes::Bytes::copy_from_slice(&job.0),
+            attempt: *attempt,
+            price: bytes::Bytes::from_static(&[9]),
+            expected_ms: 0,
+        });
+        Offer { worker: WorkerId::default(), bids: proto::Bids { room: 4, bids: bids.collect(), ..Default::default() } }
+    }
+
+    #[test]
+    fn a_bid_for_an_announced_attempt_counts() {
+        let bids = parse(&offer(&[(OPEN, 3)]), &BTreeMap::from([(OPEN, 3)])).expect("a good offer");
+        assert_eq!(bids.len(), 1);
+        assert_eq!((bids[0].job, bids[0].attempt, bids[0].price.0), (OPEN, 3, 9));
+    }
+
+    #[test]
+    fn an_offer_that_names_what_was_not_announced_is_no_offer() {
+        let announced = BTreeMap::from([(OPEN, 3)]);
+        assert_eq!(parse(&offer(&[(OPEN, 2)]), &announced), None, "an attempt of long ago");
+        assert_eq!(parse(&offer(&[(JobId([2; 16]), 3)]), &announced), None, "a job nobody knows");
+        assert_eq!(parse(&offer(&[(OPEN, 3), (OPEN, 3)]), &announced), None, "twice the same job");
+        let mut broken = offer(&[(OPEN, 3)]);
+        broken.bids.bids[0].price = bytes::Bytes::from_static(&[1; 17]);
+        assert_eq!(parse(&broken, &announced), None, "a price that is no amount");
+    }
+
+    #[test]
+    fn an_empty_offer_is_an_answer() {
+        assert_eq!(parse(&offer(&[]), &BTreeMap::new()), Some(vec![]));
+    }
+}
