@@ -38,7 +38,7 @@ step_features() {
 
 step_tests() { cargo test --locked --no-fail-fast; }
 
-step_docs() { RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps; }
+step_docs() { RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items; }
 
 step_dependencies() {
   install_deny && deny check --hide-inclusion-graph licenses bans sources

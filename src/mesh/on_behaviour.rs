@@ -13,7 +13,7 @@ use super::admission::Admission;
 use super::behaviour::{BehaviourEvent, network_protocol};
 use super::event_loop::EventLoop;
 use super::gossip::{Gossip, Judged, Verdict};
-use super::identity::from_libp2p;
+use super::identity::{from_libp2p, to_libp2p};
 use super::peers;
 use super::shared::{Link, count};
 use crate::clock;
@@ -58,15 +58,18 @@ impl EventLoop {
         let inbound = endpoint.is_listener();
         let link = Link { id, since: clock::now(), established: now, inbound, transport, remote };
         debug!(%peer, inbound = link.inbound, transport, "connected");
-        // A peer dials only when it has no connection: what we still have of an earlier one is dead.
-        let dead = self.shared.update(peer, |record| {
-            let old = |known: &&Link| now.saturating_duration_since(known.established) > NOT_SIMULTANEOUS;
-            let dead: Vec<_> = record.links.iter().filter(old).map(|known| known.id).collect();
+        // A peer dials only when it has no connection: what we still have of an earlier one is dead. The peer has
+        // forgotten us with it, while gossip greets a peer on its first connection only. So both sides begin anew.
+        let reborn = self.shared.update(peer, |record| {
+            let old = |known: &Link| now.saturating_duration_since(known.established) > NOT_SIMULTANEOUS;
+            let reborn = link.inbound && record.links.iter().any(old);
             record.links.push(link.clone());
-            if link.inbound { dead } else { Vec::new() }
+            reborn
         });
-        for id in dead.unwrap_or_default() {
-            self.swarm.close_connection(id);
+        if reborn == Some(true) {
+            debug!(%peer, "had a connection of an earlier life, disconnected");
+            let _ = self.swarm.disconnect_peer_id(to_libp2p(peer));
+            return;
         }
         self.book.connected(peer, now);
         if self.is_member(peer) {
