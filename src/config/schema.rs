@@ -190,7 +190,7 @@ pub(super) const KEYS: &[Key] = &[
         "network.external_addresses",
         text::multiaddr,
         &[],
-        "What to tell others, when they reach this node by another address: multiaddrs, without /p2p/.",
+        "What to tell others instead of where this node listens, e.g. behind a port forward: multiaddrs, without /p2p/.",
     ),
     integer("network.max_connections", 8, 100_000, 4_096, "Peers connected at once, workers included."),
     // cluster

@@ -17,7 +17,6 @@ use tracing::{debug, info};
 use super::Reign;
 use crate::clock;
 use crate::domain::{Command, Job, JobId, JobState, State, Timestamp, WorkerId};
-use crate::mesh::Lane;
 use crate::telemetry::metrics;
 use crate::wire;
 use crate::wire::proto::job::v1 as job_proto;
@@ -122,7 +121,7 @@ async fn deliver(reign: Reign, parcel: Parcel) {
     let Parcel { worker, attempts, assignments, .. } = parcel;
     let body = Some(proto::coordinator_request::Body::Assign(proto::Assign { assignments }));
     let bytes = wire::encode(&proto::CoordinatorRequest { body });
-    let answer = match reign.context.mesh.request(worker, Lane::Worker, bytes, ANSWER_LIMIT).await {
+    let answer = match reign.ask(worker, bytes, ANSWER_LIMIT).await {
         Ok(answer) => answer,
         Err(error) => {
             debug!(worker = %worker, assignments = attempts.len(), %error, "assignments not delivered");

@@ -18,7 +18,7 @@ use crate::consensus;
 use crate::domain::command::Fail;
 use crate::domain::job::Award;
 use crate::domain::{Command, Job, JobId, JobState, Timestamp, WorkerId};
-use crate::mesh::{Heard, Lane};
+use crate::mesh::Heard;
 use crate::telemetry::metrics;
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
@@ -146,7 +146,7 @@ async fn tell(reign: &Reign, renewed: BTreeMap<WorkerId, Vec<proto::Renewal>>) {
             .map(|part| {
                 let body = proto::coordinator_request::Body::Renew(proto::Renew { renewals: part.to_vec() });
                 let bytes = wire::encode(&proto::CoordinatorRequest { body: Some(body) });
-                reign.context.mesh.request(worker, Lane::Worker, bytes, Duration::from_secs(1))
+                reign.ask(worker, bytes, Duration::from_secs(1))
             })
             .collect::<Vec<_>>()
     });

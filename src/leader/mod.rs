@@ -12,6 +12,7 @@
 
 mod deadlines;
 mod dispatch;
+mod errand;
 mod leases;
 mod market;
 mod reconcile;

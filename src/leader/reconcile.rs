@@ -14,7 +14,7 @@ use super::{Duty, Options, Reign};
 use crate::clock;
 use crate::consensus;
 use crate::domain::{State, WorkerId};
-use crate::mesh::{Heard, Lane};
+use crate::mesh::Heard;
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
 
@@ -49,7 +49,7 @@ impl Duty for Reconcile {
             self.told.insert(worker, now);
             let body = Some(proto::coordinator_request::Body::Stop(stop));
             let bytes = wire::encode(&proto::CoordinatorRequest { body });
-            reign.context.mesh.request(worker, Lane::Worker, bytes, Duration::from_secs(1))
+            reign.ask(worker, bytes, Duration::from_secs(1))
         });
         futures::future::join_all(sends).await;
         Ok(())

@@ -69,6 +69,7 @@ pub(super) fn behaviour(
     let identify = identify::Config::new(network_protocol(network), identity.keypair().public())
         .with_agent_version(format!("ciro/{}", env!("CARGO_PKG_VERSION")))
         .with_cache_size(0)
+        .with_hide_listen_addrs(!options.external.is_empty())
         .with_push_listen_addr_updates(true);
     let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
     let mdns = options.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)).transpose();

@@ -292,6 +292,11 @@ impl Handle {
         self.tell(Command::Members);
     }
 
+    /// Who may use the member lanes.
+    pub fn members(&self) -> Arc<BTreeSet<NodeId>> {
+        self.shared.members()
+    }
+
     /// Adds addresses to dial and keep (a worker learns more coordinators than it was told).
     /// Ones we cannot use are left out; so are those beyond [`super::KEEP_MAX`].
     pub fn keep(&self, addresses: Vec<String>) {

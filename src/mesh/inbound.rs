@@ -117,7 +117,7 @@ impl Drop for Reply {
 pub(super) type Queues = HashMap<Lane, mpsc::Sender<Request>>;
 
 /// Lanes by urgency: a late heartbeat costs an election, a late bid nothing.
-const URGENCY: [Lane; 5] = [Lane::Control, Lane::Append, Lane::Forward, Lane::Snapshot, Lane::Worker];
+const URGENCY: [Lane; 6] = [Lane::Control, Lane::Append, Lane::Forward, Lane::Relay, Lane::Snapshot, Lane::Worker];
 
 /// Makes the queues and starts the task that merges them, most urgent first.
 pub(super) fn queues(tasks: &Tasks, inbox: mpsc::Sender<Request>) -> Queues {
@@ -130,14 +130,15 @@ pub(super) fn queues(tasks: &Tasks, inbox: mpsc::Sender<Request>) -> Queues {
     senders
 }
 
-async fn merge(lanes: [mpsc::Receiver<Request>; 5], inbox: mpsc::Sender<Request>) {
-    let [mut control, mut append, mut forward, mut snapshot, mut worker] = lanes;
+async fn merge(lanes: [mpsc::Receiver<Request>; URGENCY.len()], inbox: mpsc::Sender<Request>) {
+    let [mut control, mut append, mut forward, mut relay, mut snapshot, mut worker] = lanes;
     while let Ok(slot) = inbox.reserve().await {
         let request = tokio::select! {
             biased;
             Some(request) = control.recv() => request,
             Some(request) = append.recv() => request,
             Some(request) = forward.recv() => request,
+            Some(request) = relay.recv() => request,
             Some(request) = snapshot.recv() => request,
             Some(request) = worker.recv() => request,
             else => return,

@@ -74,12 +74,14 @@ pub enum Lane {
     Snapshot,
     /// Commands and read-index queries on their way to the leader. Members only.
     Forward,
+    /// Requests to a worker that the asker is not connected to: its id (32 bytes), then the request. Members only.
+    Relay,
     /// Workers and coordinators, both directions.
     Worker,
 }
 
 impl Lane {
-    pub const ALL: [Self; 5] = [Self::Append, Self::Control, Self::Snapshot, Self::Forward, Self::Worker];
+    pub const ALL: [Self; 6] = [Self::Append, Self::Control, Self::Snapshot, Self::Forward, Self::Relay, Self::Worker];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -87,6 +89,7 @@ impl Lane {
             Self::Control => "control",
             Self::Snapshot => "snapshot",
             Self::Forward => "forward",
+            Self::Relay => "relay",
             Self::Worker => "worker",
         }
     }
@@ -126,7 +129,7 @@ pub struct Options {
     pub role: Role,
     /// Multiaddrs, e.g. `/ip4/127.0.0.1/tcp/4001`, `/ip4/127.0.0.1/udp/4001/quic-v1`.
     pub listen: Vec<String>,
-    /// Multiaddrs we tell others, when they differ from where we listen.
+    /// Multiaddrs we tell others instead of where we listen.
     pub external: Vec<String>,
     /// Multiaddrs with `/p2p/…`: dialled at start, and again with back-off whenever lost.
     pub persistent: Vec<String>,

@@ -1,18 +1,24 @@
 //! Routes what comes in from the mesh: one `match` for requests, one for gossip.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use tracing::debug;
 
 use super::reign::Desk;
 use crate::clock;
 use crate::consensus::Raft;
+use crate::domain::PeerId;
 use crate::intake;
 use crate::leader::Offer;
 use crate::mesh::{Gossip, Handle, Heard, Inbox, Lane, Request, Roster, Topic};
 use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
+
+/// A worker that takes longer is asked again by the leader.
+const RELAY_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) fn start(inbox: Inbox, raft: &Arc<Raft>, mesh: &Handle, roster: &Roster, desk: &Desk, tasks: &Tasks) {
     let Inbox { mut requests, mut gossip } = inbox;
@@ -41,6 +47,10 @@ async fn answer(raft: Arc<Raft>, mesh: Handle, request: Request) {
                 reply.refuse(error.to_string());
             }
         },
+        Lane::Relay => match relay(&mesh, body).await {
+            Ok(answer) => reply.send(answer),
+            Err(error) => reply.refuse(error),
+        },
         Lane::Worker => match intake::serve(&raft.client(), peer, body).await {
             Some(answer) => reply.send(answer),
             None => {
@@ -49,6 +59,16 @@ async fn answer(raft: Arc<Raft>, mesh: Handle, request: Request) {
             }
         },
     }
+}
+
+/// Hands a member's request on to a worker that only we are connected to.
+async fn relay(mesh: &Handle, mut body: Bytes) -> Result<Bytes, String> {
+    let worker = PeerId(*body.first_chunk().ok_or("no worker is named")?);
+    let request = body.split_off(worker.0.len());
+    if !mesh.is_connected(worker) {
+        return Err(format!("worker {worker} is not connected here either"));
+    }
+    mesh.request(worker, Lane::Worker, request, RELAY_LIMIT).await.map_err(|error| error.to_string())
 }
 
 fn hear(roster: &Roster, desk: &Desk, message: Gossip) {
