@@ -157,7 +157,7 @@ main() {
   mkdir -p "$ROOT/run"
   : >"$LOG"
   need_build_tools
-  need_tools curl jq awk:mawk setsid:util-linux
+  need_tools curl jq awk:mawk setsid:util-linux strace
   for name in "${chosen[@]}"; do run_step "$name"; done
   say ''
   printf '%s\n' "${SUMMARY[@]}"

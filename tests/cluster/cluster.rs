@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::client::Client;
+use crate::links::{Links, Party};
 use crate::observer::Observer;
 use crate::process::Process;
 use crate::{oracle, ports, secs, until};
@@ -23,7 +24,7 @@ use crate::{oracle, ports, secs, until};
 /// One story at a time.
 static STAGE: Mutex<()> = Mutex::const_new(());
 
-const NETWORK: &str = "ciro-stories";
+pub const NETWORK: &str = "ciro-stories";
 
 /// The binaries of this build, or those in `CIRO_BIN_DIR`.
 fn coordinator() -> PathBuf {
@@ -42,6 +43,10 @@ pub struct Node {
     pub id: String,
     pub dir: PathBuf,
     pub p2p: u16,
+    /// The port of the relay in front of it, if its links can be cut.
+    relay: Option<u16>,
+    /// What one sync of its disk takes longer than it would.
+    slow: Duration,
     api: u16,
     pub process: Option<Process>,
 }
@@ -58,6 +63,7 @@ pub struct Cluster {
     pub observer: Observer,
     pub rng: StdRng,
     pub tasks: Tasks,
+    links: Option<Links>,
     members: String,
     workers_died: bool,
     dir: TempDir,
@@ -67,16 +73,30 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `nodes` nodes and `workers` workers and waits until all are of use.
     pub async fn start(nodes: usize, workers: usize) -> Self {
+        Self::build(nodes, workers, None).await
+    }
+
+    /// Like [`Self::start`], with links that can be cut.
+    pub async fn start_with_links(nodes: usize, workers: usize) -> Self {
+        Self::build(nodes, workers, Some(Links::new())).await
+    }
+
+    async fn build(nodes: usize, workers: usize, links: Option<Links>) -> Self {
         let stage = STAGE.lock().await;
         let seed = std::env::var("CIRO_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
         println!("seed: CIRO_TEST_SEED={seed}");
         let dir = tempfile::Builder::new().prefix("ciro-cluster-").tempdir().unwrap();
         run(clean(coordinator()).args(["generate-config", "test"]).arg(dir.path().join("node.toml")));
         fs::write(dir.path().join("worker.toml"), worker_configuration(&dir.path().join("executions"))).unwrap();
-        let nodes: Vec<Node> = (0..nodes).map(|index| Node::prepare(dir.path(), index)).collect();
+        let tasks = Tasks::new();
+        let mut nodes: Vec<Node> = (0..nodes).map(|index| Node::prepare(dir.path(), index)).collect();
+        if let Some(links) = &links {
+            for (index, node) in nodes.iter_mut().enumerate() {
+                node.relay = Some(links.relay(index, node.p2p, &tasks).await);
+            }
+        }
         let members: Vec<String> = nodes.iter().map(Node::address).collect();
         let client = Client::new(&nodes.iter().map(|node| node.api).collect::<Vec<_>>());
-        let tasks = Tasks::new();
         let mut cluster = Self {
             observer: Observer::start(&client, &tasks),
             client,
@@ -84,6 +104,7 @@ impl Cluster {
             workers: Vec::new(),
             rng: StdRng::seed_from_u64(seed),
             tasks,
+            links,
             members: members.join(","),
             workers_died: false,
             dir,
@@ -108,7 +129,10 @@ impl Cluster {
         let it = &mut self.nodes[node];
         assert!(it.process.is_none(), "node {node} runs already");
         self.observer.reborn(node);
-        let mut command = clean(coordinator());
+        let mut command = if it.slow.is_zero() { clean(coordinator()) } else { with_slow_disk(it.slow) };
+        if let Some(port) = it.relay {
+            command.env("CIRO__NETWORK__EXTERNAL_ADDRESSES", format!("/ip4/127.0.0.1/tcp/{port}"));
+        }
         command
             .args(["start", "--config"])
             .arg(config)
@@ -117,7 +141,9 @@ impl Cluster {
             .env("CIRO__NETWORK__P2P_PORT", it.p2p.to_string())
             .env("CIRO__NODE__DATA_DIR", it.dir.join("data"))
             .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members);
-        it.process = Some(Process::spawn(&format!("node {node}"), &mut command, &it.dir.join("log")));
+        let process = Process::spawn(&format!("node {node}"), &mut command, &it.dir.join("log"));
+        self.links.iter().for_each(|links| links.belongs(process.pid(), Party::Node(node)));
+        it.process = Some(process);
     }
 
     /// Starts node `node` and waits until it is ready.
@@ -144,7 +170,9 @@ impl Cluster {
         let it = &mut self.workers[worker];
         assert!(it.process.is_none(), "worker {worker} runs already");
         command.arg("--data-dir").arg(it.dir.join("data"));
-        it.process = Some(Process::spawn(&format!("worker {worker}"), &mut command, &it.dir.join("log")));
+        let process = Process::spawn(&format!("worker {worker}"), &mut command, &it.dir.join("log"));
+        self.links.iter().for_each(|links| links.belongs(process.pid(), Party::Worker(worker)));
+        it.process = Some(process);
     }
 
     // -------------------------------------------------------------- waiting
@@ -206,6 +234,11 @@ impl Cluster {
         (0..self.nodes.len()).filter(|node| awake(&self.nodes[*node])).collect()
     }
 
+    /// Where the nodes are reached: multiaddrs.
+    pub fn addresses(&self) -> Vec<String> {
+        self.members.split(',').map(str::to_owned).collect()
+    }
+
     /// The number of the worker with this id.
     pub fn worker_by_id(&self, id: &str) -> usize {
         let named = |worker: &Worker| {
@@ -234,6 +267,21 @@ impl Cluster {
         self.workers[worker].process.take().expect("the worker runs").kill();
     }
 
+    /// Nothing passes between the two until [`Self::heal`].
+    pub fn cut(&self, a: Party, b: Party) {
+        self.links.as_ref().expect("started with links").cut(a, b);
+    }
+
+    /// Mends every link.
+    pub fn mend(&self) {
+        self.links.iter().for_each(Links::mend_all);
+    }
+
+    /// From its next start on, each sync of the node's disk takes `more` time.
+    pub fn slow_disk(&mut self, node: usize, more: Duration) {
+        self.nodes[node].slow = more;
+    }
+
     pub fn executions(&self, name: &str) -> usize {
         oracle::executions_by_name(&self.executions_file()).get(name).copied().unwrap_or(0)
     }
@@ -246,6 +294,7 @@ impl Cluster {
 
     /// Undoes what was broken: everything runs again.
     pub async fn heal(&mut self) {
+        self.mend();
         for node in 0..self.nodes.len() {
             match &mut self.nodes[node].process {
                 Some(process) if process.paused() => process.signal(Signal::SIGCONT),
@@ -267,7 +316,6 @@ impl Cluster {
     pub async fn finish(mut self) {
         self.heal().await;
         oracle::judge(&self.client, &self.observer, &self.executions_file(), self.workers_died).await;
-        self.tasks.cancel();
         let workers = self.workers.iter_mut().map(|worker| worker.process.take());
         let nodes = self.nodes.iter_mut().map(|node| node.process.take());
         let mut all: Vec<Process> = workers.chain(nodes).flatten().collect();
@@ -278,6 +326,7 @@ impl Cluster {
             let status = process.wait(secs(15)).await;
             assert!(status.success(), "a stop in good order ended with {status}");
         }
+        self.tasks.cancel();
     }
 }
 
@@ -305,11 +354,15 @@ impl Node {
         let dir = root.join(format!("node-{index}"));
         fs::create_dir_all(dir.join("data")).unwrap();
         let id = run(clean(coordinator()).args(["identity", "--data-dir"]).arg(dir.join("data")));
-        Self { id: id.trim().to_owned(), dir, p2p: ports::free(), api: ports::free(), process: None }
+        let (p2p, api) = (ports::free(), ports::free());
+        Self { id: id.trim().to_owned(), dir, p2p, relay: None, slow: Duration::ZERO, api, process: None }
     }
 
     fn address(&self) -> String {
-        format!("/ip4/127.0.0.1/udp/{}/quic-v1/p2p/{}", self.p2p, self.id)
+        match self.relay {
+            Some(port) => format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", self.id),
+            None => format!("/ip4/127.0.0.1/udp/{}/quic-v1/p2p/{}", self.p2p, self.id),
+        }
     }
 }
 
@@ -321,6 +374,16 @@ fn clean(program: PathBuf) -> Command {
     }
     let level = std::env::var("CIRO_TEST_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned());
     command.env("RUST_LOG", level);
+    command
+}
+
+/// The coordinator, with every sync of its disk held up by strace. It stays our own child.
+fn with_slow_disk(more: Duration) -> Command {
+    let mut command = clean(PathBuf::from("strace"));
+    let syncs = "fdatasync,fsync";
+    command.args(["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", &format!("trace={syncs}")]);
+    command.args(["-e", &format!("inject={syncs}:delay_exit={}ms", more.as_millis())]);
+    command.arg(coordinator());
     command
 }
 

@@ -5,10 +5,19 @@ use std::io::Write as _;
 use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use ciro::domain::{JobId, PeerId};
+use ciro::mesh::{Lane, Topic};
+use ciro::wire;
+use ciro::wire::proto::mesh::v1 as proto;
 use rand::{Rng as _, RngCore as _};
+use serde_json::Value;
 
-use crate::cluster::Cluster;
-use crate::secs;
+use crate::cluster::{Cluster, NETWORK};
+use crate::intruder::{Intruder, signed};
+use crate::{secs, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_data_was_wiped_is_refused_under_its_old_key() {
@@ -80,5 +89,111 @@ async fn noise_on_the_p2p_port_disturbs_nobody() {
         assert_eq!(process.pid(), pid);
     }
     drop(open);
+    cluster.finish().await;
+}
+
+fn ids(cluster: &Cluster) -> Vec<PeerId> {
+    cluster.nodes.iter().map(|node| node.id.parse().expect("a peer id")).collect()
+}
+
+/// What a node thinks of a peer.
+async fn opinion(cluster: &Cluster, node: usize, peer: PeerId) -> Option<Value> {
+    let peers = cluster.client.get(node, "/network/peers?limit=1000").await?.body;
+    let peer = peer.to_string();
+    peers["peers"].as_array()?.iter().find(|view| view["id"] == peer.as_str()).cloned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_can_hand_in_the_result_of_anothers_job() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let nodes = ids(&cluster);
+    let intruder = Intruder::join(NETWORK, cluster.addresses(), &cluster.tasks).await;
+    let honest = cluster.client.submit(0, &cluster.client.mark(3.0)).await;
+    let running = cluster.client.in_state(0, &honest.id, "running", secs(10)).await;
+    let job: JobId = honest.id.parse().expect("a job id");
+    for node in &nodes {
+        intruder.connected(*node).await;
+        // Stranger or registered, the job is not its job. Nor is one that nobody knows.
+        for attempt in [0, 1, 2, u32::MAX] {
+            let forged = [job, JobId(rand::random())].map(|job| intruder.report(job, attempt, b"forged\n")).to_vec();
+            let reply = intruder.hand_in(*node, forged).await.expect("it is answered");
+            assert!(reply.items.iter().all(|item| !item.accepted), "attempt {attempt}: {reply:?}");
+        }
+        let stolen = signed(job, 1, b"forged\n", Bytes::from_static(&[7; 64]));
+        assert_eq!(intruder.hand_in(*node, vec![stolen]).await, None, "a signature of nobody's");
+        let reply = intruder.register(*node, "nothing").await;
+        assert!(reply.is_some_and(|reply| reply.items[0].accepted), "anybody may register");
+    }
+    let ended = cluster.client.ended(1, &honest.id, secs(20)).await;
+    assert_eq!((&ended["attempt"], &ended["worker_id"]), (&running["attempt"], &running["worker_id"]), "{ended}");
+
+    // What the worker signed is public. Who repeats it is not the worker.
+    let result = cluster.client.get(0, &format!("/jobs/{}/result", honest.id)).await.expect("an answer").body;
+    let bytes = |field: &str| STANDARD.decode(result[field].as_str().expect("base64")).unwrap();
+    let replay = signed(job, 1, &bytes("output"), bytes("signature").into());
+    assert_eq!(intruder.hand_in(nodes[0], vec![replay]).await, None, "a replay");
+    for (node, id) in nodes.iter().enumerate() {
+        let view = opinion(&cluster, node, intruder.mesh.id()).await.expect("the intruder is known");
+        assert!(view["offences"].as_u64() >= Some(1), "{id}: {view}");
+    }
+    cluster.finish().await;
+}
+
+fn invented_bids() -> proto::Bids {
+    let bid = |_| proto::Bid {
+        job: Bytes::copy_from_slice(&rand::random::<[u8; 16]>()),
+        attempt: 1,
+        price: Bytes::new(),
+        expected_ms: 0,
+    };
+    proto::Bids { term: 1, seq: rand::random(), room: u32::MAX, load_permille: 0, bids: (0..100).map(bid).collect() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_floods_is_cut_off_and_nobody_else_notices() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let nodes = ids(&cluster);
+    let intruder = Intruder::join(NETWORK, cluster.addresses(), &cluster.tasks).await;
+    for node in &nodes {
+        intruder.connected(*node).await;
+    }
+    let begun = cluster.client.submit(0, &cluster.client.mark(1.0)).await;
+    // Garbage, and well-formed bids for rounds and jobs that never were.
+    let mut noise = vec![0; 8 * 1024];
+    for node in 0..3 {
+        until(secs(20), &format!("node {node} thinks less of the intruder"), async || {
+            cluster.rng.fill_bytes(&mut noise);
+            for topic in Topic::ALL {
+                intruder.shout(topic, Bytes::copy_from_slice(&noise[..cluster.rng.random_range(1..noise.len())]));
+            }
+            intruder.shout(Topic::Bids, wire::encode(&invented_bids()));
+            let score = opinion(&cluster, node, intruder.mesh.id()).await?["gossip_score"].as_f64()?;
+            (score < 0.0).then_some(())
+        })
+        .await;
+    }
+    for _ in 0..40 {
+        for node in &nodes {
+            for lane in Lane::ALL {
+                let body = Bytes::copy_from_slice(&noise[..cluster.rng.random_range(0..2_048)]);
+                let answer = intruder.mesh.request(*node, lane, body, Duration::from_millis(300)).await;
+                assert!(answer.is_err(), "{lane:?} served a stranger: {answer:?}");
+            }
+        }
+    }
+    for (node, id) in nodes.iter().enumerate() {
+        until(secs(10), &format!("{id} cuts the intruder off"), async || {
+            let view = opinion(&cluster, node, intruder.mesh.id()).await?;
+            (view["offences"].as_u64()? >= 100 && view["connected"] == false).then_some(())
+        })
+        .await;
+        assert!(!intruder.mesh.is_connected(*id), "it came back at once");
+        cluster.nodes[node].process.as_mut().unwrap().must_run();
+    }
+    let after = cluster.client.submit(1, &cluster.client.mark(0.1)).await;
+    for ticket in [begun, after] {
+        let job = cluster.client.ended(2, &ticket.id, secs(20)).await;
+        assert_eq!((&job["state"], &job["attempt"]), (&"completed".into(), &1.into()), "{job}");
+    }
     cluster.finish().await;
 }

@@ -18,16 +18,20 @@
 
 mod client;
 mod cluster;
+mod intruder;
+mod links;
 mod observer;
 mod oracle;
 mod ports;
 mod process;
 
+mod cut;
 mod failover;
 mod hostile;
 mod life;
 mod minority;
 mod paused;
+mod slow;
 mod storm;
 mod workers;
 

@@ -1,0 +1,48 @@
+//! A disk that takes its time.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cluster::Cluster;
+use crate::{secs, until};
+
+const SYNC: Duration = Duration::from_millis(400);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_disks_make_answers_late_and_revoke_nothing() {
+    let mut cluster = Cluster::start(3, 2).await;
+    // The leader and one more, so that no majority is fast.
+    let slow = [cluster.leader().await, cluster.follower().await];
+    for node in slow {
+        cluster.slow_disk(node, SYNC);
+        cluster.kill(node);
+        cluster.restart(node).await;
+    }
+    until(secs(20), "a node with a slow disk leads", async || {
+        let leader = cluster.leader().await;
+        if slow.contains(&leader) {
+            return Some(());
+        }
+        let to = json!({"to": cluster.nodes[slow[0]].id});
+        let _ = cluster.client.post(leader, "/cluster/transfer-leadership", "transfer", &to).await;
+        None
+    })
+    .await;
+    let leader = cluster.leader().await;
+    let before = cluster.client.get(leader, "/status").await.expect("the node answers").body["term"].clone();
+    let start = ciro::clock::instant();
+    let mut tickets = Vec::new();
+    for node in 0..6 {
+        tickets.push(cluster.client.submit(node % 3, &cluster.client.mark(3.0)).await);
+    }
+    assert!(start.elapsed() > SYNC, "the disks are not slow: {:?}", start.elapsed());
+    for ticket in &tickets {
+        let job = cluster.client.ended(leader, &ticket.id, secs(60)).await;
+        assert_eq!((&job["state"], &job["attempt"]), (&json!("completed"), &json!(1)), "{job}");
+        assert_eq!(cluster.executions(&ticket.name), 1, "{ticket:?}");
+    }
+    let after = cluster.client.get(leader, "/status").await.expect("the node answers").body["term"].clone();
+    assert_eq!(before, after, "a slow disk cost an election");
+    cluster.finish().await;
+}
