@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
+use ciro::telemetry;
 use ciro::worker::args::{Args, Command};
 use ciro::worker::config::{EXAMPLE, File, Layered, LogFormat};
 use ciro::worker::{self, Settings};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
@@ -47,8 +47,13 @@ fn start(args: &Args) -> anyhow::Result<ExitCode> {
     if args.print_config {
         return Ok(ExitCode::SUCCESS);
     }
-    log_to_stderr(settings.log_format);
-    abort_on_panic();
+    let format = match settings.log_format {
+        LogFormat::Text => telemetry::Format::Text,
+        LogFormat::Json => telemetry::Format::Json,
+    };
+    telemetry::init("info", format)?;
+    // Half a worker is worse than none.
+    telemetry::abort_on_panic(|| false);
     let runtime = tokio::runtime::Runtime::new().context("start runtime")?;
     let code = runtime.block_on(run(settings));
     runtime.shutdown_background();
@@ -98,22 +103,4 @@ fn print_config(mut file: File) -> anyhow::Result<()> {
     }
     let text = toml::to_string(&file).context("print configuration")?;
     std::io::stdout().write_all(text.as_bytes()).context("write to standard output")
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-}
-
-/// Half a worker is worse than none: a panic anywhere ends the process.
-fn abort_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        std::process::abort();
-    }));
 }
