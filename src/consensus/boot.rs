@@ -83,7 +83,7 @@ pub(super) async fn open(
         recovered: false.into(),
         tasks: tasks.clone(),
         heard: Default::default(),
-        stamped: Default::default(),
+        log_clock: Default::default(),
         disk: Default::default(),
     });
     run(&core, pristine.then_some(initial), last_at_start, tasks);

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::domain::command::Reply;
-use crate::domain::{Command, NodeId, State};
+use crate::domain::{Command, NodeId, State, Timestamp};
 use crate::storage;
 
 use super::codec::{Blob, Encoded, encode};
@@ -87,6 +87,11 @@ impl Client {
             return Err(storage::Error::Full(self.core.store.file_dir().to_owned()).into());
         }
         Ok(())
+    }
+
+    /// The log's clock: what this node would stamp a record with now. Takes no lock on the state.
+    pub fn log_now(&self) -> Timestamp {
+        self.core.log_now()
     }
 
     /// Looks at this node's applied state. Keep it short: `apply` waits meanwhile.

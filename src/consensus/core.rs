@@ -15,6 +15,7 @@ use crate::storage::Store;
 use crate::tasks::Tasks;
 
 use super::identity::Peers;
+use super::log_clock::LogClock;
 use super::log_store::LogStore;
 use super::network::{Link, Transport};
 use super::state_machine::Applied;
@@ -44,8 +45,7 @@ pub(super) struct Core {
     pub tasks: Tasks,
     /// When a leader was last heard.
     pub heard: Mutex<Option<Instant>>,
-    /// The last time stamped on a record.
-    pub stamped: Mutex<Timestamp>,
+    pub log_clock: LogClock,
     pub disk: Mutex<Option<(Instant, u64)>>,
 }
 
@@ -134,11 +134,9 @@ impl Core {
         }
     }
 
-    /// The time for the next record: never before the last one.
-    pub fn stamp(&self) -> Timestamp {
-        let mut stamped = self.stamped.lock().unwrap_or_else(PoisonError::into_inner);
-        *stamped = clock::now().max(*stamped);
-        *stamped
+    /// The time for the next record: never before the last one, and never at a standstill.
+    pub fn log_now(&self) -> Timestamp {
+        self.log_clock.now(self.applied.now())
     }
 
     /// Bytes free on disk, at most [`DISK_LOOK`] old.

@@ -75,7 +75,7 @@ pub(super) async fn deliver(core: &Core, batch: Vec<Job>) {
 
 /// Proposes the batch as one record, only in `term`.
 async fn propose(core: &Core, term: u64, jobs: &[Job], left: Duration) -> Attempt {
-    let data = match record(core.stamp(), jobs.iter().map(|job| &job.commands)) {
+    let data = match record(core.log_now(), jobs.iter().map(|job| &job.commands)) {
         Ok(bytes) => Proposal(Blob(bytes)),
         Err(error) => return Attempt::Refused(Error::Setup(format!("encode a record: {error}"))),
     };

@@ -8,7 +8,8 @@
 //! The parts: [`boot`] opens and forms; [`log_store`], [`state_machine`] and
 //! [`snapshot`] keep; [`network`], [`transfer`], [`serve`] and [`frames`] talk;
 //! [`identity`] knows who is who; [`client`], [`door`], [`deliver`] and [`read`]
-//! are the way in; [`leadership`] watches. What is deliberately absent: any
+//! are the way in; [`leadership`] watches;
+//! [`log_clock`] tells the time. What is deliberately absent: any
 //! knowledge of what commands mean.
 
 mod boot;
@@ -20,6 +21,7 @@ mod door;
 mod frames;
 mod identity;
 mod leadership;
+mod log_clock;
 mod log_store;
 mod network;
 mod read;

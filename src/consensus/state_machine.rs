@@ -6,6 +6,7 @@
 //! newest snapshot is loaded and the log replays from there.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use futures::{Stream, StreamExt};
@@ -14,9 +15,9 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::domain::State;
 use crate::domain::apply::Position;
 use crate::domain::command::Reply;
+use crate::domain::{State, Timestamp};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics;
 
@@ -34,12 +35,15 @@ struct Shared {
     /// The last frozen view, handed out again while someone holds it and nothing is applied.
     view: Mutex<Weak<State>>,
     index: watch::Sender<u64>,
+    /// The state's clock, apart from its lock: it is asked for with that lock held, too.
+    now: AtomicU64,
 }
 
 impl Applied {
     fn new(state: State) -> Self {
         let index = watch::Sender::new(state.applied());
-        Self { shared: Arc::new(Shared { state: RwLock::new(state), view: Mutex::default(), index }) }
+        let now = state.now().0.into();
+        Self { shared: Arc::new(Shared { state: RwLock::new(state), view: Mutex::default(), index, now }) }
     }
 
     pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
@@ -64,8 +68,16 @@ impl Applied {
         self.shared.index.subscribe()
     }
 
+    /// The state's clock.
+    pub fn now(&self) -> Timestamp {
+        Timestamp(self.shared.now.load(Ordering::Acquire))
+    }
+
     fn change<R>(&self, index: u64, change: impl FnOnce(&mut State) -> R) -> R {
-        let result = change(&mut self.shared.state.write().unwrap_or_else(PoisonError::into_inner));
+        let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut state);
+        self.shared.now.store(state.now().0, Ordering::Release);
+        drop(state);
         self.shared.index.send_replace(index);
         result
     }

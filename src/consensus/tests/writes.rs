@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::consensus::codec::{Blob, Encoded, Proposal, encode, record};
 use crate::consensus::tests::cluster::{Cluster, LIMIT, has, job, options, submission, submission_of};
 use crate::consensus::{Error, Leadership, Role};
 use crate::domain::command::Done;
 use crate::domain::worker::{Capabilities, Location};
-use crate::domain::{Command, PeerId};
+use crate::domain::{Command, PeerId, State};
 use crate::mesh::Lane;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,4 +175,32 @@ async fn leadership_moves_on_request_from_any_node() {
     let nobody = cluster.client(follower).transfer_leadership(Some(PeerId([77; 32])), LIMIT).await;
     assert!(matches!(nobody, Err(Error::Setup(_))), "{nobody:?}");
     cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_clock_goes_on_when_the_wall_is_behind_the_log() {
+    let cluster = Cluster::new(1).await;
+    let client = cluster.client(cluster.ids[0]);
+    cluster.leader().await;
+    let ahead = crate::clock::now().after_ms(3_600_000);
+    let one = encoded(&submission(1));
+    let earlier_leader = Proposal(Blob(record(ahead, [&one].into_iter()).unwrap()));
+    client.core.raft.client_write(earlier_leader).await.unwrap();
+    assert_eq!(client.read(State::now), ahead);
+
+    let times = || (client.log_now(), client.read(State::now));
+    let mut last = times();
+    assert!(last.0 >= ahead);
+    for n in 2..5 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        client.submit(submission(n), LIMIT).await.unwrap().1.unwrap();
+        let now = times();
+        assert!(now.0 > last.0 && now.1 > last.1 && now.0 >= now.1, "{now:?} after {last:?}");
+        last = now;
+    }
+    cluster.shutdown().await;
+}
+
+fn encoded(command: &Command) -> Encoded {
+    Encoded { count: 1, bytes: Blob(encode(command).unwrap().into()) }
 }
