@@ -62,6 +62,7 @@ codes! {
     IdempotencyConflict 409 "idempotency_conflict" "The idempotency key was used with another body" "Use a fresh Idempotency-Key for another job."
     AlreadyFinished 409 "already_finished" "The job has ended" "A job that has ended does not change any more."
     Conflict 409 "conflict" "The request does not fit the present state" "Read the resource again and decide anew."
+    JobForgotten 410 "job_forgotten" "The job ended long ago" "It was accepted and ended, and is not kept any more. Use a fresh Idempotency-Key to have it done again."
     IndexAhead 409 "index_ahead" "No node has that index" "Take min_index from an answer of this cluster: submitted_index, or X-Ciro-Applied-Index."
     BodyTooLarge 413 "body_too_large" "The body is too large" "Send less at once, for instance in several batches."
     PayloadTooLarge 413 "payload_too_large" "The inline input is too large" "Send a smaller input."
@@ -201,6 +202,7 @@ impl From<Refusal> for Problem {
             Refusal::Finished { job, state } => {
                 return Self::new(Code::AlreadyFinished, format!("job {job} is already {}", state.as_str()));
             }
+            Refusal::Forgotten { .. } => Code::JobForgotten,
             Refusal::BacklogFull { .. } => Code::BacklogFull,
             Refusal::WorkersFull { .. } => Code::WorkersFull,
             Refusal::Invalid(_) => Code::InvalidCommand,

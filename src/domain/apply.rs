@@ -215,15 +215,16 @@ impl Step<'_> {
         })
     }
 
-    /// Forgets the oldest finished jobs beyond the bounds.
+    /// Forgets the oldest finished jobs beyond the bounds; their keys stay longer.
     fn forget(&mut self) {
-        let State { limits, jobs, payloads, outputs, index, now, .. } = &mut *self.state;
+        let State { limits, jobs, payloads, outputs, retired, index, now, .. } = &mut *self.state;
         while index.finished.len() > limits.finished || index.finished_bytes > limits.finished_bytes {
             let Some((&(_, id), ())) = index.finished.first() else { break };
             let Some(job) = jobs.remove(&id) else { break };
             index.change(&job.spec.kind, Some(&Facets::of(&job, *now)), None);
             payloads.remove(&id);
             outputs.remove(&id);
+            retired.add(id, job.fingerprint, limits.retired);
             self.jobs.insert(id);
         }
     }

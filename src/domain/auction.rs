@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 
 use super::ids::{JobId, Price, WorkerId};
-use super::job::{Job, JobSpec, JobState};
+use super::job::{Cause, Job, JobSpec, JobState};
 use super::worker::{Verdict, Worker};
 
 /// One worker's offer for one job.
@@ -56,8 +56,8 @@ pub struct Bidder<'a> {
 /// Awards `jobs` in the given order, each to its best valid bid.
 ///
 /// Valid: for the job's next attempt, at no more than its `max_price`, from an
-/// online, undrained worker in `bidders` that fits and has room left. Best: the
-/// lowest price; then the least load, which grows with each win in this
+/// online, undrained worker in `bidders` that fits and has room left. Best: one
+/// that has not let this job down before; then the lowest price; then the least load, which grows with each win in this
 /// clearing by the share of the worker's room it takes, so that equal bids
 /// spread; then a lot drawn from job and worker, which is arbitrary but the same
 /// for everyone, and does not favour one worker.
@@ -76,10 +76,22 @@ pub fn award(jobs: &[&Job], bids: &[Bid], bidders: &BTreeMap<WorkerId, Bidder<'_
     awarded
 }
 
-/// FNV-1a over job and worker: spreads ties evenly.
+/// Whether an attempt of `job` has already come to nothing on `worker`: a machine that can not run it
+/// fails fast, so it is always idle and would win the job again until no attempt is left.
+fn let_down(job: &Job, worker: WorkerId) -> bool {
+    let failed = |cause| matches!(cause, Cause::Retry | Cause::Declined | Cause::LeaseExpired | Cause::WorkerLost);
+    job.history.iter().any(|line| line.worker == Some(worker) && failed(line.cause))
+}
+
+/// FNV-1a over job and worker, and MurmurHash3's last mixing: without it the order of two workers' lots
+/// depends too little on the job.
 fn lot(job: JobId, worker: WorkerId) -> u64 {
     let bytes = job.0.iter().chain(&worker.0);
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
 }
 
 struct Clearing<'a> {
@@ -93,15 +105,16 @@ impl Clearing<'_> {
             return None;
         }
         let attempt = job.attempt.checked_add(1)?;
-        let mut ranked: Vec<(Price, u64, u64, WorkerId, u32)> = offers
+        let mut ranked: Vec<(bool, Price, u64, u64, WorkerId, u32)> = offers
             .into_iter()
             .filter(|bid| bid.attempt == attempt && job.spec.max_price.is_none_or(|most| bid.price <= most))
             .filter_map(|bid| {
-                Some((bid.price, self.load(bid)?, lot(job.id, bid.worker), bid.worker, bid.load_permille))
+                let failed = let_down(job, bid.worker);
+                Some((failed, bid.price, self.load(bid)?, lot(job.id, bid.worker), bid.worker, bid.load_permille))
             })
             .collect();
         ranked.sort_unstable();
-        let (price, .., worker, _) = ranked.into_iter().find(|(.., worker, load)| self.fits(job, *worker, *load))?;
+        let (_, price, .., worker, _) = ranked.into_iter().find(|(.., worker, load)| self.fits(job, *worker, *load))?;
         *self.wins.entry(worker).or_default() += 1;
         Some(Win { job: job.id, attempt, worker, price })
     }
@@ -116,7 +129,7 @@ impl Clearing<'_> {
     }
 
     fn fits(&self, job: &Job, worker: WorkerId, load_permille: u32) -> bool {
-        self.bidders.get(&worker).is_some_and(|bidder| misfits(&job.spec, bidder.worker, load_permille).is_empty())
+        self.bidders.get(&worker).is_some_and(|bidder| fits(&job.spec, bidder.worker, load_permille))
     }
 }
 
@@ -124,41 +137,64 @@ impl Clearing<'_> {
 ///
 /// Requirements are named as the REST contract names them; `type` is the job type.
 pub fn misfits(spec: &JobSpec, worker: &Worker, load_permille: u32) -> Vec<Misfit> {
-    let needs = &spec.requirements;
     let has = &worker.capabilities;
-    let mut lacking = Lacking(Vec::new());
+    let misfit = |requirement, wanted, offered: String| {
+        let offered = if offered.is_empty() { "none".to_owned() } else { offered };
+        Misfit { requirement, wanted, offered }
+    };
+    let mut lacking = Vec::new();
     if !has.job_types.contains(&spec.kind) {
-        lacking.push("type", spec.kind.clone(), has.job_types.join(", "));
+        lacking.push(misfit("type", spec.kind.clone(), has.job_types.join(", ")));
     }
-    lacking.at_least("min_cpu_cores", needs.min_cpu_cores.into(), has.cpu_cores.into(), "");
-    lacking.at_least("min_ram_gb", needs.min_ram_mb, has.ram_mb, " MB");
-    lacking.at_least("min_gpu_memory_gb", needs.min_gpu_memory_mb, has.gpu_memory_mb, " MB");
-    let missing: Vec<&str> =
-        needs.required_frameworks.iter().filter(|name| !has.frameworks.contains(name)).map(String::as_str).collect();
+    for Shortage { requirement, wanted, offered, unit } in shortages(spec, worker) {
+        lacking.push(misfit(requirement, format!("at least {wanted}{unit}"), format!("{offered}{unit}")));
+    }
+    let missing: Vec<&str> = missing_frameworks(spec, worker).collect();
     if !missing.is_empty() {
-        lacking.push("required_frameworks", missing.join(", "), has.frameworks.join(", "));
+        lacking.push(misfit("required_frameworks", missing.join(", "), has.frameworks.join(", ")));
     }
-    let most = needs.max_worker_load_permille;
-    if most > 0 && load_permille > most {
-        lacking.push("max_worker_load", permille(most), permille(load_permille));
+    if overloaded(spec, load_permille) {
+        let most = spec.requirements.max_worker_load_permille;
+        lacking.push(misfit("max_worker_load", permille(most), permille(load_permille)));
     }
-    lacking.at_least("min_reputation", needs.min_reputation.into(), worker.reputation.into(), "");
-    lacking.0
+    lacking
 }
 
-struct Lacking(Vec<Misfit>);
+/// Whether [`misfits`] is empty, without a word about it: this is asked for many jobs times many workers.
+pub fn fits(spec: &JobSpec, worker: &Worker, load_permille: u32) -> bool {
+    worker.capabilities.job_types.contains(&spec.kind)
+        && shortages(spec, worker).next().is_none()
+        && missing_frameworks(spec, worker).next().is_none()
+        && !overloaded(spec, load_permille)
+}
 
-impl Lacking {
-    fn push(&mut self, requirement: &'static str, wanted: String, offered: String) {
-        let offered = if offered.is_empty() { "none".to_owned() } else { offered };
-        self.0.push(Misfit { requirement, wanted, offered });
-    }
+struct Shortage {
+    requirement: &'static str,
+    wanted: u64,
+    offered: u64,
+    unit: &'static str,
+}
 
-    fn at_least(&mut self, requirement: &'static str, wanted: u64, offered: u64, unit: &str) {
-        if offered < wanted {
-            self.push(requirement, format!("at least {wanted}{unit}"), format!("{offered}{unit}"));
-        }
-    }
+fn shortages(spec: &JobSpec, worker: &Worker) -> impl Iterator<Item = Shortage> {
+    let (needs, has) = (&spec.requirements, &worker.capabilities);
+    let amounts = [
+        ("min_cpu_cores", needs.min_cpu_cores.into(), has.cpu_cores.into(), ""),
+        ("min_ram_gb", needs.min_ram_mb, has.ram_mb, " MB"),
+        ("min_gpu_memory_gb", needs.min_gpu_memory_mb, has.gpu_memory_mb, " MB"),
+        ("min_reputation", needs.min_reputation.into(), worker.reputation.into(), ""),
+    ];
+    let short = amounts.into_iter().filter(|(_, wanted, offered, _)| offered < wanted);
+    short.map(|(requirement, wanted, offered, unit)| Shortage { requirement, wanted, offered, unit })
+}
+
+fn missing_frameworks<'a>(spec: &'a JobSpec, worker: &'a Worker) -> impl Iterator<Item = &'a str> {
+    let missing = |name: &&String| !worker.capabilities.frameworks.contains(*name);
+    spec.requirements.required_frameworks.iter().filter(missing).map(String::as_str)
+}
+
+fn overloaded(spec: &JobSpec, load_permille: u32) -> bool {
+    let most = spec.requirements.max_worker_load_permille;
+    most > 0 && load_permille > most
 }
 
 fn permille(value: u32) -> String {

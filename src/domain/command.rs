@@ -159,6 +159,9 @@ pub enum Refusal {
     UnknownWorker(WorkerId),
     #[error("job {job} exists with a different body")]
     Conflict { job: JobId },
+    /// The same submission was accepted before; the job ended, and is no longer kept.
+    #[error("job {job} was accepted before, ended, and is no longer kept")]
+    Forgotten { job: JobId },
     #[error("job {job} is already {}", state.as_str())]
     Finished { job: JobId, state: JobState },
     #[error("attempt {sent} is stale, job {job} is at attempt {current}")]
@@ -189,6 +192,7 @@ impl Refusal {
             Self::UnknownJob(_) => "unknown_job",
             Self::UnknownWorker(_) => "unknown_worker",
             Self::Conflict { .. } => "idempotency_conflict",
+            Self::Forgotten { .. } => "job_forgotten",
             Self::Finished { .. } => "already_finished",
             Self::StaleAttempt { .. } => "stale_attempt",
             Self::WrongWorker { .. } => "wrong_worker",

@@ -86,6 +86,11 @@ impl JobId {
         bytes.copy_from_slice(&digest[..16]);
         Self(uuid::Builder::from_custom_bytes(bytes).into_uuid().into_bytes())
     }
+
+    /// Whether an idempotency key made it: version 8, where ours have version 7.
+    pub fn is_from_key(self) -> bool {
+        self.0[6] >> 4 == 8
+    }
 }
 
 impl fmt::Display for JobId {

@@ -95,7 +95,7 @@ fn weight(job: &Job) -> usize {
     bytes.saturating_add(error + texts(&job.spec) + job.history.len() * TRANSITION_BYTES)
 }
 
-fn texts(spec: &JobSpec) -> usize {
+pub(super) fn texts(spec: &JobSpec) -> usize {
     let lists = [&spec.tags, &spec.requirements.required_frameworks, &spec.requirements.preferred_regions];
     let options = [&spec.client_address, &spec.callback_url, &spec.settlement, &spec.input.uri];
     let listed: usize = lists.iter().flat_map(|list| list.iter()).map(|text| text.len() + size_of::<u64>() * 3).sum();

@@ -15,6 +15,7 @@ pub mod ids;
 mod index;
 pub mod job;
 pub mod journal;
+mod retired;
 pub mod schedule;
 pub mod snapshot;
 pub mod state;

@@ -31,6 +31,7 @@ use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, keeps_payload};
 use super::job::{Job, JobState};
 use super::journal::{Entry, Journal, Sink};
+use super::retired::Retired;
 use super::state::{LIMITS, Limits, State};
 use super::time::Timestamp;
 use super::worker::Worker;
@@ -38,7 +39,7 @@ use super::worker::Worker;
 const MAGIC: [u8; 8] = *b"ciro-sm\n";
 
 /// Grows with every change of what is written.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A frame is closed when it has this many bytes.
 const FRAME_TARGET: usize = 64 << 10;
@@ -65,6 +66,7 @@ enum Section {
     Outputs = 5,
     Journal = 6,
     End = 7,
+    Retired = 8,
 }
 
 /// What does not follow from the items.
@@ -83,6 +85,7 @@ struct Head {
     payloads: u64,
     outputs: u64,
     entries: u64,
+    retired: u64,
 }
 
 impl State {
@@ -101,6 +104,7 @@ impl State {
         writer.section(Section::Payloads, self.payloads.iter().map(|(id, bytes)| (id, Slice(bytes))))?;
         writer.section(Section::Outputs, self.outputs.iter().map(|(id, bytes)| (id, Slice(bytes))))?;
         writer.section(Section::Journal, self.journal.entries())?;
+        writer.section(Section::Retired, self.retired.iter())?;
         writer.end()
     }
 
@@ -123,7 +127,9 @@ impl State {
         let payloads = reader.map(Section::Payloads, head.payloads, bytes_of)?;
         let outputs = reader.map(Section::Outputs, head.outputs, bytes_of)?;
         let entries = reader.map(Section::Journal, head.entries, |entry: Entry| (entry.seq, entry))?;
+        let retired = reader.map(Section::Retired, head.retired, |entry: (u64, (JobId, Digest))| entry)?;
         reader.end()?;
+        let retired = Retired::from_parts(retired).ok_or_else(|| damaged("a forgotten job is listed twice"))?;
         let journal = Journal::from_parts(head.journal_last_seq, head.cursors, entries)
             .ok_or_else(|| damaged("journal does not fit its numbers"))?;
         check_jobs(&jobs, &workers, head.now)?;
@@ -140,6 +146,7 @@ impl State {
             jobs,
             payloads,
             outputs,
+            retired,
             workers,
             journal,
         })
@@ -161,6 +168,7 @@ impl State {
             payloads: count(self.payloads.len()),
             outputs: count(self.outputs.len()),
             entries: count(self.journal.len()),
+            retired: count(self.retired.len()),
         }
     }
 }

@@ -20,6 +20,7 @@ use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, Turn, place, turn};
 use super::job::{Job, JobState};
 use super::journal::{JOURNAL_MAX, Journal, KEEP};
+use super::retired::Retired;
 use super::time::Timestamp;
 use super::worker::{Verdict, Worker, WorkerState};
 
@@ -35,7 +36,9 @@ pub struct Limits {
     /// Bytes of outputs (and inputs of failed jobs), texts and history kept. Beyond it the oldest finished jobs are
     /// forgotten.
     pub finished_bytes: usize,
-    /// Registered workers. Beyond it registrations are refused.
+    /// Idempotency keys kept of finished jobs that are forgotten. Beyond it the oldest go, and a retry is a new job.
+    pub retired: usize,
+    /// Registered workers. Beyond it the one that is offline longest makes room, or else registrations are refused.
     pub workers: usize,
     /// Journal entries kept for readers without a cursor.
     pub journal_keep: usize,
@@ -49,6 +52,7 @@ pub const LIMITS: Limits = Limits {
     backlog_bytes: 256 << 20,
     finished: 100_000,
     finished_bytes: 128 << 20,
+    retired: 250_000,
     workers: 20_000,
     journal_keep: KEEP,
     journal_max: JOURNAL_MAX,
@@ -68,6 +72,7 @@ pub struct State {
     pub(super) jobs: Map<JobId, Arc<Job>>,
     pub(super) payloads: Map<JobId, Arc<[u8]>>,
     pub(super) outputs: Map<JobId, Arc<[u8]>>,
+    pub(super) retired: Retired,
     pub(super) workers: Map<WorkerId, Arc<Worker>>,
     pub(super) journal: Journal,
     pub(super) index: Index,
@@ -93,6 +98,7 @@ impl State {
             jobs: Map::default(),
             payloads: Map::default(),
             outputs: Map::default(),
+            retired: Retired::default(),
             workers: Map::default(),
             journal: Journal::default(),
             index: Index::default(),
@@ -185,11 +191,6 @@ impl State {
     /// Unfinished jobs whose deadline is at or before `now`.
     pub fn overdue(&self, now: Timestamp) -> impl Iterator<Item = JobId> {
         self.index.deadlines.keys().take_while(move |(deadline, _)| *deadline <= now).map(|(_, id)| *id)
-    }
-
-    /// Earliest time after `now` at which a pending job becomes open.
-    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        self.index.waiting.keys_after(Some((now, JobId([u8::MAX; 16])))).next().map(|(due, _)| *due)
     }
 
     /// The inline input, as long as the job may still need it.

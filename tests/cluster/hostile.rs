@@ -105,7 +105,7 @@ async fn opinion(cluster: &Cluster, node: usize, peer: PeerId) -> Option<Value> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_can_hand_in_the_result_of_anothers_job() {
-    let mut cluster = Cluster::start(3, 1).await;
+    let cluster = Cluster::start(3, 1).await;
     let nodes = ids(&cluster);
     let intruder = Intruder::join(NETWORK, cluster.addresses(), &cluster.tasks).await;
     let honest = cluster.client.submit(0, &cluster.client.mark(3.0)).await;

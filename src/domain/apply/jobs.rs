@@ -9,7 +9,7 @@ use super::{Step, cut};
 use crate::domain::auction::misfits;
 use crate::domain::command::{Complete, Done, Fail, Refusal, Reply, Submit};
 use crate::domain::ids::{Digest, JobId, Price, WorkerId};
-use crate::domain::index::Facets;
+use crate::domain::index::{Facets, texts};
 use crate::domain::job::{Award, Cause, Job, JobError, JobState, Outcome, Transition};
 use crate::domain::journal::Event;
 use crate::domain::schedule::retry_delay_ms;
@@ -29,6 +29,11 @@ impl Step<'_> {
                 Err(Refusal::Conflict { job: id })
             };
         }
+        match self.state.retired.fingerprint(id) {
+            Some(known) if known == submit.fingerprint => return Err(Refusal::Forgotten { job: id }),
+            Some(_) => return Err(Refusal::Conflict { job: id }),
+            None => {}
+        }
         self.room_for(submit)?;
         let job = self.new_job(submit);
         self.state.index.change(&job.spec.kind, None, Some(&Facets::of(&job, self.state.now)));
@@ -45,7 +50,7 @@ impl Step<'_> {
 
     fn room_for(&self, submit: &Submit) -> Result<(), Refusal> {
         let (limits, index) = (&self.state.limits, &self.state.index);
-        let bytes = submit.payload.as_ref().map_or(0, Vec::len);
+        let bytes = submit.payload.as_ref().map_or(0, Vec::len) + texts(&submit.spec);
         let bounds = [
             (index.active.len() + 1, limits.backlog),
             (index.backlog_bytes.saturating_add(bytes), limits.backlog_bytes),

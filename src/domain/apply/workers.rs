@@ -22,7 +22,7 @@ impl Step<'_> {
         let now = self.state.now;
         let known = self.state.workers.get(&id).map(Arc::clone);
         if known.is_none() && self.state.workers.len() >= self.state.limits.workers {
-            return Err(Refusal::WorkersFull { limit: u64::try_from(self.state.limits.workers).unwrap_or(u64::MAX) });
+            self.make_room()?;
         }
         let was = known.as_deref().cloned().unwrap_or_else(|| Worker {
             id,
@@ -54,6 +54,15 @@ impl Step<'_> {
         self.workers.insert(id);
         self.announce(id, state);
         Ok(Done::Worker { worker: id })
+    }
+
+    /// Unregisters the worker that has been offline longest.
+    fn make_room(&mut self) -> Result<(), Refusal> {
+        let offline = self.state.workers().filter(|worker| worker.verdict == Verdict::Offline);
+        let Some(gone) = offline.min_by_key(|worker| (worker.verdict_at, worker.id)).map(|worker| worker.id) else {
+            return Err(Refusal::WorkersFull { limit: u64::try_from(self.state.limits.workers).unwrap_or(u64::MAX) });
+        };
+        self.unregister(gone).map(drop)
     }
 
     pub(super) fn unregister(&mut self, id: WorkerId) -> Reply {

@@ -200,8 +200,7 @@ impl Story {
             "open" => {
                 let now = self.state.now().max(Timestamp(self.at));
                 let open: Vec<String> = self.state.open_jobs(now).map(|job| name_of(job.id)).collect();
-                let next = self.state.next_due(now).map_or("never".to_owned(), time);
-                format!("open: {} · next due {next}", if open.is_empty() { "none".to_owned() } else { open.join(" ") })
+                format!("open: {}", if open.is_empty() { "none".to_owned() } else { open.join(" ") })
             }
             "overdue" => {
                 let overdue = self.state.overdue(Timestamp(self.at)).map(name_of);
@@ -222,10 +221,6 @@ impl Story {
                 let job = self.state.job(job_arg(args)?).ok_or("no such job")?;
                 lines((1..=4).map(|n| format!("after failure {n}: {}ms", retry_delay_ms(&job.spec.retry, job.id, n))))
             }
-            "hash" => {
-                let twin = reread(&self.state);
-                format!("a copy has the same hash: {}", twin.hash() == self.state.hash())
-            }
             other => return Err(format!("no such line: {other}").into()),
         })
     }
@@ -239,6 +234,7 @@ impl Story {
                 "backlog_bytes" => limits.backlog_bytes = value,
                 "finished" => limits.finished = value,
                 "finished_bytes" => limits.finished_bytes = value,
+                "retired" => limits.retired = value,
                 "workers" => limits.workers = value,
                 "journal_keep" => limits.journal_keep = value,
                 "journal_max" => limits.journal_max = value,
@@ -404,6 +400,7 @@ stories! {
     decline
     drain
     duplicate_complete
+    forgotten_key
     journal
     late_result
     nonsense

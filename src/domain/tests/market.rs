@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_assert, prop_assert_eq, proptest};
 
-use super::fixture::{job, register, spec, submit, worker};
+use super::fixture::{fail, job, register, spec, submit, worker};
 use crate::domain::apply::Position;
-use crate::domain::auction::{Bid, Bidder, Win, award, misfits};
+use crate::domain::auction::{Bid, Bidder, Win, award, fits, misfits};
 use crate::domain::command::{Command, Record};
 use crate::domain::ids::{JobId, Price, WorkerId};
 use crate::domain::job::Job;
@@ -45,14 +45,32 @@ fn winner(wins: &[Win], id: JobId) -> Option<WorkerId> {
 }
 
 #[test]
-fn the_cheapest_wins_then_the_least_loaded_then_the_lowest_id() {
-    let state = market(3, &[4, 4, 4]);
-    let bids =
-        [bid(0, 1, 9, 0), bid(0, 2, 8, 900), bid(1, 1, 5, 700), bid(1, 3, 5, 100), bid(2, 1, 5, 0), bid(2, 2, 5, 0)];
-    let wins = clear(&state, &bids);
+fn the_cheapest_wins_then_the_least_loaded() {
+    let state = market(2, &[4, 4, 4]);
+    let wins = clear(&state, &[bid(0, 1, 9, 0), bid(0, 2, 8, 900), bid(1, 1, 5, 700), bid(1, 3, 5, 100)]);
     assert_eq!(winner(&wins, job(0)), Some(worker(2)));
     assert_eq!(winner(&wins, job(1)), Some(worker(3)));
-    assert_eq!(winner(&wins, job(2)), Some(worker(1)));
+}
+
+#[test]
+fn equal_bids_are_drawn_by_lot_so_that_each_worker_wins_some() {
+    let state = market(60, &[60, 60]);
+    let wins: Vec<Win> = (0..60).flat_map(|n| clear(&state, &[bid(n, 1, 5, 0), bid(n, 2, 5, 0)])).collect();
+    let first = wins.iter().filter(|win| win.worker == worker(1)).count();
+    assert!((15..=45).contains(&first), "{first} of 60");
+}
+
+#[test]
+fn a_worker_that_let_a_job_down_gets_it_again_only_if_nobody_else_wants_it() {
+    let mut state = market(1, &[4, 4]);
+    let assign = Command::Assign { job: job(0), attempt: 1, worker: worker(1), price: Price(1), lease_ms: 30_000 };
+    let record = Record { at: Timestamp(2_000), commands: vec![assign, fail(job(0), 1, worker(1), true)] };
+    assert!(state.apply(Position { index: 2, term: 1 }, &record).iter().all(Result::is_ok));
+    let later = state.job(job(0)).unwrap().next_attempt_at;
+    state.apply(Position { index: 3, term: 1 }, &Record { at: later, commands: vec![] });
+    let second = |w, price| Bid { attempt: 2, ..bid(0, w, price, 0) };
+    assert_eq!(winner(&clear(&state, &[second(1, 1), second(2, 900)]), job(0)), Some(worker(2)));
+    assert_eq!(winner(&clear(&state, &[second(1, 1)]), job(0)), Some(worker(1)));
 }
 
 #[test]
@@ -89,6 +107,7 @@ fn each_requirement_is_judged_and_named() {
     let worker: &Worker = state.worker(worker(1)).unwrap();
     let mut spec = spec(b"x");
     assert_eq!(misfits(&spec, worker, 1_000), []);
+    assert!(fits(&spec, worker, 1_000));
     spec.kind = "render3d".to_owned();
     spec.requirements.min_cpu_cores = 5;
     spec.requirements.min_ram_mb = 8_193;
@@ -109,9 +128,9 @@ fn each_requirement_is_judged_and_named() {
             "min_cpu_cores: at least 5 / 4",
             "min_ram_gb: at least 8193 MB / 8192 MB",
             "min_gpu_memory_gb: at least 1 MB / 0 MB",
+            "min_reputation: at least 501 / 500",
             "required_frameworks: pytorch / onnx",
             "max_worker_load: 0.250 / 0.251",
-            "min_reputation: at least 501 / 500",
         ]
     );
 }
