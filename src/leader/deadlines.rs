@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{Duty, Options, Reign};
-use crate::clock;
 use crate::consensus;
 use crate::domain::Command;
 
@@ -20,7 +19,7 @@ impl Duty for Deadlines {
     }
 
     async fn step(&mut self, reign: &Reign) -> Result<(), consensus::Error> {
-        let now = clock::now();
+        let now = reign.context.client.log_now();
         let commands = reign
             .context
             .client

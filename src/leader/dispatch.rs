@@ -7,6 +7,7 @@
 //! market.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -16,16 +17,16 @@ use tracing::{debug, info};
 
 use super::Reign;
 use crate::clock;
-use crate::domain::{Command, Job, JobId, JobState, State, Timestamp, WorkerId};
+use crate::domain::{Command, Job, JobId, JobState, WorkerId};
 use crate::telemetry::metrics;
 use crate::wire;
 use crate::wire::proto::job::v1 as job_proto;
 use crate::wire::proto::mesh::v1 as proto;
 
-/// Pause before an unanswered assignment is sent again.
+/// Pause before an assignment that was not answered is sent again.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// How long one delivery may take. Longer than [`AGAIN_AFTER`] is fine: repeats are harmless.
+/// How long one delivery may take. The next copy is sent only when this one has come to an end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Assignments and bytes of input in one message to one worker (its lane takes 1 MiB).
@@ -33,74 +34,103 @@ const PARCEL_ITEMS: usize = 128;
 const PARCEL_BYTES: usize = 600 * 1024;
 
 /// Deliveries under way at once. Beyond it the next look sends the others.
-const FLIGHTS_MAX: usize = 256;
+const FLIGHTS_MAX: usize = 64;
 
 const TICK: Duration = Duration::from_millis(100);
+
+/// Shortest time between two looks at what is held.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+type Key = (JobId, u32);
 
 /// What goes to one worker in one message.
 struct Parcel {
     worker: WorkerId,
-    attempts: Vec<(JobId, u32)>,
-    assignments: Vec<proto::Assignment>,
+    items: Vec<Item>,
     bytes: usize,
+}
+
+struct Item {
+    job: Arc<Job>,
+    payload: Option<Arc<[u8]>>,
+    lease_ms: u64,
 }
 
 pub(super) async fn run(reign: Reign) {
     let mut applied = reign.context.client.applied();
-    let mut flights: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
-    let mut sent = BTreeMap::new();
+    let mut flights: FuturesUnordered<BoxFuture<'static, Vec<Key>>> = FuturesUnordered::new();
+    let mut sent = Sent::default();
     loop {
-        if flights.len() < FLIGHTS_MAX {
-            for parcel in due(&reign, &mut sent) {
-                flights.push(Box::pin(deliver(reign.clone(), parcel)));
-            }
+        let looked = clock::instant();
+        for parcel in due(&reign, &mut sent, FLIGHTS_MAX.saturating_sub(flights.len())) {
+            flights.push(Box::pin(deliver(reign.clone(), parcel)));
         }
         tokio::select! {
-            Some(()) = flights.next() => {}
+            Some(keys) = flights.next() => sent.landed(keys),
             Ok(()) = applied.changed() => {}
             () = tokio::time::sleep(TICK) => {}
         }
+        tokio::time::sleep(LOOK_EVERY.saturating_sub(looked.elapsed())).await;
     }
 }
 
-/// Assigned attempts that were not sent a moment ago, by worker. Notes them as sent.
-fn due(reign: &Reign, sent: &mut BTreeMap<(JobId, u32), Instant>) -> Vec<Parcel> {
-    let now = clock::instant();
-    sent.retain(|_, at| now.saturating_duration_since(*at) < AGAIN_AFTER);
-    let wall = clock::now();
-    let mut parcels: BTreeMap<WorkerId, Vec<Parcel>> = BTreeMap::new();
+/// Attempts that need not be sent now: under way, or sent a moment ago.
+#[derive(Default)]
+struct Sent(BTreeMap<Key, Option<Instant>>);
+
+impl Sent {
+    fn landed(&mut self, keys: Vec<Key>) {
+        self.0.extend(keys.into_iter().map(|key| (key, Some(clock::instant()))));
+    }
+
+    fn forget(&mut self, now: Instant) {
+        self.0.retain(|_, landed| landed.is_none_or(|at| now.saturating_duration_since(at) < AGAIN_AFTER));
+    }
+}
+
+/// Up to `most` parcels of assigned attempts that must be sent now. Notes them as under way.
+fn due(reign: &Reign, sent: &mut Sent, most: usize) -> Vec<Parcel> {
+    sent.forget(clock::instant());
+    let now = reign.context.client.log_now();
+    let mut parcels: Vec<Parcel> = Vec::new();
     reign.context.client.read(|state| {
         for job in state.held_jobs().filter(|job| job.state == JobState::Assigned) {
-            let Some(award) = &job.award else { continue };
-            let key = (job.id, job.attempt);
-            if sent.contains_key(&key) || award.lease_until <= wall {
+            let Some(award) = job.award.as_ref().filter(|award| award.lease_until > now) else { continue };
+            if sent.0.contains_key(&(job.id, job.attempt)) {
                 continue;
             }
-            sent.insert(key, now);
-            let assignment = assignment(state, job, award.lease_until, wall);
-            add(parcels.entry(award.worker).or_default(), award.worker, key, assignment);
+            let payload = state.payload(job.id).cloned();
+            let item = Item { job: Arc::clone(job), payload, lease_ms: award.lease_until.since(now) };
+            if !pack(&mut parcels, award.worker, item, most) {
+                break;
+            }
+            sent.0.insert((job.id, job.attempt), None);
         }
     });
-    parcels.into_values().flatten().collect()
+    parcels
 }
 
-fn add(parcels: &mut Vec<Parcel>, worker: WorkerId, key: (JobId, u32), assignment: proto::Assignment) {
-    let bytes = assignment.input.as_ref().map_or(0, |input| input.inline.len());
-    let fits =
-        parcels.last().is_some_and(|last| last.assignments.len() < PARCEL_ITEMS && last.bytes + bytes <= PARCEL_BYTES);
-    if !fits {
-        parcels.push(Parcel { worker, attempts: vec![], assignments: vec![], bytes: 0 });
-    }
-    if let Some(last) = parcels.last_mut() {
-        last.attempts.push(key);
-        last.assignments.push(assignment);
+/// Puts `item` into the last parcel or a new one; held jobs come worker by worker. False if there are `most`.
+fn pack(parcels: &mut Vec<Parcel>, worker: WorkerId, item: Item, most: usize) -> bool {
+    let bytes = item.payload.as_ref().map_or(0, |payload| payload.len());
+    let fits = |last: &&mut Parcel| {
+        last.worker == worker && last.items.len() < PARCEL_ITEMS && last.bytes + bytes <= PARCEL_BYTES
+    };
+    if let Some(last) = parcels.last_mut().filter(fits) {
+        last.items.push(item);
         last.bytes += bytes;
+        return true;
     }
+    if parcels.len() >= most {
+        return false;
+    }
+    parcels.push(Parcel { worker, items: vec![item], bytes });
+    true
 }
 
-fn assignment(state: &State, job: &Job, lease_until: Timestamp, now: Timestamp) -> proto::Assignment {
+fn assignment(item: &Item) -> proto::Assignment {
+    let Item { job, payload, lease_ms } = item;
     let input = &job.spec.input;
-    let inline = state.payload(job.id).map(|bytes| bytes::Bytes::copy_from_slice(bytes)).unwrap_or_default();
     proto::Assignment {
         attempt: Some(wire::attempt_ref(job.id, job.attempt)),
         r#type: job.spec.kind.clone(),
@@ -108,40 +138,46 @@ fn assignment(state: &State, job: &Job, lease_until: Timestamp, now: Timestamp) 
             sha256: bytes::Bytes::copy_from_slice(&input.sha256.0),
             size: input.size,
             uri: input.uri.clone().unwrap_or_default(),
-            inline,
+            inline: payload.as_ref().map(|bytes| bytes::Bytes::copy_from_slice(bytes)).unwrap_or_default(),
         }),
         timeout_secs: job.spec.timeout_secs,
-        lease_ms: u32::try_from(lease_until.since(now)).unwrap_or(u32::MAX),
+        lease_ms: u32::try_from(*lease_ms).unwrap_or(u32::MAX),
         request_id: job.id.to_string(),
     }
 }
 
-/// Sends one parcel and records what the worker answered.
-async fn deliver(reign: Reign, parcel: Parcel) {
-    let Parcel { worker, attempts, assignments, .. } = parcel;
+/// Sends one parcel and records what the worker answered. Returns what was in it.
+async fn deliver(reign: Reign, parcel: Parcel) -> Vec<Key> {
+    let Parcel { worker, items, .. } = parcel;
+    let attempts: Vec<Key> = items.iter().map(|item| (item.job.id, item.job.attempt)).collect();
+    let assignments = items.iter().map(assignment).collect();
     let body = Some(proto::coordinator_request::Body::Assign(proto::Assign { assignments }));
     let bytes = wire::encode(&proto::CoordinatorRequest { body });
-    let answer = match reign.ask(worker, bytes, ANSWER_LIMIT).await {
-        Ok(answer) => answer,
+    match reign.ask(worker, bytes, ANSWER_LIMIT).await {
+        Ok(answer) => take_answer(&reign, worker, &attempts, answer).await,
         Err(error) => {
             debug!(worker = %worker, assignments = attempts.len(), %error, "assignments not delivered");
-            return metrics::assignments("unreachable", attempts.len());
+            metrics::assignments("unreachable", attempts.len());
         }
-    };
+    }
+    attempts
+}
+
+async fn take_answer(reign: &Reign, worker: WorkerId, attempts: &[Key], answer: bytes::Bytes) {
     let Some(reply) = wire::decode::<proto::CoordinatorReply>(answer).filter(|r| r.items.len() == attempts.len())
     else {
         return reign.context.mesh.penalise(worker, "malformed_reply");
     };
-    let commands = outcomes(&reign, worker, &attempts, &reply.items);
+    let commands = outcomes(reign, worker, attempts, &reply.items);
     if let Err(error) = reign.record("dispatch", commands).await {
         debug!(worker = %worker, %error, "answers not recorded, the assignments will be sent again");
     }
 }
 
 /// The commands that record a worker's answers. A job that moved on meanwhile needs none.
-fn outcomes(reign: &Reign, worker: WorkerId, attempts: &[(JobId, u32)], items: &[proto::ItemReply]) -> Vec<Command> {
+fn outcomes(reign: &Reign, worker: WorkerId, attempts: &[Key], items: &[proto::ItemReply]) -> Vec<Command> {
     let still_assigned: Vec<bool> = reign.context.client.read(|state| {
-        let waits = |(id, attempt): &(JobId, u32)| {
+        let waits = |(id, attempt): &Key| {
             state.job(*id).is_some_and(|job| job.state == JobState::Assigned && job.attempt == *attempt)
         };
         attempts.iter().map(waits).collect()

@@ -1,14 +1,15 @@
 //! Keeps leases alive while workers say they run the job, and ends them when not.
 //!
 //! A lease is long against any election, and renewed when a third of it is
-//! gone, so a change of leader restarts nothing. It ends in three ways: the
+//! gone, so a change of leader restarts nothing. It ends in four ways: the
 //! worker went offline (`verdicts`), the lease lapsed and the worker does not
-//! claim the attempt, or the worker is well and says by its heartbeats that it
-//! does not run an attempt that the log says is running.
+//! claim the attempt, the worker is well and says by its heartbeats that it
+//! does not run an attempt that the log says is running, or it claims an attempt
+//! that it should have ended at its timeout: such a lease is not renewed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::info;
 
@@ -35,7 +36,20 @@ const SETTLE_MS: u64 = 2_000;
 #[derive(Default)]
 pub(super) struct Leases {
     /// Running attempts that heartbeats did not claim: how often in a row, and the last heartbeat counted.
-    denied: BTreeMap<(JobId, u32), (u32, u64)>,
+    denied: BTreeMap<Key, (u32, u64)>,
+    /// Attempts whose workers do not know yet how long they may go on.
+    untold: BTreeSet<Key>,
+    /// When this term's first look was.
+    since: Option<Instant>,
+}
+
+type Key = (JobId, u32);
+
+/// What a worker that is heard of says it runs.
+struct Claim {
+    at: Timestamp,
+    seq: u64,
+    running: BTreeSet<Key>,
 }
 
 /// What the look at one held job says must be done.
@@ -54,68 +68,109 @@ impl Duty for Leases {
     }
 
     async fn step(&mut self, reign: &Reign) -> Result<(), consensus::Error> {
-        let now = clock::now();
         let lease_ms = millis(reign.context.options.lease);
         let held: Vec<Arc<Job>> = reign.context.client.read(|state| state.held_jobs().cloned().collect());
+        let keys: BTreeSet<Key> = held.iter().map(|job| (job.id, job.attempt)).collect();
+        self.denied.retain(|key, _| keys.contains(key));
+        self.untold.retain(|key| keys.contains(key));
+        let (now, claims) = (reign.context.client.log_now(), claims(reign));
         let mut commands = Vec::new();
-        let mut renewed: BTreeMap<WorkerId, Vec<proto::Renewal>> = BTreeMap::new();
         for job in &held {
             let Some(award) = &job.award else { continue };
-            match self.look(reign, now, job, award) {
+            let (id, attempt) = (job.id, job.attempt);
+            match self.look(reign, now, job, award, claims.get(&award.worker)) {
                 Need::Nothing => {}
                 Need::Renew => {
-                    commands.push(Command::Renew { job: job.id, attempt: job.attempt, lease_ms });
-                    renewed.entry(award.worker).or_default().push(renewal(job, lease_ms));
+                    commands.push(Command::Renew { job: id, attempt, lease_ms });
+                    self.untold.insert((id, attempt));
                 }
                 Need::Expire => {
-                    info!(job = %job.id, attempt = job.attempt, worker = %award.worker, "lease expired");
+                    info!(job = %id, attempt, worker = %award.worker, "lease expired");
                     metrics::leases("expired", 1);
-                    commands.push(Command::Expire { job: job.id, attempt: job.attempt });
+                    commands.push(Command::Expire { job: id, attempt });
                 }
                 Need::Forgotten => commands.push(forgotten(job, award)),
             }
         }
-        self.denied.retain(|key, _| held.iter().any(|job| (job.id, job.attempt) == *key));
-        metrics::leases("renewed", renewed.values().map(Vec::len).sum());
-        reign.record(Self::NAME, commands).await?;
-        tell(reign, renewed).await;
-        Ok(())
+        metrics::leases("renewed", commands.iter().filter(|c| matches!(c, Command::Renew { .. })).count());
+        let recorded = reign.record(Self::NAME, commands).await;
+        // Also when nobody knows what became of the record: they are told what the log says.
+        self.tell(reign).await;
+        recorded.map(drop)
     }
 }
 
+fn claims(reign: &Reign) -> BTreeMap<WorkerId, Claim> {
+    let context = &reign.context;
+    let heard = context.roster.fresher_than(clock::instant(), context.options.offline_after);
+    let claim = |heard: Heard| Claim { at: heard.at, seq: heard.seq, running: heard.running.into_iter().collect() };
+    heard.into_iter().map(|(worker, heard)| (worker, claim(heard))).collect()
+}
+
 impl Leases {
-    fn look(&mut self, reign: &Reign, now: Timestamp, job: &Job, award: &Award) -> Need {
-        let options = &reign.context.options;
-        let heard = reign
-            .context
-            .roster
-            .get(award.worker)
-            .filter(|heard| clock::instant().saturating_duration_since(heard.instant) <= options.offline_after);
-        let Some(heard) = heard else {
-            return if award.lease_until <= now { Need::Expire } else { Need::Nothing };
-        };
-        if heard.running.contains(&(job.id, job.attempt)) {
-            self.denied.remove(&(job.id, job.attempt));
+    fn look(&mut self, reign: &Reign, now: Timestamp, job: &Job, award: &Award, claim: Option<&Claim>) -> Need {
+        let key = (job.id, job.attempt);
+        let lapsed = award.lease_until <= now;
+        let Some(claim) = claim else { return if lapsed { Need::Expire } else { Need::Nothing } };
+        if claim.running.contains(&key) {
+            self.denied.remove(&key);
+            let lease = reign.context.options.lease;
+            if self.overran(job, award, now, lease) {
+                return if lapsed { Need::Expire } else { Need::Nothing };
+            }
             let left = award.lease_until.since(now);
-            return if left < millis(options.lease) * 2 / 3 { Need::Renew } else { Need::Nothing };
+            return if left < millis(lease) * 2 / 3 { Need::Renew } else { Need::Nothing };
         }
-        if award.lease_until <= now {
+        if lapsed {
             return Need::Expire;
         }
-        if job.state == JobState::Running && self.denies(job, award, &heard) { Need::Forgotten } else { Need::Nothing }
+        if job.state == JobState::Running && self.denies(job, award, claim) { Need::Forgotten } else { Need::Nothing }
+    }
+
+    /// Whether the worker should have ended the attempt by itself a whole lease ago. A new leader waits
+    /// for as long: the cluster may have been away, and results be on their way.
+    fn overran(&mut self, job: &Job, award: &Award, now: Timestamp, lease: Duration) -> bool {
+        let since = *self.since.get_or_insert_with(clock::instant);
+        let began = award.started_at.unwrap_or(award.assigned_at);
+        let longest = Duration::from_secs(job.spec.timeout_secs.into()) + lease;
+        now.since(began) > millis(longest) && since.elapsed() > lease
     }
 
     /// Whether the worker has now said often enough that it does not run this.
-    fn denies(&mut self, job: &Job, award: &Award, heard: &Heard) -> bool {
-        let settled = award.started_at.is_some_and(|started| heard.at.since(started) > SETTLE_MS);
+    fn denies(&mut self, job: &Job, award: &Award, claim: &Claim) -> bool {
+        let settled = award.started_at.is_some_and(|started| claim.at.since(started) > SETTLE_MS);
         if !settled {
             return false;
         }
         let (count, seq) = self.denied.entry((job.id, job.attempt)).or_insert((0, 0));
-        if *seq != heard.seq {
-            (*count, *seq) = (*count + 1, heard.seq);
+        if *seq != claim.seq {
+            (*count, *seq) = (*count + 1, claim.seq);
         }
         *count >= DENIALS
+    }
+
+    /// Tells workers how long they may go on. Who could not be told is told in the next step.
+    async fn tell(&mut self, reign: &Reign) {
+        let mut renewals: BTreeMap<WorkerId, Vec<(Key, proto::Renewal)>> = BTreeMap::new();
+        let now = reign.context.client.log_now();
+        reign.context.client.read(|state| {
+            for key in &self.untold {
+                let Some(award) = state.job(key.0).and_then(|job| job.award.as_ref()) else { continue };
+                renewals.entry(award.worker).or_default().push((*key, renewal(*key, award.lease_until.since(now))));
+            }
+        });
+        let parts = renewals.iter().flat_map(|(worker, all)| all.chunks(TOLD_MAX).map(|part| (*worker, part)));
+        let sends = parts.map(|(worker, part)| async move {
+            let renewals = part.iter().map(|(_, renewal)| renewal.clone()).collect();
+            let body = proto::coordinator_request::Body::Renew(proto::Renew { renewals });
+            let bytes = wire::encode(&proto::CoordinatorRequest { body: Some(body) });
+            (part, reign.ask(worker, bytes, Duration::from_secs(1)).await.is_ok())
+        });
+        for (part, told) in futures::future::join_all(sends).await {
+            for (key, _) in part.iter().filter(|_| told) {
+                self.untold.remove(key);
+            }
+        }
     }
 }
 
@@ -131,28 +186,11 @@ fn forgotten(job: &Job, award: &Award) -> Command {
     }))
 }
 
-fn renewal(job: &Job, lease_ms: u64) -> proto::Renewal {
-    proto::Renewal {
-        attempt: Some(wire::attempt_ref(job.id, job.attempt)),
-        lease_ms: u32::try_from(lease_ms).unwrap_or(u32::MAX),
-    }
+fn renewal((job, attempt): Key, lease_ms: u64) -> proto::Renewal {
+    let lease_ms = u32::try_from(lease_ms).unwrap_or(u32::MAX);
+    proto::Renewal { attempt: Some(wire::attempt_ref(job, attempt)), lease_ms }
 }
 
-/// Tells workers how long they may go on. Lost messages are made good by the next renewal.
-async fn tell(reign: &Reign, renewed: BTreeMap<WorkerId, Vec<proto::Renewal>>) {
-    let sends = renewed.into_iter().flat_map(|(worker, renewals)| {
-        renewals
-            .chunks(TOLD_MAX)
-            .map(|part| {
-                let body = proto::coordinator_request::Body::Renew(proto::Renew { renewals: part.to_vec() });
-                let bytes = wire::encode(&proto::CoordinatorRequest { body: Some(body) });
-                reign.ask(worker, bytes, Duration::from_secs(1))
-            })
-            .collect::<Vec<_>>()
-    });
-    futures::future::join_all(sends).await;
-}
-
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

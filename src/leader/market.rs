@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
+use super::leases::millis;
 use super::{Offer, Reign};
 use crate::clock;
 use crate::domain::auction::{self, Bid, Bidder, Win};
@@ -41,12 +42,27 @@ const FRESH: Duration = Duration::from_millis(2_500);
 /// Jobs a worker bids for beyond its room; more to choose from makes better matches.
 const CHOICE: usize = 2;
 
+/// Pairs of job and worker looked at in one round. Jobs that no worker fits rest, so the next round sees others.
+const LOOKS_MAX: usize = 100_000;
+
+/// Rest of a job that no worker with room fits.
+const REST_UNFIT: Duration = Duration::from_secs(5);
+
+/// Shortest time from one announcement to the next: each asks every worker for an answer,
+/// and who answers more often than the mesh allows is taken for a flooder.
+const PACE: Duration = Duration::from_millis(5);
+
 pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
     let mut market = Market { reign, seq: 0, rests: BTreeMap::new(), seen: BTreeSet::new() };
     let mut applied = market.reign.context.client.applied();
     loop {
         applied.borrow_and_update();
-        if market.round(&mut offers).await {
+        let begun = clock::instant();
+        let outcome = market.round(&mut offers).await;
+        if outcome != Outcome::Quiet {
+            tokio::time::sleep(PACE.saturating_sub(begun.elapsed())).await;
+        }
+        if outcome == Outcome::Awarded {
             continue;
         }
         let tick = market.reign.context.options.tick;
@@ -62,8 +78,18 @@ struct Market {
     seq: u64,
     /// Jobs that nobody wanted: until when they rest, and how long the next rest is.
     rests: BTreeMap<JobId, (Instant, Duration)>,
-    /// Workers that could win in the last round.
+    /// Workers that could have won in the last round if they had had room.
     seen: BTreeSet<WorkerId>,
+}
+
+/// What came of a round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing was announced.
+    Quiet,
+    /// It was announced, and nobody won.
+    Announced,
+    Awarded,
 }
 
 /// What one round is about.
@@ -78,6 +104,12 @@ struct Seat {
     room: u32,
 }
 
+impl Seat {
+    fn kinds(&self) -> impl Iterator<Item = &str> {
+        self.worker.capabilities.job_types.iter().map(String::as_str)
+    }
+}
+
 impl Round {
     fn award(&self, bids: &[Bid]) -> Vec<Win> {
         let jobs: Vec<&Job> = self.jobs.iter().map(AsRef::as_ref).collect();
@@ -87,53 +119,71 @@ impl Round {
 }
 
 impl Market {
-    /// One round. False if there was nothing to do.
-    async fn round(&mut self, offers: &mut mpsc::Receiver<Offer>) -> bool {
-        let Some(mut round) = self.open() else { return false };
+    async fn round(&mut self, offers: &mut mpsc::Receiver<Offer>) -> Outcome {
+        let Some(mut round) = self.open() else { return Outcome::Quiet };
         let started = clock::instant();
         self.seq += 1;
         while offers.try_recv().is_ok() {}
-        if let Err(error) = self.announce(&round) {
+        if let Err(error) = self.announce(&mut round) {
             debug!(%error, "announcement not published");
-            return false;
+            return Outcome::Quiet;
         }
         let bids = self.collect(&mut round, offers, started).await;
         let wins = round.award(&bids);
         metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
         self.rest(&round, &wins);
-        self.settle(wins).await
+        if self.settle(wins).await { Outcome::Awarded } else { Outcome::Announced }
     }
 
     /// Picks the jobs and the workers of a round. `None` if either is missing.
     fn open(&mut self) -> Option<Round> {
-        let (now, wall) = (clock::instant(), clock::now());
+        let now = clock::instant();
         let context = self.reign.context.clone();
         let fresh: BTreeSet<WorkerId> =
             context.roster.fresher_than(now, FRESH).into_iter().filter(|(_, h)| !h.stopping).map(|(w, _)| w).collect();
-        let rests = &self.rests;
-        let round = context.client.read(|state| {
-            let seats = seats(state, &fresh);
-            let kinds: BTreeSet<&str> = seats.keys().flat_map(|id| kinds_of(state, *id)).collect();
-            let room: usize = seats.values().map(|seat| seat.room as usize).sum();
-            let limit = (room * CHOICE).min(context.options.announced_max);
-            let resting = |job: &Job| rests.get(&job.id).is_some_and(|(until, _)| *until > now);
-            let jobs = state
-                .open_jobs_of(wall, &kinds)
-                .filter(|job| !resting(job) && seats.keys().any(|worker| fits(state, job, *worker)))
-                .take(limit)
-                .cloned()
-                .collect();
-            Round { jobs, seats }
-        });
-        let workers: BTreeSet<WorkerId> = round.seats.keys().copied().collect();
-        if !workers.is_subset(&self.seen) {
-            self.rests.clear();
-        }
-        self.seen = workers;
-        (!round.jobs.is_empty()).then_some(round)
+        // A frozen view: with many jobs and workers this takes longer than `apply` should wait.
+        let view = context.client.view();
+        let able: Vec<&Arc<Worker>> = able(&view, &fresh).collect();
+        self.wake(able.iter().map(|worker| worker.id).collect());
+        let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(|worker| seat(&view, worker)).collect();
+        let jobs = self.pick(&view, &seats, now);
+        (!jobs.is_empty()).then_some(Round { jobs, seats })
     }
 
-    fn announce(&self, round: &Round) -> Result<(), crate::mesh::Error> {
+    /// A worker that was not there before may want what the others did not.
+    fn wake(&mut self, able: BTreeSet<WorkerId>) {
+        if !able.is_subset(&self.seen) {
+            self.rests.clear();
+        }
+        self.seen = able;
+    }
+
+    /// The first jobs to be served that a worker with room fits. The others that were looked at rest.
+    fn pick(&mut self, view: &State, seats: &BTreeMap<WorkerId, Seat>, now: Instant) -> Vec<Arc<Job>> {
+        let context = &self.reign.context;
+        let kinds: BTreeSet<&str> = seats.values().flat_map(Seat::kinds).collect();
+        let room: usize = seats.values().map(|seat| seat.room as usize).sum();
+        let limit = (room * CHOICE).min(context.options.announced_max);
+        let rests = &self.rests;
+        let resting = |job: &Job| rests.get(&job.id).is_some_and(|(until, _)| *until > now);
+        let (mut jobs, mut unfit) = (Vec::new(), Vec::new());
+        let looks = (LOOKS_MAX / seats.len().max(1)).max(limit);
+        for job in view.open_jobs_of(context.client.log_now(), &kinds).filter(|job| !resting(job)).take(looks) {
+            if jobs.len() == limit {
+                break;
+            }
+            if seats.values().any(|seat| auction::fits(&job.spec, &seat.worker, 0)) {
+                jobs.push(job.clone());
+            } else {
+                unfit.push(job.id);
+            }
+        }
+        self.rests.extend(unfit.into_iter().map(|job| (job, (now + REST_UNFIT, REST_MAX))));
+        jobs
+    }
+
+    /// Announces as many jobs of the round as one message takes; the others are not in it.
+    fn announce(&self, round: &mut Round) -> Result<(), crate::mesh::Error> {
         let mut message = proto::Announcement {
             term: self.reign.number,
             seq: self.seq,
@@ -150,6 +200,7 @@ impl Market {
             }
             message.jobs.push(open);
         }
+        round.jobs.truncate(message.jobs.len());
         self.reign.context.mesh.publish(Topic::Announcements, wire::encode(&message))
     }
 
@@ -199,7 +250,7 @@ impl Market {
         if wins.is_empty() {
             return false;
         }
-        let lease_ms = u64::try_from(self.reign.context.options.lease.as_millis()).unwrap_or(u64::MAX);
+        let lease_ms = millis(self.reign.context.options.lease);
         let commands = wins
             .into_iter()
             .map(|Win { job, attempt, worker, price }| Command::Assign { job, attempt, worker, price, lease_ms })
@@ -214,24 +265,15 @@ impl Market {
     }
 }
 
-/// Workers that could win now, with what is left of their room.
-fn seats(state: &State, fresh: &BTreeSet<WorkerId>) -> BTreeMap<WorkerId, Seat> {
-    let able = state
-        .workers()
-        .filter(|worker| worker.verdict == Verdict::Online && !worker.draining && fresh.contains(&worker.id));
-    able.filter_map(|worker| {
-        let room = state.room(worker);
-        (room > 0).then(|| (worker.id, Seat { worker: Arc::clone(worker), room }))
-    })
-    .collect()
+/// Workers that take jobs now, if they have room.
+fn able<'a>(state: &'a State, fresh: &BTreeSet<WorkerId>) -> impl Iterator<Item = &'a Arc<Worker>> {
+    let takes = |worker: &&Arc<Worker>| worker.verdict == Verdict::Online && !worker.draining;
+    state.workers().filter(takes).filter(|worker| fresh.contains(&worker.id))
 }
 
-fn kinds_of(state: &State, worker: WorkerId) -> impl Iterator<Item = &str> {
-    state.worker(worker).into_iter().flat_map(|worker| worker.capabilities.job_types.iter().map(String::as_str))
-}
-
-fn fits(state: &State, job: &Job, worker: WorkerId) -> bool {
-    state.worker(worker).is_some_and(|worker: &Arc<Worker>| auction::misfits(&job.spec, worker, 0).is_empty())
+fn seat(state: &State, worker: &Arc<Worker>) -> Option<(WorkerId, Seat)> {
+    let room = state.room(worker);
+    (room > 0).then(|| (worker.id, Seat { worker: Arc::clone(worker), room }))
 }
 
 fn open_job(job: &Job) -> proto::OpenJob {

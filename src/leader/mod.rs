@@ -19,12 +19,11 @@ mod reconcile;
 mod verdicts;
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::clock;
 use crate::consensus::{self, Client, Committed};
 use crate::domain::command::Reply;
 use crate::domain::{Command, WorkerId};
@@ -38,7 +37,7 @@ const OFFERS_MAX: usize = 1_024;
 /// A commit that takes longer than this is not waited for; the next step looks again.
 const COMMIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long the duties get to finish their step when leadership ends.
+/// How long the duties get to stop, each at its next await, when leadership ends.
 const STOP_LIMIT: Duration = Duration::from_secs(6);
 
 /// A duty's pause after an error.
@@ -87,11 +86,11 @@ impl Term {
     pub fn start(number: u64, context: Context, tasks: &Tasks) -> Self {
         let tasks = tasks.child();
         let (offers, inbox) = mpsc::channel(OFFERS_MAX);
-        let reign = Reign { number, since: clock::instant(), context };
+        let reign = Reign { number, context };
         info!(term = number, "leading: duties start");
         tasks.spawn_until_stopped("market", market::run(reign.clone(), inbox));
         tasks.spawn_until_stopped("dispatch", dispatch::run(reign.clone()));
-        drive(&tasks, &reign, verdicts::Verdicts);
+        drive(&tasks, &reign, verdicts::Verdicts::default());
         drive(&tasks, &reign, leases::Leases::default());
         drive(&tasks, &reign, deadlines::Deadlines);
         drive(&tasks, &reign, reconcile::Reconcile::default());
@@ -117,7 +116,6 @@ impl Term {
 #[derive(Clone)]
 struct Reign {
     number: u64,
-    since: Instant,
     context: Context,
 }
 

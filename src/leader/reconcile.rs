@@ -4,6 +4,10 @@
 //! does not hold for that worker (cancelled, lost, awarded elsewhere, finished)
 //! is told to stop, again with every heartbeat until it is gone. A worker that
 //! the log does not know is told to register.
+//!
+//! A stop destroys work and carries no term, so it is ordered only by a leader
+//! that a majority still follows, and from a state newer than the heartbeat. One
+//! that was deposed and does not know it yet would stop what its successor awarded.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +24,9 @@ use crate::wire::proto::mesh::v1 as proto;
 
 /// Repeating ourselves sooner than this is noise.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// How long the majority may take to confirm that we lead.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(1);
 
 /// The reason that makes a worker register.
 const UNKNOWN_WORKER: &str = "unknown_worker";
@@ -40,10 +47,11 @@ impl Duty for Reconcile {
         let now = clock::instant();
         let fresh = reign.context.roster.fresher_than(now, reign.context.options.offline_after);
         self.told.retain(|_, at| now.saturating_duration_since(*at) < AGAIN_AFTER);
-        let stops: Vec<(WorkerId, proto::Stop)> = reign.context.client.read(|state| {
-            let unwanted = fresh.iter().filter_map(|(worker, heard)| Some((*worker, unwanted(state, *worker, heard)?)));
-            unwanted.filter(|(worker, _)| !self.told.contains_key(worker)).collect()
-        });
+        if self.stops(reign, &fresh).is_empty() {
+            return Ok(());
+        }
+        reign.context.client.linearize(CONFIRM_LIMIT).await?;
+        let stops = self.stops(reign, &fresh);
         let sends = stops.into_iter().map(|(worker, stop)| {
             debug!(worker = %worker, attempts = stop.attempts.len(), reason = stop.reason, "stop");
             self.told.insert(worker, now);
@@ -53,6 +61,15 @@ impl Duty for Reconcile {
         });
         futures::future::join_all(sends).await;
         Ok(())
+    }
+}
+
+impl Reconcile {
+    fn stops(&self, reign: &Reign, fresh: &[(WorkerId, Heard)]) -> Vec<(WorkerId, proto::Stop)> {
+        reign.context.client.read(|state| {
+            let unwanted = fresh.iter().filter_map(|(worker, heard)| Some((*worker, unwanted(state, *worker, heard)?)));
+            unwanted.filter(|(worker, _)| !self.told.contains_key(worker)).collect()
+        })
     }
 }
 

@@ -5,18 +5,28 @@
 //!
 //! Silence is measured against this node's own attention: when the process did
 //! not run for a while (paused, swapped out), that time does not count against
-//! the workers. See [`Roster::attend`].
+//! the workers. Every node attends from its start, also while it follows: who
+//! wakes up and is elected must not blame the workers. See [`Roster::attend`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use crate::domain::{JobId, Timestamp, WorkerId};
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
 
-/// Workers remembered. Beyond this heartbeats of new ones are not kept.
+/// Workers remembered. Beyond this those silent longer than [`SILENT`] make room for a new one; if
+/// there are none, it is not kept.
 pub const WORKERS_MAX: usize = 20_000;
+
+const SILENT: Duration = Duration::from_secs(60);
+
+/// A heartbeat of an earlier life that comes later than this after the last one is no straggler: the
+/// worker's clock was set back between its lives.
+const STRAGGLER: Duration = Duration::from_secs(3);
 
 /// Longer than this between two calls of [`Roster::attend`] counts as having been away.
 const AWAY: Duration = Duration::from_millis(1_000);
@@ -80,13 +90,18 @@ impl Roster {
     /// Notes a heartbeat. False if it is older than what we have, or there is no room.
     pub fn hear(&self, worker: WorkerId, heard: Heard) -> bool {
         let mut inner = self.lock();
-        match inner.heard.get(&worker) {
-            Some(last) if (last.started, last.seq) >= (heard.started, heard.seq) => return false,
-            None if inner.heard.len() >= WORKERS_MAX => return false,
-            _ => {}
+        let wanted = match inner.heard.get(&worker) {
+            Some(last) if last.started == heard.started => last.seq < heard.seq,
+            Some(last) if last.started > heard.started => {
+                heard.instant.saturating_duration_since(last.instant) >= STRAGGLER
+            }
+            Some(_) => true,
+            None => inner.heard.len() < WORKERS_MAX || inner.make_room(heard.instant),
+        };
+        if wanted {
+            inner.heard.insert(worker, heard);
         }
-        inner.heard.insert(worker, heard);
-        true
+        wanted
     }
 
     pub fn get(&self, worker: WorkerId) -> Option<Heard> {
@@ -100,17 +115,14 @@ impl Roster {
         fresh.map(|(worker, heard)| (*worker, heard.clone())).collect()
     }
 
-    pub fn forget(&self, worker: WorkerId) {
-        self.lock().heard.remove(&worker);
-    }
-
     /// How long ago we heard the worker, not counting time we were away.
     pub fn silence(&self, worker: WorkerId, now: Instant) -> Option<Duration> {
         self.lock().heard.get(&worker).map(|heard| now.saturating_duration_since(heard.instant))
     }
 
-    /// Says that this node is awake at `now`; call it several times a second.
-    /// Time away is forgiven to every worker and returned.
+    /// Says that this node is awake at `now`; called several times a second.
+    /// Time away is forgiven to every worker and returned. Whoever looks at
+    /// silence calls it first: after a pause it may be the first to run.
     pub fn attend(&self, now: Instant) -> Option<Duration> {
         let mut inner = self.lock();
         let last = inner.attended.replace(now)?;
@@ -121,11 +133,21 @@ impl Roster {
         for heard in inner.heard.values_mut() {
             heard.instant = (heard.instant + away).min(now);
         }
+        warn!(away_ms = away.as_millis(), "this process was not running for a while; workers are not blamed");
         Some(away)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Forgets those that have been silent for long. False if there are none.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let before = self.heard.len();
+        self.heard.retain(|_, heard| now.saturating_duration_since(heard.instant) <= SILENT);
+        self.heard.len() < before
     }
 }
 
@@ -161,6 +183,32 @@ mod tests {
         assert!(!roster.hear(worker, heard(now, 1, 6)));
         assert!(!roster.hear(worker, heard(now, 0, 9)), "a previous life of the worker");
         assert!(roster.hear(worker, heard(now, 2, 1)), "a restarted worker counts anew");
+    }
+
+    #[test]
+    fn a_worker_restarted_after_its_clock_was_set_back_is_heard_again() {
+        let (roster, worker, now) = (Roster::default(), WorkerId::default(), clock::instant());
+        assert!(roster.hear(worker, heard(now, 7_200, 9)));
+        assert!(!roster.hear(worker, heard(now + Duration::from_secs(1), 0, 1)), "perhaps a straggler");
+        assert!(roster.hear(worker, heard(now + STRAGGLER, 0, 2)), "no, a new life");
+        assert!(roster.hear(worker, heard(now + STRAGGLER, 0, 3)));
+    }
+
+    #[test]
+    fn the_silent_make_room_for_the_new() {
+        let (roster, now) = (Roster::default(), clock::instant());
+        let id = |n: usize| {
+            let mut id = WorkerId::default();
+            id.0[..8].copy_from_slice(&n.to_be_bytes());
+            id
+        };
+        for n in 0..WORKERS_MAX {
+            assert!(roster.hear(id(n), heard(now, 1, 1)));
+        }
+        assert!(!roster.hear(id(WORKERS_MAX), heard(now + SILENT, 1, 1)), "all are heard of");
+        assert!(roster.hear(id(0), heard(now + SILENT, 1, 2)));
+        assert!(roster.hear(id(WORKERS_MAX), heard(now + SILENT + Duration::from_secs(1), 1, 2)));
+        assert!(roster.get(id(0)).is_some() && roster.get(id(1)).is_none());
     }
 
     #[test]

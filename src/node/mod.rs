@@ -1,7 +1,7 @@
 //! Composition root: opens the layers, wires them, stops them. Decides nothing.
 //!
 //! Start order: storage, ports, mesh, consensus, API, leadership watch. Stop
-//! order: the API drains, leadership is handed over, duties stop, Raft, mesh,
+//! order: the API drains, duties stop, leadership is handed over, Raft, mesh,
 //! storage. One deadline for all of it; a second signal exits at once. The disk
 //! is the recovery path: `kill -9` is as good a stop as any.
 
@@ -32,6 +32,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// The API's share of it: requests under way may finish.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// A pause of this process longer than a second is noticed.
+const ATTEND_EVERY: Duration = Duration::from_millis(200);
 
 /// Figures are kept at this pace for `/metrics/history`.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
@@ -68,13 +71,12 @@ pub enum Error {
 struct Groups {
     api: Tasks,
     duties: Tasks,
-    raft: Tasks,
     mesh: Tasks,
 }
 
 /// Runs the node until a signal or a failure that it must not survive.
 pub async fn run(config: Config) -> Result<(), Error> {
-    let groups = Groups { api: Tasks::new(), duties: Tasks::new(), raft: Tasks::new(), mesh: Tasks::new() };
+    let groups = Groups { api: Tasks::new(), duties: Tasks::new(), mesh: Tasks::new() };
     let identity = mesh::Identity::load_or_create(&config.key_file()).map_err(Error::Identity)?;
     let id = identity.id();
     info!(node = %id, version = env!("CARGO_PKG_VERSION"), environment = config.environment.as_str(), "starting");
@@ -86,9 +88,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
     let (mesh, inbox) = start_mesh(identity, &config, &groups.mesh).await.map_err(Error::Mesh)?;
     let options = config.consensus_options(&mesh.addresses());
-    let raft = consensus::start(store, mesh.clone(), options, &groups.raft).await;
+    let raft = consensus::start(store, mesh.clone(), options, &groups.mesh).await;
     let raft = Arc::new(raft.map_err(Error::Consensus)?);
     let roster = Roster::default();
+    attend(&roster, &groups.mesh);
     let desk = reign::Desk::default();
     route::start(inbox, &raft, &mesh, &roster, &desk, &groups.mesh);
 
@@ -127,6 +130,17 @@ pub async fn run(config: Config) -> Result<(), Error> {
     stop(&groups, &raft).await;
     ready::withdraw(&config.node.data_dir);
     end
+}
+
+/// Notices when this process did not run, whether it leads or not.
+fn attend(roster: &Roster, tasks: &Tasks) {
+    let roster = roster.clone();
+    tasks.spawn_until_stopped("attention", async move {
+        loop {
+            roster.attend(clock::instant());
+            tokio::time::sleep(ATTEND_EVERY).await;
+        }
+    });
 }
 
 /// Opens the store. A development machine's disk is not asked for the full ballast.
@@ -171,11 +185,9 @@ async fn stop(groups: &Groups, raft: &consensus::Raft) {
         if !groups.api.join(DRAIN_LIMIT).await {
             warn!("requests were cut off");
         }
-        raft.stop(DRAIN_LIMIT).await;
         groups.duties.cancel();
         groups.duties.join(DRAIN_LIMIT).await;
-        groups.raft.cancel();
-        groups.raft.join(DRAIN_LIMIT).await;
+        raft.stop(DRAIN_LIMIT).await;
         groups.mesh.cancel();
         groups.mesh.join(DRAIN_LIMIT).await;
         info!("stopped");
