@@ -33,6 +33,7 @@ pub struct Mark {
     pub first: f64,
     /// Seconds a later one takes.
     pub later: f64,
+    pub timeout_secs: u32,
 }
 
 impl Mark {
@@ -42,7 +43,7 @@ impl Mark {
             "type": "mark",
             "payload": STANDARD.encode(line),
             "tags": [self.name],
-            "timeout_secs": 60,
+            "timeout_secs": self.timeout_secs,
             "retry": {"max_attempts": 10, "initial_delay_ms": 100, "multiplier": 1, "max_delay_ms": 1000},
         })
     }
@@ -88,7 +89,7 @@ impl Client {
     /// A job that takes `first` seconds, under a name nobody else has.
     pub fn mark(&self, first: f64) -> Mark {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
-        Mark { name: format!("job-{number:05}"), first, later: 0.1 }
+        Mark { name: format!("job-{number:05}"), first, later: 0.1, timeout_secs: 60 }
     }
 
     pub async fn get(&self, node: usize, path: &str) -> Option<Answer> {

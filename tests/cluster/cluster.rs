@@ -64,6 +64,7 @@ pub struct Cluster {
     pub rng: StdRng,
     pub tasks: Tasks,
     links: Option<Links>,
+    settings: Vec<(&'static str, &'static str)>,
     members: String,
     workers_died: bool,
     dir: TempDir,
@@ -73,15 +74,25 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `nodes` nodes and `workers` workers and waits until all are of use.
     pub async fn start(nodes: usize, workers: usize) -> Self {
-        Self::build(nodes, workers, None).await
+        Self::build(nodes, workers, None, &[]).await
+    }
+
+    /// Like [`Self::start`], with `settings` (variables and values) in every node's environment.
+    pub async fn start_with(nodes: usize, workers: usize, settings: &[(&'static str, &'static str)]) -> Self {
+        Self::build(nodes, workers, None, settings).await
     }
 
     /// Like [`Self::start`], with links that can be cut.
     pub async fn start_with_links(nodes: usize, workers: usize) -> Self {
-        Self::build(nodes, workers, Some(Links::new())).await
+        Self::build(nodes, workers, Some(Links::new()), &[]).await
     }
 
-    async fn build(nodes: usize, workers: usize, links: Option<Links>) -> Self {
+    async fn build(
+        nodes: usize,
+        workers: usize,
+        links: Option<Links>,
+        settings: &[(&'static str, &'static str)],
+    ) -> Self {
         let stage = STAGE.lock().await;
         let seed = std::env::var("CIRO_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
         println!("seed: CIRO_TEST_SEED={seed}");
@@ -105,6 +116,7 @@ impl Cluster {
             rng: StdRng::seed_from_u64(seed),
             tasks,
             links,
+            settings: settings.to_vec(),
             members: members.join(","),
             workers_died: false,
             dir,
@@ -140,7 +152,8 @@ impl Cluster {
             .env("CIRO__NETWORK__NAME", NETWORK)
             .env("CIRO__NETWORK__P2P_PORT", it.p2p.to_string())
             .env("CIRO__NODE__DATA_DIR", it.dir.join("data"))
-            .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members);
+            .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members)
+            .envs(self.settings.iter().copied());
         let process = Process::spawn(&format!("node {node}"), &mut command, &it.dir.join("log"));
         self.links.iter().for_each(|links| links.belongs(process.pid(), Party::Node(node)));
         it.process = Some(process);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::Rng as _;
 use serde_json::json;
 
+use crate::client::Mark;
 use crate::cluster::{Cluster, ELECTION};
 use crate::links::Party::{Node, Worker};
 use crate::{secs, until};
@@ -54,7 +55,7 @@ async fn a_leader_cut_from_the_others_gives_way_and_restarts_nothing() {
     })
     .await;
     // The refused write becomes a job like others, once, under its key.
-    let again = crate::client::Mark { name: "job-00006".to_owned(), first: 0.1, later: 0.1 };
+    let again = Mark { name: "job-00006".to_owned(), ..cluster.client.mark(0.1) };
     cluster.client.submit(old, &again).await;
     cluster.finish().await;
 }

@@ -15,6 +15,7 @@ use ciro::wire::proto::mesh::v1 as proto;
 use rand::{Rng as _, RngCore as _};
 use serde_json::Value;
 
+use crate::client::Mark;
 use crate::cluster::{Cluster, NETWORK};
 use crate::intruder::{Intruder, signed};
 use crate::{secs, until};
@@ -195,5 +196,31 @@ async fn a_peer_that_floods_is_cut_off_and_nobody_else_notices() {
         let job = cluster.client.ended(2, &ticket.id, secs(20)).await;
         assert_eq!((&job["state"], &job["attempt"]), (&"completed".into(), &1.into()), "{job}");
     }
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_keeps_jobs_for_ever_loses_them_at_their_timeout() {
+    let cluster = Cluster::start_with(3, 1, &[("CIRO__SCHEDULER__LEASE_SECS", "5")]).await;
+    let nodes = ids(&cluster);
+    let intruder = Intruder::join(NETWORK, cluster.addresses(), &cluster.tasks).await;
+    for node in &nodes {
+        intruder.connected(*node).await;
+    }
+    let reply = intruder.register(nodes[0], "mark").await.expect("it is answered");
+    assert!(reply.items[0].accepted, "anybody may register: {reply:?}");
+    let ticket = until(secs(20), "the intruder wins a job", async || {
+        let short = Mark { timeout_secs: 1, ..cluster.client.mark(0.1) };
+        let ticket = cluster.client.submit(0, &short).await;
+        let won = until(secs(5), "the job is awarded", async || {
+            let job = cluster.client.get(0, &format!("/jobs/{}", ticket.id)).await?.body;
+            Some(job["worker_id"].as_str()?.to_owned())
+        });
+        (won.await == intruder.mesh.id().to_string()).then_some(ticket)
+    })
+    .await;
+    let job = cluster.client.ended(1, &ticket.id, secs(30)).await;
+    assert_eq!((&job["state"], &job["attempt"]), (&"completed".into(), &2.into()), "{job}");
+    assert_ne!(job["worker_id"], intruder.mesh.id().to_string(), "{job}");
     cluster.finish().await;
 }

@@ -1,11 +1,12 @@
 //! A peer that lies: it knows the network's name and speaks the protocol, and nobody asked it to.
+//! Once it has registered it takes every job it can get, and keeps it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use ciro::domain::{Digest, JobId, PeerId};
-use ciro::mesh::{self, Handle, Identity, Lane, Topic};
+use ciro::mesh::{self, Gossip, Handle, Identity, Inbox, Lane, Request, Topic};
 use ciro::tasks::Tasks;
 use ciro::wire;
 use ciro::wire::proto::job::v1 as job_proto;
@@ -40,10 +41,8 @@ impl Intruder {
             max_frame: 8 << 20,
         };
         let (mesh, inbox) = mesh::start(identity.clone(), options, tasks).await.unwrap();
-        tasks.spawn_until_stopped("intruder's ears", async move {
-            let mut inbox = inbox;
-            while inbox.gossip.recv().await.is_some() {}
-        });
+        let freeloader = Freeloader { mesh: mesh.clone(), inbox, held: vec![], beats: 0 };
+        tasks.spawn_until_stopped("intruder", freeloader.run());
         Self { mesh, identity }
     }
 
@@ -95,4 +94,52 @@ pub fn signed(job: JobId, attempt: u32, output: &[u8], signature: Bytes) -> prot
         signature,
     };
     proto::Report { attempt: Some(wire::attempt_ref(job, attempt)), outcome: Some(Outcome::Output(output)) }
+}
+
+/// Wins every job by asking nothing for it, says for ever that it runs it, and never ends it.
+struct Freeloader {
+    mesh: Handle,
+    inbox: Inbox,
+    held: Vec<proto::AttemptRef>,
+    beats: u64,
+}
+
+impl Freeloader {
+    async fn run(mut self) {
+        loop {
+            tokio::select! {
+                Some(gossip) = self.inbox.gossip.recv() => self.bid(gossip),
+                Some(request) = self.inbox.requests.recv() => self.accept(request),
+                () = tokio::time::sleep(Duration::from_millis(200)) => self.beat(),
+            }
+        }
+    }
+
+    fn bid(&mut self, gossip: Gossip) {
+        let announcement: Option<proto::Announcement> = wire::decode(gossip.body);
+        gossip.verdict.accept();
+        let Some(proto::Announcement { term, seq, jobs, .. }) = announcement else { return };
+        let bid = |job: proto::OpenJob| proto::Bid { job: job.id, attempt: job.attempt, ..Default::default() };
+        let bids = jobs.into_iter().map(bid).collect();
+        let _ =
+            self.mesh.publish(Topic::Bids, wire::encode(&proto::Bids { term, seq, room: 64, load_permille: 0, bids }));
+        self.beat();
+    }
+
+    fn accept(&mut self, request: Request) {
+        let order: Option<proto::CoordinatorRequest> = wire::decode(request.body);
+        let Some(proto::coordinator_request::Body::Assign(assign)) = order.and_then(|order| order.body) else {
+            return request.reply.refuse("never");
+        };
+        let items = assign.assignments.iter().map(|_| proto::ItemReply { accepted: true, ..Default::default() });
+        request.reply.send(wire::encode(&proto::CoordinatorReply { items: items.collect() }));
+        self.held.extend(assign.assignments.into_iter().filter_map(|assignment| assignment.attempt));
+        self.beat();
+    }
+
+    fn beat(&mut self) {
+        self.beats += 1;
+        let beat = proto::Heartbeat { seq: self.beats, room: 64, running: self.held.clone(), ..Default::default() };
+        let _ = self.mesh.publish(Topic::Heartbeats, wire::encode(&beat));
+    }
 }
