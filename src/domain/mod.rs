@@ -9,6 +9,7 @@ pub mod apply;
 pub mod auction;
 mod bytes;
 mod check;
+mod clearing;
 pub mod command;
 mod cow;
 pub mod ids;
