@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::decode::Int;
 use super::text;
 use crate::domain::job::{Input, Requirements, Retry};
+use crate::domain::score::Policy;
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
 
 /// Most tags of a job, and frameworks or regions it may name.
@@ -183,6 +184,8 @@ impl Submission {
             deadline: self.deadline.as_deref().map(deadline).transpose()?,
             timeout_secs: small(integer("timeout_secs", self.timeout_secs, 1..=86_400, 3_600)?),
             requirements: requirements(self.requirements.unwrap_or_default())?,
+            policy: Policy::default(),
+            weights: None,
             retry: retry(self.retry.unwrap_or_default())?,
             redundancy: 1,
             tags: names("tags", self.tags, TAGS_MAX)?,

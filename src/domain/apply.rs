@@ -125,8 +125,8 @@ impl Step<'_> {
             Command::Drain { worker } => self.set_draining(*worker, true),
             Command::Resume { worker } => self.set_draining(*worker, false),
             Command::SetVerdict { worker, verdict } => self.set_verdict(*worker, *verdict),
-            Command::Assign { job, attempt, worker, price, lease_ms } => {
-                self.assign(*job, *attempt, *worker, *price, *lease_ms)
+            Command::Assign { job, attempt, worker, price, lease_ms, evidence } => {
+                self.assign(*job, *attempt, *worker, *price, *lease_ms, evidence.as_deref())
             }
             Command::Started { job, attempt, worker } => self.started(*job, *attempt, *worker),
             Command::Renew { job, attempt, lease_ms } => self.renew(*job, *attempt, *lease_ms),

@@ -2,23 +2,36 @@
 //!
 //! Open jobs are announced on gossip; workers answer with bids, which the leader
 //! holds in memory. When the window closes it asks this module who won, and
-//! proposes only the answer. Bids may be lost at no cost: a new leader finds the
-//! jobs still open, announces them again, and hears them again.
+//! proposes the answer with its [`Evidence`]. Bids may be lost at no cost: a new
+//! leader finds the jobs still open, announces them again, and hears them again.
 //!
 //! Invariants
 //!
 //! * The same bids in any order give the same awards.
 //! * A worker wins only on terms it offered, and never more than it has room for.
-//!
-//! Absent: `preferred_regions` is a wish, not a requirement, and so never a
-//! misfit; `max_network_latency_ms` needs measurements that the replicated state
-//! does not have, and is not judged here.
+//! * No job is left out that could be placed beside all before it in the order
+//!   of service, and those that are placed cost the least together.
+//! * What an award records is enough to judge it again ([`verify`]).
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
+use super::clearing::{self, Slots};
 use super::ids::{JobId, Price, WorkerId};
 use super::job::{Cause, Job, JobSpec, JobState};
+use super::matching::{Live, fits};
+use super::score::{Scale, Terms, cost, step, weights};
 use super::worker::{Verdict, Worker};
+
+/// Offers that an award records, the winner's included.
+pub const OFFERS_MAX: usize = 5;
+
+/// What it costs, in millionths, that a worker has let the job down before: more than anything else can.
+const LET_DOWN: i64 = 10_000_000;
+
+/// Room below the cost for the lot that decides between equals.
+const LOTS: i64 = 256;
 
 /// One worker's offer for one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +40,11 @@ pub struct Bid {
     pub attempt: u32,
     pub worker: WorkerId,
     pub price: Price,
+    /// What the worker expects the run to take; 0: it does not say.
+    pub expected_ms: u32,
     pub load_permille: u32,
+    /// Round trip from the leader to the worker, measured by the leader.
+    pub rtt_us: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +53,39 @@ pub struct Win {
     pub attempt: u32,
     pub worker: WorkerId,
     pub price: Price,
+    pub evidence: Evidence,
 }
 
-/// A requirement that a worker does not meet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misfit {
-    pub requirement: &'static str,
-    pub wanted: String,
-    pub offered: String,
+/// Why an award went where it went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub scale: Scale,
+    /// Valid bids in all; only the best are recorded.
+    pub bids: u32,
+    /// The winner's, then the others from the best on.
+    pub offers: Box<[Offer]>,
+}
+
+/// A valid bid, judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    pub worker: WorkerId,
+    pub terms: Terms,
+    /// In millionths; the lower the better.
+    pub cost: u32,
+    pub fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    Won,
+    /// Another offer was better, or equal and luckier.
+    Lost,
+    /// It was better, but the worker's room was better used for other jobs of the round.
+    Elsewhere,
+    /// An attempt of this job has come to nothing on this worker before.
+    LetDown,
 }
 
 /// A worker that may win, and how many attempts it can take on in this clearing.
@@ -53,27 +95,108 @@ pub struct Bidder<'a> {
     pub room: u32,
 }
 
-/// Awards `jobs` in the given order, each to its best valid bid.
+/// Awards `jobs`, those first in the given order first.
 ///
-/// Valid: for the job's next attempt, at no more than its `max_price`, from an
-/// online, undrained worker in `bidders` that fits and has room left. Best: one
-/// that has not let this job down before; then the lowest price; then the least load, which grows with each win in this
-/// clearing by the share of the worker's room it takes, so that equal bids
-/// spread; then a lot drawn from job and worker, which is arbitrary but the same
-/// for everyone, and does not favour one worker.
+/// A bid is valid for the job's next attempt, at no more than its `max_price`, from an
+/// online, undrained worker in `bidders` that fits and has room. Equal offers
+/// spread over workers by their room, and then by a lot drawn from job and worker.
 pub fn award(jobs: &[&Job], bids: &[Bid], bidders: &BTreeMap<WorkerId, Bidder<'_>>) -> Vec<Win> {
+    let places: Vec<WorkerId> = bidders.keys().copied().collect();
+    let slots: Vec<Slots> = bidders.values().map(slots).collect();
     let mut by_job: BTreeMap<JobId, Vec<&Bid>> = BTreeMap::new();
     for bid in bids {
         by_job.entry(bid.job).or_default().push(bid);
     }
-    let mut clearing = Clearing { bidders, wins: BTreeMap::new() };
-    let mut awarded = Vec::new();
-    for job in jobs {
-        // Removed, so that a job listed twice is awarded once.
-        let Some(offers) = by_job.remove(&job.id) else { continue };
-        awarded.extend(clearing.best(job, offers));
+    // Removed, so that a job listed twice is awarded once.
+    let markets = jobs.iter().filter_map(|job| Some(Market::of(job, by_job.remove(&job.id)?, bidders)));
+    let markets: Vec<Market<'_>> = markets.collect();
+    let edges: Vec<Vec<clearing::Offer>> = markets.iter().map(|market| market.edges(&places)).collect();
+    let winners = clearing::clear(&edges, &slots);
+    markets.iter().zip(winners).filter_map(|(market, winner)| market.win(*places.get(winner?)?)).collect()
+}
+
+fn slots(bidder: &Bidder<'_>) -> Slots {
+    Slots { room: bidder.room, step: i64::from(step(bidder.room)) * LOTS }
+}
+
+/// One job and the valid offers for it.
+struct Market<'a> {
+    job: &'a Job,
+    scale: Scale,
+    offers: BTreeMap<WorkerId, Offer>,
+}
+
+impl<'a> Market<'a> {
+    fn of(job: &'a Job, bids: Vec<&Bid>, bidders: &BTreeMap<WorkerId, Bidder<'_>>) -> Self {
+        let offered = bids.into_iter().filter_map(|bid| {
+            let bidder = bidders.get(&bid.worker)?;
+            is_valid(job, bid, bidder).then(|| (bid.worker, terms(&job.spec, bid, bidder.worker)))
+        });
+        // Of several bids of one worker for one job the cheapest counts, whatever their order.
+        let mut best: BTreeMap<WorkerId, Terms> = BTreeMap::new();
+        for (worker, terms) in offered {
+            let kept = best.entry(worker).or_insert(terms);
+            let order = |terms: &Terms| (terms.price, terms.expected_ms, terms.load_permille, terms.rtt_us);
+            if order(&terms) < order(kept) {
+                *kept = terms;
+            }
+        }
+        let scale = Scale::of(&job.spec, best.values());
+        let weights = weights(&job.spec);
+        let offers = best.into_iter().map(|(worker, terms)| {
+            let fate = if let_down(job, worker) { Fate::LetDown } else { Fate::Lost };
+            (worker, Offer { worker, terms, cost: cost(&weights, &scale, &terms), fate })
+        });
+        Self { job, scale, offers: offers.collect() }
     }
-    awarded
+
+    fn edges(&self, places: &[WorkerId]) -> Vec<clearing::Offer> {
+        let edge = |offer: &Offer| {
+            let place = places.binary_search(&offer.worker).ok()?;
+            let penalty = if offer.fate == Fate::LetDown { LET_DOWN } else { 0 };
+            let lot = i64::from(lot(self.job.id, offer.worker).to_be_bytes()[0]);
+            Some((place, (i64::from(offer.cost) + penalty) * LOTS + lot))
+        };
+        self.offers.values().filter_map(edge).collect()
+    }
+
+    fn win(&self, worker: WorkerId) -> Option<Win> {
+        let won = Offer { fate: Fate::Won, ..self.offers.get(&worker)?.clone() };
+        let mut others: Vec<Offer> = self.offers.values().filter(|offer| offer.worker != worker).cloned().collect();
+        others.sort_by_key(|offer| (offer.fate == Fate::LetDown, offer.cost, offer.worker));
+        for offer in &mut others {
+            if offer.fate == Fate::Lost && offer.cost < won.cost {
+                offer.fate = Fate::Elsewhere;
+            }
+        }
+        let (price, bids) = (won.terms.price, u32::try_from(self.offers.len()).unwrap_or(u32::MAX));
+        let offers = std::iter::once(won).chain(others).take(OFFERS_MAX).collect();
+        let evidence = Evidence { scale: self.scale, bids, offers };
+        Some(Win { job: self.job.id, attempt: self.job.attempt.checked_add(1)?, worker, price, evidence })
+    }
+}
+
+fn is_valid(job: &Job, bid: &Bid, bidder: &Bidder<'_>) -> bool {
+    let live = Live { load_permille: bid.load_permille, rtt_us: bid.rtt_us };
+    job.state == JobState::Pending
+        && job.attempt.checked_add(1) == Some(bid.attempt)
+        && job.spec.max_price.is_none_or(|most| bid.price <= most)
+        && bidder.room > 0
+        && bidder.worker.verdict == Verdict::Online
+        && !bidder.worker.draining
+        && fits(&job.spec, bidder.worker, Some(live))
+}
+
+fn terms(spec: &JobSpec, bid: &Bid, worker: &Worker) -> Terms {
+    let regions = &spec.requirements.preferred_regions;
+    Terms {
+        price: bid.price,
+        expected_ms: bid.expected_ms,
+        load_permille: bid.load_permille,
+        reputation: worker.reputation,
+        rtt_us: bid.rtt_us,
+        preferred: regions.is_empty() || regions.contains(&worker.location.region),
+    }
 }
 
 /// Whether an attempt of `job` has already come to nothing on `worker`: a machine that can not run it
@@ -94,109 +217,30 @@ fn lot(job: JobId, worker: WorkerId) -> u64 {
     hash ^ (hash >> 33)
 }
 
-struct Clearing<'a> {
-    bidders: &'a BTreeMap<WorkerId, Bidder<'a>>,
-    wins: BTreeMap<WorkerId, u32>,
-}
-
-impl Clearing<'_> {
-    fn best(&mut self, job: &Job, offers: Vec<&Bid>) -> Option<Win> {
-        if job.state != JobState::Pending {
-            return None;
-        }
-        let attempt = job.attempt.checked_add(1)?;
-        let mut ranked: Vec<(bool, Price, u64, u64, WorkerId, u32)> = offers
-            .into_iter()
-            .filter(|bid| bid.attempt == attempt && job.spec.max_price.is_none_or(|most| bid.price <= most))
-            .filter_map(|bid| {
-                let failed = let_down(job, bid.worker);
-                Some((failed, bid.price, self.load(bid)?, lot(job.id, bid.worker), bid.worker, bid.load_permille))
-            })
-            .collect();
-        ranked.sort_unstable();
-        let (_, price, .., worker, _) = ranked.into_iter().find(|(.., worker, load)| self.fits(job, *worker, *load))?;
-        *self.wins.entry(worker).or_default() += 1;
-        Some(Win { job: job.id, attempt, worker, price })
-    }
-
-    /// The bidder's load with what it won so far, in thousandths; `None` if it has no room left or takes no jobs.
-    fn load(&self, bid: &Bid) -> Option<u64> {
-        let bidder = self.bidders.get(&bid.worker)?;
-        let won = self.wins.get(&bid.worker).copied().unwrap_or(0);
-        let takes = bidder.worker.verdict == Verdict::Online && !bidder.worker.draining;
-        (takes && won < bidder.room)
-            .then(|| u64::from(bid.load_permille) + u64::from(won) * 1_000 / u64::from(bidder.room))
-    }
-
-    fn fits(&self, job: &Job, worker: WorkerId, load_permille: u32) -> bool {
-        self.bidders.get(&worker).is_some_and(|bidder| fits(&job.spec, bidder.worker, load_permille))
-    }
-}
-
-/// What `worker` lacks for `spec`; empty means it fits. `load_permille` is from its last heartbeat.
+/// Judges an award again from what it recorded.
 ///
-/// Requirements are named as the REST contract names them; `type` is the job type.
-pub fn misfits(spec: &JobSpec, worker: &Worker, load_permille: u32) -> Vec<Misfit> {
-    let has = &worker.capabilities;
-    let misfit = |requirement, wanted, offered: String| {
-        let offered = if offered.is_empty() { "none".to_owned() } else { offered };
-        Misfit { requirement, wanted, offered }
+/// # Errors
+///
+/// What does not hold, in words.
+pub fn verify(spec: &JobSpec, worker: WorkerId, price: Price, evidence: &Evidence) -> Result<(), String> {
+    let Some(won) = evidence.offers.first().filter(|offer| offer.fate == Fate::Won) else {
+        return Err("the first recorded offer is not the winner's".to_owned());
     };
-    let mut lacking = Vec::new();
-    if !has.job_types.contains(&spec.kind) {
-        lacking.push(misfit("type", spec.kind.clone(), has.job_types.join(", ")));
+    if (won.worker, won.terms.price) != (worker, price) {
+        return Err("the job was awarded on other terms than the winning offer's".to_owned());
     }
-    for Shortage { requirement, wanted, offered, unit } in shortages(spec, worker) {
-        lacking.push(misfit(requirement, format!("at least {wanted}{unit}"), format!("{offered}{unit}")));
+    if spec.max_price.is_some_and(|most| price > most) {
+        return Err("the price is above the job's ceiling".to_owned());
     }
-    let missing: Vec<&str> = missing_frameworks(spec, worker).collect();
-    if !missing.is_empty() {
-        lacking.push(misfit("required_frameworks", missing.join(", "), has.frameworks.join(", ")));
+    let weights = weights(spec);
+    for offer in &evidence.offers {
+        let computed = cost(&weights, &evidence.scale, &offer.terms);
+        if computed != offer.cost {
+            return Err(format!("the offer of {} costs {computed}, recorded is {}", offer.worker, offer.cost));
+        }
+        if offer.fate == Fate::Lost && offer.cost < won.cost {
+            return Err(format!("the offer of {} was better and lost", offer.worker));
+        }
     }
-    if overloaded(spec, load_permille) {
-        let most = spec.requirements.max_worker_load_permille;
-        lacking.push(misfit("max_worker_load", permille(most), permille(load_permille)));
-    }
-    lacking
-}
-
-/// Whether [`misfits`] is empty, without a word about it: this is asked for many jobs times many workers.
-pub fn fits(spec: &JobSpec, worker: &Worker, load_permille: u32) -> bool {
-    worker.capabilities.job_types.contains(&spec.kind)
-        && shortages(spec, worker).next().is_none()
-        && missing_frameworks(spec, worker).next().is_none()
-        && !overloaded(spec, load_permille)
-}
-
-struct Shortage {
-    requirement: &'static str,
-    wanted: u64,
-    offered: u64,
-    unit: &'static str,
-}
-
-fn shortages(spec: &JobSpec, worker: &Worker) -> impl Iterator<Item = Shortage> {
-    let (needs, has) = (&spec.requirements, &worker.capabilities);
-    let amounts = [
-        ("min_cpu_cores", needs.min_cpu_cores.into(), has.cpu_cores.into(), ""),
-        ("min_ram_gb", needs.min_ram_mb, has.ram_mb, " MB"),
-        ("min_gpu_memory_gb", needs.min_gpu_memory_mb, has.gpu_memory_mb, " MB"),
-        ("min_reputation", needs.min_reputation.into(), worker.reputation.into(), ""),
-    ];
-    let short = amounts.into_iter().filter(|(_, wanted, offered, _)| offered < wanted);
-    short.map(|(requirement, wanted, offered, unit)| Shortage { requirement, wanted, offered, unit })
-}
-
-fn missing_frameworks<'a>(spec: &'a JobSpec, worker: &'a Worker) -> impl Iterator<Item = &'a str> {
-    let missing = |name: &&String| !worker.capabilities.frameworks.contains(*name);
-    spec.requirements.required_frameworks.iter().filter(missing).map(String::as_str)
-}
-
-fn overloaded(spec: &JobSpec, load_permille: u32) -> bool {
-    let most = spec.requirements.max_worker_load_permille;
-    most > 0 && load_permille > most
-}
-
-fn permille(value: u32) -> String {
-    format!("{}.{:03}", value / 1_000, value % 1_000)
+    Ok(())
 }

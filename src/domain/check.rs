@@ -6,9 +6,11 @@
 //!
 //! Absent: everything that needs the state to decide.
 
+use super::auction::OFFERS_MAX;
 use super::command::{Command, Complete, Fail, Submit};
 use super::ids::Digest;
 use super::job::{JobSpec, Requirements, Retry};
+use super::score::WEIGHT_MAX;
 use super::worker::{Capabilities, Location};
 
 /// Longest job type, framework, region, tag, error code.
@@ -41,8 +43,10 @@ pub(super) fn command(command: &Command) -> Verdict {
             self::location(location)?;
             self::capabilities(capabilities)
         }
-        Command::Assign { attempt, lease_ms, .. } => {
+        Command::Assign { attempt, lease_ms, evidence, .. } => {
             range("attempt", u64::from(*attempt), 1, u64::from(u32::MAX - 1))?;
+            let offers = evidence.as_ref().map_or(1, |evidence| evidence.offers.len() as u64);
+            range("evidence", offers, 1, OFFERS_MAX as u64)?;
             range("lease_ms", *lease_ms, 1, LEASE_MAX_MS)
         }
         Command::Renew { lease_ms, .. } => range("lease_ms", *lease_ms, 1, LEASE_MAX_MS),
@@ -89,6 +93,9 @@ fn spec(spec: &JobSpec) -> Verdict {
         text(name, address.as_deref().unwrap_or_default(), ADDRESS_MAX)?;
     }
     requirements(&spec.requirements)?;
+    ensure(spec.weights.is_none_or(|weights| weights.are_sane()), || {
+        format!("weights are not all from 0 to {WEIGHT_MAX}, or all 0")
+    })?;
     retry(&spec.retry)
 }
 

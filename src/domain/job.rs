@@ -9,8 +9,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::auction::Evidence;
 use super::bytes;
 use super::ids::{Digest, JobId, Price, WorkerId};
+use super::score::{Policy, Weights};
 use super::time::Timestamp;
 
 /// Transitions kept per job. Beyond this the oldest after the first are dropped.
@@ -61,6 +63,10 @@ pub struct JobSpec {
     /// Longest run of one attempt.
     pub timeout_secs: u32,
     pub requirements: Requirements,
+    /// How offers are weighed.
+    pub policy: Policy,
+    /// In place of the policy's.
+    pub weights: Option<Weights>,
     pub retry: Retry,
     pub redundancy: u8,
     pub tags: Vec<String>,
@@ -123,6 +129,8 @@ pub struct Award {
     pub assigned_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub lease_until: Timestamp,
+    /// Why this worker got it.
+    pub evidence: Option<Box<Evidence>>,
 }
 
 /// How the last attempt that reported came out well.

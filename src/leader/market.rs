@@ -22,6 +22,7 @@ use super::leases::millis;
 use super::{Offer, Reign};
 use crate::clock;
 use crate::domain::auction::{self, Bid, Bidder, Win};
+use crate::domain::matching::fits;
 use crate::domain::worker::{Verdict, Worker};
 use crate::domain::{Command, Job, JobId, State, WorkerId};
 use crate::mesh::Topic;
@@ -172,7 +173,7 @@ impl Market {
             if jobs.len() == limit {
                 break;
             }
-            if seats.values().any(|seat| auction::fits(&job.spec, &seat.worker, 0)) {
+            if seats.values().any(|seat| fits(&job.spec, &seat.worker, None)) {
                 jobs.push(job.clone());
             } else {
                 unfit.push(job.id);
@@ -216,7 +217,8 @@ impl Market {
             if !current || !missing.remove(&offer.worker) {
                 continue;
             }
-            match parse(&offer, &announced) {
+            let rtt_us = self.reign.context.mesh.rtt_us(offer.worker);
+            match parse(&offer, &announced, rtt_us) {
                 Some(parsed) => {
                     bids.extend(parsed);
                     if let Some(seat) = round.seats.get_mut(&offer.worker) {
@@ -253,7 +255,10 @@ impl Market {
         let lease_ms = millis(self.reign.context.options.lease);
         let commands = wins
             .into_iter()
-            .map(|Win { job, attempt, worker, price }| Command::Assign { job, attempt, worker, price, lease_ms })
+            .map(|Win { job, attempt, worker, price, evidence }| {
+                let evidence = Some(Box::new(evidence));
+                Command::Assign { job, attempt, worker, price, lease_ms, evidence }
+            })
             .collect();
         match self.reign.record("market", commands).await {
             Ok(replies) => replies.iter().any(Result::is_ok),
@@ -291,14 +296,14 @@ fn open_job(job: &Job) -> proto::OpenJob {
 }
 
 /// The bids of one offer. `None` if one names a job or attempt that was not announced, or names it twice.
-fn parse(offer: &Offer, announced: &BTreeMap<JobId, u32>) -> Option<Vec<Bid>> {
+fn parse(offer: &Offer, announced: &BTreeMap<JobId, u32>, rtt_us: Option<u32>) -> Option<Vec<Bid>> {
     let mut named = BTreeSet::new();
     let bids = offer.bids.bids.iter().map(|bid| {
         let job = wire::job_id(&bid.job)?;
         let known = announced.get(&job) == Some(&bid.attempt) && named.insert(job);
         let price = wire::price_from_bytes(&bid.price)?;
-        let load_permille = offer.bids.load_permille;
-        known.then_some(Bid { job, attempt: bid.attempt, worker: offer.worker, price, load_permille })
+        let (attempt, expected_ms, load_permille) = (bid.attempt, bid.expected_ms, offer.bids.load_permille);
+        known.then_some(Bid { job, attempt, worker: offer.worker, price, expected_ms, load_permille, rtt_us })
     });
     bids.collect()
 }
@@ -321,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_bid_for_an_announced_attempt_counts() {
-        let bids = parse(&offer(&[(OPEN, 3)]), &BTreeMap::from([(OPEN, 3)])).expect("a good offer");
+        let bids = parse(&offer(&[(OPEN, 3)]), &BTreeMap::from([(OPEN, 3)]), None).expect("a good offer");
         assert_eq!(bids.len(), 1);
         assert_eq!((bids[0].job, bids[0].attempt, bids[0].price.0), (OPEN, 3, 9));
     }
@@ -329,16 +334,16 @@ mod tests {
     #[test]
     fn an_offer_that_names_what_was_not_announced_is_no_offer() {
         let announced = BTreeMap::from([(OPEN, 3)]);
-        assert_eq!(parse(&offer(&[(OPEN, 2)]), &announced), None, "an attempt of long ago");
-        assert_eq!(parse(&offer(&[(JobId([2; 16]), 3)]), &announced), None, "a job nobody knows");
-        assert_eq!(parse(&offer(&[(OPEN, 3), (OPEN, 3)]), &announced), None, "twice the same job");
+        assert_eq!(parse(&offer(&[(OPEN, 2)]), &announced, None), None, "an attempt of long ago");
+        assert_eq!(parse(&offer(&[(JobId([2; 16]), 3)]), &announced, None), None, "a job nobody knows");
+        assert_eq!(parse(&offer(&[(OPEN, 3), (OPEN, 3)]), &announced, None), None, "twice the same job");
         let mut broken = offer(&[(OPEN, 3)]);
         broken.bids.bids[0].price = bytes::Bytes::from_static(&[1; 17]);
-        assert_eq!(parse(&broken, &announced), None, "a price that is no amount");
+        assert_eq!(parse(&broken, &announced, None), None, "a price that is no amount");
     }
 
     #[test]
     fn an_empty_offer_is_an_answer() {
-        assert_eq!(parse(&offer(&[]), &BTreeMap::new()), Some(vec![]));
+        assert_eq!(parse(&offer(&[]), &BTreeMap::new(), None), Some(vec![]));
     }
 }

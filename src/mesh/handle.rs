@@ -324,6 +324,11 @@ impl Handle {
         self.shared.is_connected(peer)
     }
 
+    /// The last round trip to a peer that is connected.
+    pub fn rtt_us(&self, peer: PeerId) -> Option<u32> {
+        self.shared.rtt_us(peer)
+    }
+
     pub fn peers(&self) -> Vec<PeerView> {
         self.shared.views()
     }

@@ -153,6 +153,11 @@ impl Shared {
         self.lock().get(&peer).is_some_and(|record| !record.links.is_empty())
     }
 
+    pub fn rtt_us(&self, peer: PeerId) -> Option<u32> {
+        let rtt = self.lock().get(&peer)?.rtt_us?;
+        Some(u32::try_from(rtt).unwrap_or(u32::MAX))
+    }
+
     /// Changes the record of a peer, making one if there is room.
     pub fn update<R>(&self, peer: PeerId, change: impl FnOnce(&mut Record) -> R) -> Option<R> {
         let mut peers = self.lock();

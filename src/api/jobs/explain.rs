@@ -10,11 +10,10 @@ use warp::reply::Response;
 use super::body::{ErrorBody, TransitionBody};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
-use crate::api::{Api, respond, text};
-use crate::domain::auction::misfits;
+use crate::api::{Api, Context, respond, text};
+use crate::domain::matching::{Live, misfits};
 use crate::domain::worker::WorkerState;
 use crate::domain::{Job, JobState, State, Worker};
-use crate::mesh::Roster;
 
 /// Workers told of. Beyond it the answer says how many were left out.
 const WORKERS_MAX: usize = 1_000;
@@ -87,14 +86,14 @@ pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
     let view = api.client().view();
     let unknown = || Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"));
     let job = view.job(id).ok_or_else(unknown)?;
-    respond::json(&explain(&view, &api.context.roster, job))
+    respond::json(&explain(&view, &api.context, job))
 }
 
-fn explain(state: &State, roster: &Roster, job: &Job) -> Explanation {
+fn explain(state: &State, context: &Context, job: &Job) -> Explanation {
     let pending = job.state == JobState::Pending;
     let known = if pending { state.workers().count() } else { 0 };
     let workers: Vec<_> = if pending {
-        state.workers().take(WORKERS_MAX).map(|worker| fit(state, roster, job, worker)).collect()
+        state.workers().take(WORKERS_MAX).map(|worker| fit(state, context, job, worker)).collect()
     } else {
         vec![]
     };
@@ -117,10 +116,11 @@ fn explain(state: &State, roster: &Roster, job: &Job) -> Explanation {
     }
 }
 
-fn fit(state: &State, roster: &Roster, job: &Job, worker: &Worker) -> WorkerFit {
-    let heard = roster.get(worker.id);
+fn fit(state: &State, context: &Context, job: &Job, worker: &Worker) -> WorkerFit {
+    let heard = context.roster.get(worker.id);
     let load = heard.as_ref().map_or(0, |heard| heard.load_permille);
-    let lacks = misfits(&job.spec, worker, load);
+    let live = Live { load_permille: load, rtt_us: context.mesh.rtt_us(worker.id) };
+    let lacks = misfits(&job.spec, worker, Some(live));
     let taking = matches!(state.worker_state(worker), WorkerState::Online | WorkerState::Busy);
     WorkerFit {
         worker_id: worker.id.to_string(),

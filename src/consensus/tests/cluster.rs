@@ -190,6 +190,8 @@ pub fn submission_of(n: u64, size: usize) -> Command {
         deadline: None,
         timeout_secs: 60,
         requirements: Requirements::default(),
+        policy: crate::domain::score::Policy::default(),
+        weights: None,
         retry: Retry::default(),
         redundancy: 1,
         tags: Vec::new(),

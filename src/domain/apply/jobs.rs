@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use super::{Step, cut};
-use crate::domain::auction::misfits;
+use crate::domain::auction::{Evidence, verify};
 use crate::domain::command::{Complete, Done, Fail, Refusal, Reply, Submit};
 use crate::domain::ids::{Digest, JobId, Price, WorkerId};
 use crate::domain::index::{Facets, texts};
 use crate::domain::job::{Award, Cause, Job, JobError, JobState, Outcome, Transition};
 use crate::domain::journal::Event;
+use crate::domain::matching::misfits;
 use crate::domain::schedule::retry_delay_ms;
 use crate::domain::worker::{Verdict, Worker};
 
@@ -103,7 +104,15 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn assign(&mut self, id: JobId, attempt: u32, worker: WorkerId, price: Price, lease_ms: u64) -> Reply {
+    pub(super) fn assign(
+        &mut self,
+        id: JobId,
+        attempt: u32,
+        worker: WorkerId,
+        price: Price,
+        lease_ms: u64,
+        evidence: Option<&Evidence>,
+    ) -> Reply {
         let job = self.job(id)?;
         let now = self.state.now;
         if job.state.is_final() {
@@ -120,9 +129,12 @@ impl Step<'_> {
         if let Some(most) = job.spec.max_price.filter(|most| price > *most) {
             return Err(Refusal::Invalid(format!("price {price} is above the job's max_price {most}")));
         }
+        evidence.map_or(Ok(()), |given| verify(&job.spec, worker, price, given)).map_err(Refusal::Invalid)?;
         let known = self.state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
         self.available(known, job).map_err(|why| Refusal::NotAvailable { worker, why })?;
-        let award = Award { worker, price, assigned_at: now, started_at: None, lease_until: now.after_ms(lease_ms) };
+        let evidence = evidence.cloned().map(Box::new);
+        let lease_until = now.after_ms(lease_ms);
+        let award = Award { worker, price, assigned_at: now, started_at: None, lease_until, evidence };
         self.transition(id, Cause::Awarded, |job| {
             job.state = JobState::Assigned;
             job.attempt = attempt;
@@ -144,7 +156,7 @@ impl Step<'_> {
         if self.state.room(worker) == 0 {
             return Err(format!("it holds its most of {max} jobs"));
         }
-        match misfits(&job.spec, worker, 0).into_iter().next() {
+        match misfits(&job.spec, worker, None).into_iter().next() {
             Some(misfit) => {
                 Err(format!("{}: wanted {}, offered {}", misfit.requirement, misfit.wanted, misfit.offered))
             }

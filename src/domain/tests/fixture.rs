@@ -7,6 +7,7 @@ use crate::domain::command::{Command, Complete, Fail, Submit};
 use crate::domain::ids::{Digest, JobId, WorkerId};
 use crate::domain::index::Index;
 use crate::domain::job::{HISTORY_MAX, Input, Job, JobSpec, JobState, Requirements, Retry, Source};
+use crate::domain::score::Policy;
 use crate::domain::state::{LIMITS, Limits, State};
 use crate::domain::worker::{Capabilities, Location, Worker};
 
@@ -39,6 +40,8 @@ pub(super) fn spec(payload: &[u8]) -> JobSpec {
         deadline: None,
         timeout_secs: 3_600,
         requirements: Requirements::default(),
+        policy: Policy::default(),
+        weights: None,
         retry: Retry::default(),
         redundancy: 1,
         tags: Vec::new(),

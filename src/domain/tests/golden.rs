@@ -15,11 +15,11 @@ use goldenscript::{ArgumentConsumer, Command as Line};
 
 use super::fixture::{check, complete, fail, job, register, reread, spec, submit, worker};
 use crate::domain::apply::Position;
-use crate::domain::auction::misfits;
 use crate::domain::command::{Command, Done, Record, Reply};
 use crate::domain::ids::{JobId, Price, WorkerId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::journal::{Event, Sink};
+use crate::domain::matching::misfits;
 use crate::domain::schedule::retry_delay_ms;
 use crate::domain::state::{LIMITS, State};
 use crate::domain::time::Timestamp;
@@ -101,7 +101,7 @@ impl Story {
         Ok(Some(match name {
             "assign" => {
                 let price = Price(args.lookup_parse("price")?.unwrap_or(5));
-                Command::Assign { job: id, attempt, worker, price, lease_ms }
+                Command::Assign { job: id, attempt, worker, price, lease_ms, evidence: None }
             }
             "start" => Command::Started { job: id, attempt, worker },
             "renew" => Command::Renew { job: id, attempt, lease_ms },
@@ -272,7 +272,7 @@ impl Story {
     fn misfits(&self, id: JobId, worker: WorkerId) -> Outcome<String> {
         let job = self.state.job(id).ok_or("no such job")?;
         let worker = self.state.worker(worker).ok_or("no such worker")?;
-        let lacking = misfits(&job.spec, worker, 0).into_iter();
+        let lacking = misfits(&job.spec, worker, None).into_iter();
         Ok(lines(lacking.map(|m| format!("{}: wanted {}, offered {}", m.requirement, m.wanted, m.offered))))
     }
 }

@@ -1,15 +1,18 @@
 //! Awards and requirements.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::fixture::{fail, job, register, spec, submit, worker};
 use crate::domain::apply::Position;
-use crate::domain::auction::{Bid, Bidder, Win, award, fits, misfits};
+use crate::domain::auction::{Bid, Bidder, Evidence, Fate, Win, award, verify};
 use crate::domain::command::{Command, Record};
 use crate::domain::ids::{JobId, Price, WorkerId};
-use crate::domain::job::Job;
+use crate::domain::job::{Job, JobSpec};
+use crate::domain::matching::{Live, fits, misfits};
+use crate::domain::score::{Policy, Weights};
 use crate::domain::state::State;
 use crate::domain::time::Timestamp;
 use crate::domain::worker::Worker;
@@ -28,7 +31,7 @@ fn market(jobs: u8, rooms: &[u32]) -> State {
 }
 
 fn bid(n: u8, w: u8, price: u128, load_permille: u32) -> Bid {
-    Bid { job: job(n), attempt: 1, worker: worker(w), price: Price(price), load_permille }
+    Bid { job: job(n), attempt: 1, worker: worker(w), price: Price(price), expected_ms: 0, load_permille, rtt_us: None }
 }
 
 fn clear(state: &State, bids: &[Bid]) -> Vec<Win> {
@@ -44,12 +47,66 @@ fn winner(wins: &[Win], id: JobId) -> Option<WorkerId> {
     wins.iter().find(|win| win.job == id).map(|win| win.worker)
 }
 
+const LIVE: Live = Live { load_permille: 1_000, rtt_us: Some(40_000) };
+
 #[test]
-fn the_cheapest_wins_then_the_least_loaded() {
-    let state = market(2, &[4, 4, 4]);
-    let wins = clear(&state, &[bid(0, 1, 9, 0), bid(0, 2, 8, 900), bid(1, 1, 5, 700), bid(1, 3, 5, 100)]);
-    assert_eq!(winner(&wins, job(0)), Some(worker(2)));
-    assert_eq!(winner(&wins, job(1)), Some(worker(3)));
+fn the_policy_decides_what_counts() {
+    let mut bids = [bid(0, 1, 9, 0), bid(0, 2, 8, 900), bid(0, 3, 9, 900), bid(0, 4, 9, 900)];
+    bids[2].expected_ms = 10;
+    bids[2].rtt_us = Some(100);
+    (bids[0].expected_ms, bids[1].expected_ms, bids[3].expected_ms) = (300, 900, 1_000);
+    for (policy, wanted) in
+        [(Policy::Balanced, 1), (Policy::LowestCost, 2), (Policy::FastestResponse, 3), (Policy::HighestReputation, 4)]
+    {
+        let job_spec = JobSpec { policy, ..spec(b"x") };
+        let workers = (1..=4).map(|n| register(worker(n), 4));
+        let mut state = state(workers.chain([submit(job(0), job_spec, b"x")]).collect());
+        Arc::make_mut(state.workers.get_mut(&worker(4)).unwrap()).reputation = 1_000;
+        assert_eq!(winner(&clear(&state, &bids), job(0)), Some(worker(wanted)), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_job_may_weigh_for_itself_and_wish_for_a_region() {
+    let only_price = Weights { price: 1, time: 0, reputation: 0, load: 0, distance: 0 };
+    let mut wish = spec(b"y");
+    wish.requirements.preferred_regions = vec!["eu-north".to_owned()];
+    let mut elsewhere = register(worker(2), 4);
+    let Command::RegisterWorker { location, .. } = &mut elsewhere else { unreachable!() };
+    location.region = "us-west".to_owned();
+    let cheap = JobSpec { weights: Some(only_price), ..spec(b"x") };
+    let jobs = [submit(job(0), cheap, b"x"), submit(job(1), wish, b"y")];
+    let state = state([register(worker(1), 4), elsewhere].into_iter().chain(jobs).collect());
+    let bids = [bid(0, 1, 100, 0), bid(0, 2, 99, 1_000), bid(1, 1, 100, 0), bid(1, 2, 99, 0)];
+    let wins = clear(&state, &bids);
+    assert_eq!(winner(&wins, job(0)), Some(worker(2)), "the price alone counts");
+    assert_eq!(winner(&wins, job(1)), Some(worker(1)), "it is in the region");
+}
+
+#[test]
+fn an_award_records_what_it_takes_to_judge_it_again() {
+    let state = market(2, &[1, 1]);
+    // Worker 1 is the best for both jobs; the second could go nowhere else.
+    let wins = clear(&state, &[bid(0, 1, 1, 0), bid(0, 2, 9, 0), bid(1, 1, 1, 0)]);
+    assert_eq!((winner(&wins, job(0)), winner(&wins, job(1))), (Some(worker(2)), Some(worker(1))));
+    let first = wins.iter().find(|win| win.job == job(0)).unwrap();
+    let fates: Vec<_> = first.evidence.offers.iter().map(|offer| (offer.worker, offer.fate)).collect();
+    assert_eq!(fates, [(worker(2), Fate::Won), (worker(1), Fate::Elsewhere)]);
+    assert_eq!(first.evidence.bids, 2);
+
+    let judge = |evidence: &Evidence| verify(&spec(b"x"), first.worker, first.price, evidence);
+    assert_eq!(judge(&first.evidence), Ok(()));
+    let tampered = |change: fn(&mut Evidence)| {
+        let mut evidence = first.evidence.clone();
+        change(&mut evidence);
+        judge(&evidence)
+    };
+    assert!(tampered(|e| e.offers[0].cost -= 1).is_err(), "a cost that does not follow");
+    assert!(tampered(|e| e.offers[0].terms.price = Price(1)).is_err(), "another price");
+    assert!(tampered(|e| e.offers[1].fate = Fate::Lost).is_err(), "a better offer that lost");
+    assert!(tampered(|e| e.offers.reverse()).is_err(), "another winner");
+    assert!(tampered(|e| e.scale.price = Price(1)).is_err(), "another scale");
+    assert!(tampered(|e| e.offers = Box::new([])).is_err(), "nothing");
 }
 
 #[test]
@@ -63,7 +120,14 @@ fn equal_bids_are_drawn_by_lot_so_that_each_worker_wins_some() {
 #[test]
 fn a_worker_that_let_a_job_down_gets_it_again_only_if_nobody_else_wants_it() {
     let mut state = market(1, &[4, 4]);
-    let assign = Command::Assign { job: job(0), attempt: 1, worker: worker(1), price: Price(1), lease_ms: 30_000 };
+    let assign = Command::Assign {
+        job: job(0),
+        attempt: 1,
+        worker: worker(1),
+        price: Price(1),
+        lease_ms: 30_000,
+        evidence: None,
+    };
     let record = Record { at: Timestamp(2_000), commands: vec![assign, fail(job(0), 1, worker(1), true)] };
     assert!(state.apply(Position { index: 2, term: 1 }, &record).iter().all(Result::is_ok));
     let later = state.job(job(0)).unwrap().next_attempt_at;
@@ -106,8 +170,8 @@ fn each_requirement_is_judged_and_named() {
     let state = market(1, &[1]);
     let worker: &Worker = state.worker(worker(1)).unwrap();
     let mut spec = spec(b"x");
-    assert_eq!(misfits(&spec, worker, 1_000), []);
-    assert!(fits(&spec, worker, 1_000));
+    assert_eq!(misfits(&spec, worker, Some(LIVE)), []);
+    assert!(fits(&spec, worker, Some(LIVE)));
     spec.kind = "render3d".to_owned();
     spec.requirements.min_cpu_cores = 5;
     spec.requirements.min_ram_mb = 8_193;
@@ -117,7 +181,7 @@ fn each_requirement_is_judged_and_named() {
     spec.requirements.max_network_latency_ms = 1;
     spec.requirements.max_worker_load_permille = 250;
     spec.requirements.min_reputation = 501;
-    let told: Vec<String> = misfits(&spec, worker, 251)
+    let told: Vec<String> = misfits(&spec, worker, Some(Live { load_permille: 251, rtt_us: Some(1_001) }))
         .into_iter()
         .map(|misfit| format!("{}: {} / {}", misfit.requirement, misfit.wanted, misfit.offered))
         .collect();
@@ -131,6 +195,7 @@ fn each_requirement_is_judged_and_named() {
             "min_reputation: at least 501 / 500",
             "required_frameworks: pytorch / onnx",
             "max_worker_load: 0.250 / 0.251",
+            "max_network_latency_ms: at most 1 ms / 2 ms",
         ]
     );
 }
@@ -161,6 +226,7 @@ proptest! {
         let mut state = state;
         let assign = |win: &Win| Command::Assign {
             job: win.job, attempt: win.attempt, worker: win.worker, price: win.price, lease_ms: 1_000,
+            evidence: Some(Box::new(win.evidence.clone())),
         };
         let record = Record { at: Timestamp(2_000), commands: wins.iter().map(assign).collect() };
         assert!(state.apply(Position { index: 2, term: 1 }, &record).iter().all(Result::is_ok));

@@ -46,7 +46,9 @@ fn command(state: &State, &[kind, which, who, nudge, a, b]: &[u8; 6]) -> Command
             worker,
             verdict: [Verdict::Online, Verdict::Unhealthy, Verdict::Offline][a as usize % 3],
         },
-        11..=14 => Command::Assign { job, attempt: next, worker, price: Price(u128::from(b) / 2), lease_ms },
+        11..=14 => {
+            Command::Assign { job, attempt: next, worker, price: Price(u128::from(b) / 2), lease_ms, evidence: None }
+        }
         15 | 16 => Command::Started { job, attempt: said, worker },
         17 if a % 2 == 0 => Command::Renew { job, attempt: said, lease_ms },
         18 => Command::Expire { job, attempt: said },

@@ -16,7 +16,8 @@ use crate::domain::time::Timestamp;
 fn populated() -> State {
     let mut state = State::default();
     let (first, second) = (job(1), job(2));
-    let assign = |job| Command::Assign { job, attempt: 1, worker: worker(1), price: Price(5), lease_ms: 30_000 };
+    let assign =
+        |job| Command::Assign { job, attempt: 1, worker: worker(1), price: Price(5), lease_ms: 30_000, evidence: None };
     let commands = vec![
         register(worker(1), 2),
         register(worker(2), 1),
@@ -70,7 +71,7 @@ fn another_version_is_named() {
     let mut written = bytes(&populated());
     written[11] = 99;
     let error = read(&written).unwrap_err();
-    assert_eq!(error.to_string(), "snapshot has format 99, this build reads 2");
+    assert_eq!(error.to_string(), "snapshot has format 99, this build reads 3");
 }
 
 #[test]
