@@ -49,6 +49,7 @@ impl State {
         let jobs = &self.jobs;
         self.index.promote(self.now, |id| jobs.get(&id));
         let mut step = Step { state: self, position, jobs: BTreeSet::new(), workers: BTreeSet::new() };
+        step.draw_back();
         let replies: Vec<Reply> = record.commands.iter().map(|command| step.command(command)).collect();
         step.forget();
         let Step { jobs, workers, .. } = step;

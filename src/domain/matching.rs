@@ -11,6 +11,7 @@
 //! score of an offer.
 
 use super::job::JobSpec;
+use super::reputation::FLOOR;
 use super::worker::Worker;
 
 /// A requirement that a worker does not meet.
@@ -82,7 +83,7 @@ fn shortages(spec: &JobSpec, worker: &Worker) -> impl Iterator<Item = Shortage> 
         ("min_cpu_cores", needs.min_cpu_cores.into(), has.cpu_cores.into(), ""),
         ("min_ram_gb", needs.min_ram_mb, has.ram_mb, " MB"),
         ("min_gpu_memory_gb", needs.min_gpu_memory_mb, has.gpu_memory_mb, " MB"),
-        ("min_reputation", needs.min_reputation.into(), worker.reputation.into(), ""),
+        ("min_reputation", needs.min_reputation.max(FLOOR).into(), worker.reputation.into(), ""),
     ];
     let short = amounts.into_iter().filter(|(_, wanted, offered, _)| offered < wanted);
     short.map(|(requirement, wanted, offered, unit)| Shortage { requirement, wanted, offered, unit })

@@ -17,6 +17,7 @@ mod index;
 pub mod job;
 pub mod journal;
 pub mod matching;
+pub mod reputation;
 mod retired;
 pub mod schedule;
 pub mod score;

@@ -73,6 +73,7 @@ enum Section {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Head {
     now: Timestamp,
+    drawn_at: Timestamp,
     applied: u64,
     applied_term: u64,
     hash: Digest,
@@ -137,6 +138,7 @@ impl State {
         Ok(Self {
             limits,
             now: head.now,
+            drawn_at: head.drawn_at,
             applied: head.applied,
             applied_term: head.applied_term,
             hash: head.hash,
@@ -156,6 +158,7 @@ impl State {
         let count = |items: usize| u64::try_from(items).unwrap_or(u64::MAX);
         Head {
             now: self.now,
+            drawn_at: self.drawn_at,
             applied: self.applied,
             applied_term: self.applied_term,
             hash: self.hash,

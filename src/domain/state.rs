@@ -20,6 +20,7 @@ use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, Turn, place, turn};
 use super::job::{Job, JobState};
 use super::journal::{JOURNAL_MAX, Journal, KEEP};
+use super::reputation::is_banned;
 use super::retired::Retired;
 use super::time::Timestamp;
 use super::worker::{Verdict, Worker, WorkerState};
@@ -63,6 +64,8 @@ pub const LIMITS: Limits = Limits {
 pub struct State {
     pub(super) limits: Limits,
     pub(super) now: Timestamp,
+    /// When reputations were last drawn toward the start.
+    pub(super) drawn_at: Timestamp,
     pub(super) applied: u64,
     pub(super) applied_term: u64,
     pub(super) hash: Digest,
@@ -90,6 +93,7 @@ impl State {
         Self {
             limits,
             now: Timestamp::default(),
+            drawn_at: Timestamp::default(),
             applied: 0,
             applied_term: 0,
             hash: Digest::default(),
@@ -214,6 +218,7 @@ impl State {
     /// What users see: the verdict, and what follows from draining and held attempts. Busy is a worker without room.
     pub fn worker_state(&self, worker: &Worker) -> WorkerState {
         match standing(worker) {
+            _ if is_banned(worker, self.now) => WorkerState::Banned,
             WorkerState::Online if self.room(worker) == 0 => WorkerState::Busy,
             other => other,
         }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::WorkerId;
+use super::reputation::Change;
 use super::time::Timestamp;
 
 /// Where reputation starts, and the value it decays to.
@@ -91,7 +92,12 @@ pub struct Worker {
     pub version: String,
     pub verdict: Verdict,
     pub draining: bool,
+    /// 0 to 1000.
     pub reputation: u32,
+    /// How the reputation came about lately, oldest first.
+    pub changes: Vec<Change>,
+    /// Wins nothing until then.
+    pub banned_until: Option<Timestamp>,
     pub registered_at: Timestamp,
     pub verdict_at: Timestamp,
     pub completed: u64,

@@ -23,6 +23,7 @@ use super::{Offer, Reign};
 use crate::clock;
 use crate::domain::auction::{self, Bid, Bidder, Win};
 use crate::domain::matching::fits;
+use crate::domain::reputation::is_banned;
 use crate::domain::worker::{Verdict, Worker};
 use crate::domain::{Command, Job, JobId, State, WorkerId};
 use crate::mesh::Topic;
@@ -272,7 +273,9 @@ impl Market {
 
 /// Workers that take jobs now, if they have room.
 fn able<'a>(state: &'a State, fresh: &BTreeSet<WorkerId>) -> impl Iterator<Item = &'a Arc<Worker>> {
-    let takes = |worker: &&Arc<Worker>| worker.verdict == Verdict::Online && !worker.draining;
+    let takes = |worker: &&Arc<Worker>| {
+        worker.verdict == Verdict::Online && !worker.draining && !is_banned(worker, state.now())
+    };
     state.workers().filter(takes).filter(|worker| fresh.contains(&worker.id))
 }
 

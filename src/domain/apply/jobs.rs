@@ -13,6 +13,7 @@ use crate::domain::index::{Facets, texts};
 use crate::domain::job::{Award, Cause, Job, JobError, JobState, Outcome, Transition};
 use crate::domain::journal::Event;
 use crate::domain::matching::misfits;
+use crate::domain::reputation::{Fact, is_banned};
 use crate::domain::schedule::retry_delay_ms;
 use crate::domain::worker::{Verdict, Worker};
 
@@ -153,6 +154,9 @@ impl Step<'_> {
         if worker.draining {
             return Err("it is draining".to_owned());
         }
+        if is_banned(worker, self.state.now) {
+            return Err("it is banned".to_owned());
+        }
         if self.state.room(worker) == 0 {
             return Err(format!("it holds its most of {max} jobs"));
         }
@@ -197,12 +201,13 @@ impl Step<'_> {
             code: "lease_expired".to_owned(),
             detail: format!("worker {worker} was not heard of until {}", until.0),
         };
-        self.count_lost(worker);
+        self.count_lost(worker, id);
         self.attempt_failed(id, Cause::LeaseExpired, error, Some(0))
     }
 
     pub(super) fn decline(&mut self, id: JobId, attempt: u32, worker: WorkerId) -> Reply {
         self.holding(id, attempt, Some(worker))?;
+        self.rate(worker, id, Fact::Declined);
         let next = self.state.now.after_ms(DECLINE_DELAY_MS);
         self.transition(id, Cause::Declined, |job| {
             job.state = JobState::Pending;
@@ -237,6 +242,7 @@ impl Step<'_> {
         })?;
         self.state.outputs.insert(id, Arc::from(complete.output.as_slice()));
         self.change_worker(complete.worker, |worker| worker.completed = worker.completed.saturating_add(1));
+        self.rate(complete.worker, id, Fact::Completed);
         Ok(reply)
     }
 
@@ -247,6 +253,9 @@ impl Step<'_> {
         let cause = if more { Cause::Retry } else { Cause::Failed };
         let error = JobError { code: fail.code.clone(), detail: cut(&fail.detail) };
         self.change_worker(fail.worker, |worker| worker.failed = worker.failed.saturating_add(1));
+        if let Some(fact) = Fact::of_failure(&fail.code) {
+            self.rate(fail.worker, fail.job, fact);
+        }
         self.attempt_failed(fail.job, cause, error, more.then_some(delay))
     }
 

@@ -7,6 +7,7 @@ use crate::domain::command::{Done, Refusal, Reply};
 use crate::domain::ids::{JobId, WorkerId};
 use crate::domain::job::{Cause, JobError};
 use crate::domain::journal::Event;
+use crate::domain::reputation::{self, Fact};
 use crate::domain::state::standing;
 use crate::domain::worker::{Capabilities, Location, REPUTATION_START, Verdict, Worker, WorkerState};
 
@@ -32,6 +33,8 @@ impl Step<'_> {
             verdict: Verdict::Online,
             draining: false,
             reputation: REPUTATION_START,
+            changes: Vec::new(),
+            banned_until: None,
             registered_at: now,
             verdict_at: now,
             completed: 0,
@@ -104,8 +107,28 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn count_lost(&mut self, id: WorkerId) {
+    pub(super) fn count_lost(&mut self, id: WorkerId, job: JobId) {
         self.change_worker(id, |worker| worker.lost = worker.lost.saturating_add(1));
+        self.rate(id, job, Fact::Lost);
+    }
+
+    pub(super) fn rate(&mut self, id: WorkerId, job: JobId, fact: Fact) {
+        let now = self.state.now;
+        self.change_worker(id, |worker| reputation::rate(worker, now, job, fact));
+    }
+
+    /// Draws every reputation toward the start, for each hour that the log's clock has passed.
+    pub(super) fn draw_back(&mut self) {
+        let hours = reputation::hours(self.state.drawn_at, self.state.now);
+        if hours == 0 {
+            return;
+        }
+        self.state.drawn_at = self.state.now;
+        let moved = |worker: &&Arc<Worker>| worker.reputation != REPUTATION_START;
+        let ids: Vec<WorkerId> = self.state.workers().filter(moved).map(|worker| worker.id).collect();
+        for id in ids {
+            self.change_worker(id, |worker| worker.reputation = reputation::drawn_back(worker.reputation, hours));
+        }
     }
 
     fn worker(&self, id: WorkerId) -> Result<&Worker, Refusal> {
@@ -127,7 +150,7 @@ impl Step<'_> {
     fn hand_back(&mut self, id: WorkerId, why: &str) -> Result<(), Refusal> {
         let held: Vec<JobId> = self.state.jobs_of(id).into_iter().flatten().copied().collect();
         for job in held {
-            self.count_lost(id);
+            self.count_lost(id, job);
             let error = JobError { code: "worker_lost".to_owned(), detail: format!("worker {id} is gone: {why}") };
             self.attempt_failed(job, Cause::WorkerLost, error, Some(0))?;
         }

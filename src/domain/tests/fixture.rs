@@ -7,6 +7,7 @@ use crate::domain::command::{Command, Complete, Fail, Submit};
 use crate::domain::ids::{Digest, JobId, WorkerId};
 use crate::domain::index::Index;
 use crate::domain::job::{HISTORY_MAX, Input, Job, JobSpec, JobState, Requirements, Retry, Source};
+use crate::domain::reputation::CHANGES_MAX;
 use crate::domain::score::Policy;
 use crate::domain::state::{LIMITS, Limits, State};
 use crate::domain::worker::{Capabilities, Location, Worker};
@@ -136,6 +137,8 @@ fn check_job(state: &State, id: JobId, job: &Arc<Job>) {
 
 fn check_worker(state: &State, worker: &Worker) {
     let held = state.jobs_of(worker.id).map_or(0, BTreeSet::len);
+    assert!(worker.reputation <= 1_000 && worker.changes.len() <= CHANGES_MAX);
+    assert!(worker.changes.is_sorted_by_key(|change| change.at));
     assert!(held as u32 <= worker.capabilities.max_parallel_jobs, "{} holds {held} jobs", worker.id);
 }
 

@@ -20,6 +20,7 @@ use crate::domain::ids::{JobId, Price, WorkerId};
 use crate::domain::job::{Job, JobState};
 use crate::domain::journal::{Event, Sink};
 use crate::domain::matching::misfits;
+use crate::domain::reputation::Change;
 use crate::domain::schedule::retry_delay_ms;
 use crate::domain::state::{LIMITS, State};
 use crate::domain::time::Timestamp;
@@ -108,7 +109,13 @@ impl Story {
             "expire" => Command::Expire { job: id, attempt },
             "decline" => Command::Decline { job: id, attempt, worker },
             "complete" => complete(id, attempt, worker, text(args, "output", "done").as_bytes()),
-            _ => fail(id, attempt, worker, args.lookup_parse("retryable")?.unwrap_or(true)),
+            _ => {
+                let mut command = fail(id, attempt, worker, args.lookup_parse("retryable")?.unwrap_or(true));
+                if let (Command::Fail(fail), Some(code)) = (&mut command, args.lookup("code")) {
+                    fail.code.clone_from(&code.value);
+                }
+                command
+            }
         }))
     }
 
@@ -207,6 +214,21 @@ impl Story {
                 format!("overdue: {}", overdue.collect::<Vec<_>>().join(" "))
             }
             "worker" => self.worker_line(worker_arg(args)?),
+            // As if much had happened.
+            "trust" => {
+                let worker = worker_arg(args)?;
+                let value = args.lookup_parse("to")?.ok_or("to?")?;
+                let worker = self.state.workers.get_mut(&worker).ok_or("no such worker")?;
+                std::sync::Arc::make_mut(worker).reputation = value;
+                String::new()
+            }
+            "reputation" => {
+                let worker = self.state.worker(worker_arg(args)?).ok_or("no such worker")?;
+                let changes = worker.changes.iter();
+                let change =
+                    |c: &Change| format!("{} {} {:+} = {}", time(c.at), c.fact.as_str(), c.fact.delta(), c.value);
+                format!("{} now {}", lines(changes.map(change)), worker.reputation)
+            }
             "workers" => lines(self.state.workers().map(|worker| self.worker_line(worker.id))),
             "bytes" => self.bytes_line(job_arg(args)?),
             "history" => self.history(job_arg(args)?)?,
@@ -329,7 +351,8 @@ fn milliseconds(text: &str) -> Outcome<u64> {
         Some("ms") => 1,
         Some("s") => 1_000,
         Some("m") => 60_000,
-        _ => return Err(format!("{text} is no time: use ms, s or m").into()),
+        Some("h") => 3_600_000,
+        _ => return Err(format!("{text} is no time: use ms, s, m or h").into()),
     };
     Ok(digits.parse::<u64>()? * unit)
 }
@@ -405,6 +428,7 @@ stories! {
     late_result
     nonsense
     queue
+    reputation
     retention
     retry
     same_submission
