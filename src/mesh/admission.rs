@@ -47,10 +47,12 @@ impl Bucket {
 }
 
 /// Messages per second, and at once, that one publisher may have on a topic.
+///
+/// A busy market has several announcements per tick, and a worker answers each
+/// of them: both need room for the shortest tick and for what gathers in a pause.
 fn allowance(topic: Topic) -> (f64, f64) {
     match topic {
-        Topic::Announcements => (200.0, 400.0),
-        Topic::Bids => (100.0, 200.0),
+        Topic::Announcements | Topic::Bids => (1_000.0, 2_000.0),
         Topic::Heartbeats => (5.0, 20.0),
     }
 }
@@ -58,7 +60,8 @@ fn allowance(topic: Topic) -> (f64, f64) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     Pass,
-    OverRate,
+    /// Too many of them, and who is to blame.
+    OverRate(PeerId),
     /// The publisher has no right to the topic.
     Forbidden,
 }
@@ -74,6 +77,10 @@ impl Gate {
     ///
     /// A worker need not know every coordinator: what one it trusts passes on,
     /// that one has accepted from a member.
+    ///
+    /// Coordinators pass on what others published, and the publisher pays for
+    /// it. Anybody else who does pays himself: old messages are still signed, and
+    /// sending them again must not use up their publisher's allowance.
     pub fn admit(
         &mut self,
         shared: &Shared,
@@ -82,20 +89,23 @@ impl Gate {
         from: Option<PeerId>,
         now: Instant,
     ) -> Admission {
-        let vouched = || shared.role == Role::Worker && from.is_some_and(|from| shared.is_coordinator(from));
-        if topic == Topic::Announcements && !shared.is_coordinator(source) && !vouched() {
+        let Some(from) = from else { return Admission::Forbidden };
+        let trusted = shared.is_coordinator(from);
+        let vouched = shared.role == Role::Worker && trusted;
+        if topic == Topic::Announcements && !shared.is_coordinator(source) && !vouched {
             return Admission::Forbidden;
         }
+        let payer = if trusted { source } else { from };
         let (rate, burst) = allowance(topic);
-        if self.buckets.len() >= SOURCES_MAX && !self.buckets.contains_key(&(source, topic)) {
+        if self.buckets.len() >= SOURCES_MAX && !self.buckets.contains_key(&(payer, topic)) {
             // A bucket that has had time to fill says nothing.
             self.buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < Duration::from_secs(5));
             if self.buckets.len() >= SOURCES_MAX {
-                return Admission::OverRate;
+                return Admission::OverRate(payer);
             }
         }
-        let bucket = self.buckets.entry((source, topic)).or_insert_with(|| Bucket::full(burst, now));
-        if bucket.take(now, rate, burst) { Admission::Pass } else { Admission::OverRate }
+        let bucket = self.buckets.entry((payer, topic)).or_insert_with(|| Bucket::full(burst, now));
+        if bucket.take(now, rate, burst) { Admission::Pass } else { Admission::OverRate(payer) }
     }
 }
 
@@ -112,6 +122,32 @@ mod tests {
         let later = start + Duration::from_secs(2);
         assert_eq!((0..100).filter(|_| bucket.take(later, 5.0, 20.0)).count(), 10);
         assert_eq!(bucket.delay(later, 5.0, 20.0), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn the_market_at_its_fastest_is_within_the_allowance() {
+        let (leader, start) = (PeerId([1; 32]), clock::instant());
+        let shared = Shared::new(PeerId::default(), Role::Coordinator, 1, [leader].into());
+        for topic in [Topic::Announcements, Topic::Bids] {
+            let mut gate = Gate::default();
+            for n in 0..5_000u32 {
+                let now = start + Duration::from_millis(n.into());
+                assert_eq!(gate.admit(&shared, topic, leader, Some(leader), now), Admission::Pass, "{topic:?} {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_sends_the_messages_of_others_again_uses_up_only_his_own_allowance() {
+        let (member, worker, mallory) = (PeerId([1; 32]), PeerId([2; 32]), PeerId([3; 32]));
+        let (shared, now) = (Shared::new(PeerId::default(), Role::Coordinator, 1, [member].into()), clock::instant());
+        let mut gate = Gate::default();
+        let mut admit = |from| gate.admit(&shared, Topic::Heartbeats, worker, Some(from), now);
+        assert_eq!((0..100).filter(|_| admit(mallory) == Admission::Pass).count(), 20);
+        assert_eq!(admit(mallory), Admission::OverRate(mallory));
+        assert_eq!(admit(worker), Admission::Pass);
+        assert_eq!((0..100).filter(|_| admit(member) == Admission::Pass).count(), 19, "the worker pays");
+        assert_eq!(admit(member), Admission::OverRate(worker));
     }
 
     #[test]

@@ -190,10 +190,10 @@ impl EventLoop {
                 self.judge(Judged { id, from, topic, acceptance: MessageAcceptance::Reject });
                 return;
             }
-            Admission::OverRate => {
-                // Only the publisher is to blame; who passes it on may have had it from elsewhere.
-                if from_libp2p(&from) == Some(source) {
-                    self.offend(source, "gossip_rate");
+            Admission::OverRate(culprit) => {
+                // A coordinator that passes on too much of somebody else's is not to blame.
+                if from_libp2p(&from) == Some(culprit) {
+                    self.offend(culprit, "gossip_rate");
                 }
                 self.judge(Judged { id, from, topic, acceptance: MessageAcceptance::Ignore });
                 return;
