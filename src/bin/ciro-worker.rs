@@ -17,6 +17,10 @@ const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 const SECOND_SIGNAL: u8 = 130;
 
+/// Files open at once: some for each of 1024 jobs. Not all that the system allows, because
+/// commands inherit it, and some of them close every number there may be.
+const FILES: u64 = 16_384;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.command {
@@ -54,6 +58,7 @@ fn start(args: &Args) -> anyhow::Result<ExitCode> {
     telemetry::init("info", format)?;
     // Half a worker is worse than none.
     telemetry::abort_on_panic(|| false);
+    telemetry::raise_file_limit(FILES);
     let runtime = tokio::runtime::Runtime::new().context("start runtime")?;
     let code = runtime.block_on(run(settings));
     runtime.shutdown_background();

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
 use super::failure::{self, Failure, Kind};
 use super::output;
 use crate::config::{Config, Environment, LogFormat, Sources};
@@ -82,7 +80,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    raise_file_limit();
+    // Thousands of workers take thousands of sockets.
+    telemetry::raise_file_limit(u64::MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("ciro").build()?;
     let ended = runtime.block_on(node::run(config));
     // Blocking work that is stuck on a dead disk must not hold the process.
@@ -109,15 +108,6 @@ fn refused(error: &crate::config::Error) -> Failure {
     let heading =
         if count == 1 { "the configuration is refused" } else { "the configuration is refused, for several reasons" };
     Failure::new(Kind::Usage, format!("{heading}:\n  {}", error.0.join("\n  ")))
-}
-
-/// Thousands of workers take thousands of sockets: use what the system allows.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
-    if let Err(error) = raised {
-        tracing::warn!(%error, "raise the limit of open files");
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ mod process;
 #[cfg(feature = "prometheus")]
 mod text;
 
+pub use process::raise_file_limit;
+
 use std::io::IsTerminal;
 
 use tracing_subscriber::filter::ParseError;

@@ -1,8 +1,10 @@
-//! What the kernel says about this process, from `/proc/self`.
+//! What the kernel says about this process, from `/proc/self`, and what more it allows it.
 //!
 //! A value that can not be read is left out rather than shown as zero.
 
 use std::fs;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// The unit of times in `/proc`, fixed for programs on Linux whatever the kernel's own tick.
 const TICKS_PER_SEC: f64 = 100.0;
@@ -30,6 +32,17 @@ impl Process {
             open_fds: fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64),
             max_fds: word_after(&limits, "Max open files", 0),
         }
+    }
+}
+
+/// Raises the limit of open files towards `wanted`, as far as the system lets us.
+pub fn raise_file_limit(wanted: u64) {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let soft_wanted = wanted.min(hard);
+        if soft < soft_wanted { setrlimit(Resource::RLIMIT_NOFILE, soft_wanted, hard) } else { Ok(()) }
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "raise the limit of open files");
     }
 }
 
