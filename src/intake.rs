@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use crate::consensus::Client;
 use crate::domain::command::{Complete, Fail, Reply};
-use crate::domain::{Command, Digest, JobState, WorkerId};
+use crate::domain::{Command, Digest, WorkerId};
 use crate::mesh;
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
@@ -34,7 +34,6 @@ pub async fn serve(client: &Client, worker: WorkerId, body: Bytes) -> Option<Byt
     let reply = match request.body? {
         Body::Register(register) => submit(client, vec![parse_register(worker, register)?]).await,
         Body::Leave(proto::Leave {}) => submit(client, vec![Command::UnregisterWorker { worker }]).await,
-        Body::Started(started) => take_started(client, worker, &started).await?,
         Body::Finished(finished) => take_finished(client, worker, finished).await?,
     };
     Some(wire::encode(&reply))
@@ -48,23 +47,6 @@ fn parse_register(worker: WorkerId, from: proto::Register) -> Option<Command> {
     let location = wire::location_from_proto(from.location.unwrap_or_default())?;
     info!(worker = %worker, slots = capabilities.max_parallel_jobs, types = ?capabilities.job_types, "worker registers");
     Some(Command::RegisterWorker { worker, capabilities, location, version: from.version })
-}
-
-/// Starts that the log does not have yet. Those it has need no second command.
-async fn take_started(client: &Client, worker: WorkerId, started: &proto::Started) -> Option<proto::WorkerReply> {
-    if started.attempts.len() > wire::ITEMS_MAX {
-        return None;
-    }
-    let attempts = started.attempts.iter().map(|a| wire::parse_attempt(Some(a))).collect::<Option<Vec<_>>>()?;
-    let commands: Vec<Command> = client.read(|state| {
-        let waits =
-            |job, attempt| state.job(job).is_some_and(|job| job.state == JobState::Assigned && job.attempt == attempt);
-        let news = attempts.iter().filter(|(job, attempt)| waits(*job, *attempt));
-        news.map(|&(job, attempt)| Command::Started { job, attempt, worker }).collect()
-    });
-    let mut reply = submit(client, commands).await;
-    reply.items = attempts.iter().map(|_| proto::ItemReply { accepted: true, code: String::new() }).collect();
-    Some(reply)
 }
 
 async fn take_finished(client: &Client, worker: WorkerId, from: proto::Finished) -> Option<proto::WorkerReply> {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -16,7 +16,7 @@ use super::Settings;
 use super::attempt::{Done, Workshop};
 use super::bidder::{self, Offer};
 use super::coordinators::Coordinators;
-use super::desk::{Cause, Desk, Key};
+use super::desk::{Cause, Desk};
 use super::heartbeat::{Pulse, Status};
 use super::orders;
 use super::registrar::Standing;
@@ -26,11 +26,12 @@ use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1::{Announcement, CoordinatorReply};
 
-/// How often leases, starts and heartbeats are looked at.
+/// How often leases and heartbeats are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Attempts that end sooner are never told as started.
-const STARTED_AFTER: Duration = Duration::from_millis(100);
+/// How long no job is taken after one could not be run here at all. Such a worker fails jobs
+/// faster than any other does them, and would win all of them.
+const REST: Duration = Duration::from_secs(10);
 
 /// How long killed attempts and undelivered reports may hold up the end.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -45,8 +46,6 @@ pub(super) struct Parts {
     pub coordinators: Coordinators,
     pub standing: watch::Sender<Standing>,
     pub mesh: Handle,
-    /// Attempts that have started, on their way to a coordinator.
-    pub started: mpsc::Sender<Vec<Key>>,
     pub tasks: Tasks,
 }
 
@@ -55,6 +54,7 @@ pub(super) struct Agent {
     pub(super) stopping: bool,
     settings: Settings,
     pulse: Pulse,
+    rests_until: Option<Instant>,
     /// How long jobs of a type take, in milliseconds: a moving average.
     expected_ms: BTreeMap<String, u32>,
 }
@@ -77,7 +77,7 @@ impl Intake {
 impl Agent {
     pub fn new(settings: Settings, parts: Parts) -> Self {
         let pulse = Pulse::new(settings.heartbeat, settings.data_dir.clone());
-        Self { parts, stopping: false, settings, pulse, expected_ms: BTreeMap::new() }
+        Self { parts, stopping: false, settings, pulse, rests_until: None, expected_ms: BTreeMap::new() }
     }
 
     /// Handles the next thing that happens. May be dropped while it waits.
@@ -175,6 +175,10 @@ impl Agent {
     fn finish(&mut self, done: Done) {
         self.parts.desk.finish(done.key);
         self.pulse.changed();
+        if done.ill {
+            self.rests_until = Some(clock::instant() + REST);
+            warn!(seconds = REST.as_secs(), "jobs cannot be run here: taking none for a while");
+        }
         if let Some(took) = done.took {
             let took = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
             let average = self.expected_ms.entry(done.kind).or_insert(took);
@@ -182,16 +186,11 @@ impl Agent {
         }
     }
 
-    /// What time brings: lapsed leases, starts to tell, heartbeats.
+    /// What time brings: lapsed leases, heartbeats.
     fn look(&mut self) {
         let now = clock::instant();
         for (job, attempt) in self.parts.desk.expire(now) {
             warn!(%job, attempt, "lease lost");
-        }
-        let started = self.parts.desk.newly_started(now, STARTED_AFTER, wire::ITEMS_MAX);
-        if !started.is_empty() {
-            // Full: nobody answers just now, and starts are soft.
-            let _ = self.parts.started.try_send(started);
         }
         if self.pulse.is_due(now) {
             self.beat();
@@ -223,6 +222,11 @@ impl Agent {
 
     /// How many more jobs this worker takes now.
     pub(super) fn room(&self) -> u32 {
-        if self.stopping || self.parts.workshop.outbox.is_full() { 0 } else { self.parts.desk.room() }
+        if self.stopping || self.takes_none() { 0 } else { self.parts.desk.room() }
+    }
+
+    /// No job is to be taken, whatever room there is.
+    pub(super) fn takes_none(&self) -> bool {
+        self.rests_until.is_some_and(|until| clock::instant() < until) || self.parts.workshop.outbox.is_full()
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::desk::{Cause, Key};
 use super::executor::{Ended, Executor, Failure, Work};
@@ -15,7 +15,7 @@ use crate::mesh::Identity;
 use crate::wire;
 use crate::wire::proto::mesh::v1::{self as proto, Report, report};
 
-/// Longest detail of a failure that is reported, in bytes: its end.
+/// Longest detail of a failure that is reported, in bytes: its end, after the exit code.
 const DETAIL_MAX: usize = 3 * 1024;
 
 /// What attempts need; shared by all of them.
@@ -32,6 +32,8 @@ pub(super) struct Done {
     pub kind: String,
     /// How long it took, if it came out well.
     pub took: Option<Duration>,
+    /// It could not be run, and neither could another.
+    pub ill: bool,
 }
 
 impl Workshop {
@@ -39,7 +41,12 @@ impl Workshop {
         let started = clock::instant();
         let ended = self.executor.run(&work, stop).await;
         let took = started.elapsed();
-        let done = Done { key: work.key, kind: work.kind, took: matches!(ended, Ended::Output { .. }).then_some(took) };
+        let done = Done {
+            key: work.key,
+            kind: work.kind,
+            took: matches!(ended, Ended::Output { .. }).then_some(took),
+            ill: matches!(&ended, Ended::Failed(failure) if failure.ill),
+        };
         if let Some(report) = self.report(work.key, ended, took) {
             self.outbox.put(report).await;
         }
@@ -56,7 +63,11 @@ impl Workshop {
                 return None;
             }
             Ended::Failed(failure) => {
-                info!(%job, attempt, code = failure.code, exit_code = failure.exit_code, "failed");
+                if failure.ill {
+                    warn!(%job, attempt, code = failure.code, reason = failure.detail, "not run");
+                } else {
+                    info!(%job, attempt, code = failure.code, exit_code = failure.exit_code, "failed");
+                }
                 report::Outcome::Failure(failure_to_proto(failure, duration_ms))
             }
             Ended::Output { bytes, exit_code } => {
@@ -83,9 +94,14 @@ pub(super) fn interrupted((job, attempt): Key) -> Report {
 }
 
 fn failure_to_proto(failure: Failure, duration_ms: u64) -> proto::Failure {
+    let mut detail = end_of(&failure.detail, DETAIL_MAX).to_owned();
+    if failure.exit_code != 0 {
+        detail.insert_str(0, &format!("exit code {}\n", failure.exit_code));
+        detail.truncate(detail.trim_end().len());
+    }
     proto::Failure {
         code: failure.code.to_owned(),
-        detail: end_of(&failure.detail, DETAIL_MAX).to_owned(),
+        detail,
         exit_code: failure.exit_code,
         retryable: failure.retryable,
         duration_ms,
@@ -101,6 +117,18 @@ fn end_of(text: &str, most: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_exit_code_of_a_failure_is_told_however_long_its_detail() {
+        let said = |detail: String| {
+            let failure = Failure { exit_code: 3, ..Failure::retryable("exit_code", detail) };
+            failure_to_proto(failure, 0).detail
+        };
+        assert_eq!(said(String::new()), "exit code 3");
+        let long = said("x".repeat(DETAIL_MAX + 1));
+        assert!(long.starts_with("exit code 3\nx") && long.len() < DETAIL_MAX + 64, "{long}");
+        assert_eq!(failure_to_proto(Failure::retryable("timeout", "after 1 s"), 0).detail, "after 1 s");
+    }
 
     #[test]
     fn the_end_of_a_text_is_whole_characters() {

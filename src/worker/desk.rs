@@ -42,9 +42,7 @@ pub enum Taken {
 
 #[derive(Debug)]
 struct Entry {
-    since: Instant,
     lease_until: Instant,
-    told: bool,
     /// Taken when the attempt is made to stop.
     stop: Option<oneshot::Sender<Cause>>,
     replaced: bool,
@@ -81,7 +79,7 @@ impl Desk {
         }
         self.replace_older(job);
         let (stop, stopped) = oneshot::channel();
-        let entry = Entry { since: now, lease_until: now + lease, told: false, stop: Some(stop), replaced: false };
+        let entry = Entry { lease_until: now + lease, stop: Some(stop), replaced: false };
         self.running.insert(key, entry);
         Taken::New(stopped)
     }
@@ -143,18 +141,6 @@ impl Desk {
         {
             self.finished.remove(&oldest);
         }
-    }
-
-    /// Attempts that have run for at least `after` and were not told of yet.
-    /// Each is returned once.
-    pub fn newly_started(&mut self, now: Instant, after: Duration, most: usize) -> Vec<Key> {
-        let due = |entry: &Entry| !entry.told && now.saturating_duration_since(entry.since) >= after;
-        let mut keys = Vec::new();
-        for (key, entry) in self.running.iter_mut().filter(|(_, entry)| due(entry)).take(most) {
-            entry.told = true;
-            keys.push(*key);
-        }
-        keys
     }
 
     /// How many more jobs can run now.
@@ -262,16 +248,6 @@ mod tests {
         assert!(renewed.try_recv().is_err());
         assert!(desk.expire(later).is_empty(), "once is enough");
         assert_eq!(desk.renew(key(9, 1), LEASE, later), Err("unknown_attempt"));
-    }
-
-    #[test]
-    fn an_attempt_is_told_of_once_and_only_if_it_lasts() {
-        let (mut desk, now) = (Desk::new(2), clock::instant());
-        let after = Duration::from_millis(50);
-        let _one = take_new(&mut desk, key(1, 1), now);
-        assert!(desk.newly_started(now, after, 10).is_empty());
-        assert_eq!(desk.newly_started(now + after, after, 10), vec![key(1, 1)]);
-        assert!(desk.newly_started(now + after, after, 10).is_empty());
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn take(agent: &mut Agent, assignment: Assignment) -> Result<(), &'static str> {
     if !agent.parts.workshop.executor.knows(&work.kind) {
         return Err("unknown_type");
     }
-    if agent.parts.workshop.outbox.is_full() {
+    if agent.takes_none() {
         return Err("no_room");
     }
     match agent.parts.desk.take(key, lease, now) {

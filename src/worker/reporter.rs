@@ -1,4 +1,4 @@
-//! Delivers reports from the outbox, and says what has started.
+//! Delivers reports from the outbox.
 //!
 //! One request is under way at a time; what gathers meanwhile goes with the
 //! next. A report leaves the outbox when a coordinator has accepted or finally
@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::courier::{Backoff, Courier, NoAnswer};
@@ -17,7 +17,7 @@ use super::outbox::Outbox;
 use super::registrar::Standing;
 use crate::wire;
 use crate::wire::proto::mesh::v1::worker_request::Body;
-use crate::wire::proto::mesh::v1::{Finished, ItemReply, Report, Started};
+use crate::wire::proto::mesh::v1::{Finished, ItemReply, Report};
 
 /// Reports and bytes in one request.
 const BATCH_REPORTS: usize = 256;
@@ -29,10 +29,6 @@ const UNKNOWN_WORKER: &str = "unknown_worker";
 /// How long to wait for a registration before trying again anyway.
 const REGISTER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Coordinators asked to note what has started, before it is dropped.
-const STARTED_TRIES: u32 = 3;
-
-#[derive(Clone)]
 pub(super) struct Reporter {
     pub courier: Courier,
     pub outbox: Outbox,
@@ -86,28 +82,6 @@ impl Reporter {
             .collect();
         self.outbox.answered(&answered).await;
         Ok(answered.len() == batch.len())
-    }
-
-    /// Tells what has started. Soft: an accepted assignment counts as started too.
-    pub async fn run_started(self, mut started: mpsc::Receiver<Vec<Key>>) {
-        while let Some(keys) = started.recv().await {
-            let attempts: Vec<_> = keys.iter().map(|(job, attempt)| wire::attempt_ref(*job, *attempt)).collect();
-            let mut backoff = Backoff::default();
-            for _ in 0..STARTED_TRIES {
-                let body = Body::Started(Started { attempts: attempts.clone() });
-                match self.courier.ask(body, attempts.len()).await {
-                    Ok(items) if items.iter().any(|item| item.code == UNKNOWN_WORKER) => {
-                        self.standing.send_replace(Standing::Unregistered);
-                        break;
-                    }
-                    Ok(_) => break,
-                    Err(error) => {
-                        debug!(%error, "starts not told");
-                        backoff.pause().await;
-                    }
-                }
-            }
-        }
     }
 
     /// Registers again, and waits for it for a while.

@@ -29,9 +29,6 @@ use crate::wire::proto::mesh::v1::{Leave, Register};
 /// Ended attempts the agent has not noted yet. Beyond this they wait.
 const DONE_MAX: usize = 1_024;
 
-/// Messages on started attempts waiting for a coordinator. Beyond this they are dropped.
-const STARTED_MAX: usize = 4;
-
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 const CONNECTIONS_MAX: u32 = 256;
@@ -99,15 +96,13 @@ async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Couri
     let registrar =
         Registrar { courier: courier.clone(), register, worker: identity.id(), card, standing: standing.clone() };
     tasks.spawn_until_stopped("registrar", registrar.run());
-    let (started, started_queue) = mpsc::channel(STARTED_MAX);
     let reporter = Reporter { courier: courier.clone(), outbox: outbox.clone(), standing: standing.clone() };
-    tasks.spawn_until_stopped("starts", reporter.clone().run_started(started_queue));
     tasks.spawn_until_stopped("reporter", reporter.run());
 
     let (done_sender, done) = mpsc::channel(DONE_MAX);
     let executor = Executor::new(settings.recipes.clone(), workspace);
     let workshop = Arc::new(Workshop { executor, outbox, identity, done: done_sender });
-    let parts = Parts { desk, workshop, coordinators, standing, mesh, started, tasks: tasks.clone() };
+    let parts = Parts { desk, workshop, coordinators, standing, mesh, tasks: tasks.clone() };
     Ok((Agent::new(settings, parts), Intake::new(inbox, done), courier))
 }
 

@@ -31,8 +31,11 @@ struct Worker {
 
 impl Worker {
     fn start(directory: &TempDir, coordinators: &[&Coordinator], tasks: &Tasks) -> Self {
-        let settings = settings(directory, coordinators);
-        let key = mesh::Identity::load_or_create(&directory.path().join("worker.key")).unwrap();
+        Self::start_with(settings(directory, coordinators), tasks)
+    }
+
+    fn start_with(settings: Settings, tasks: &Tasks) -> Self {
+        let key = mesh::Identity::load_or_create(&settings.data_dir.join("worker.key")).unwrap();
         let stop = CancellationToken::new();
         let life = tasks.spawn("worker", run(settings, stop.clone()));
         Self { id: key.id(), stop, life }
@@ -110,7 +113,6 @@ async fn a_job_goes_from_announcement_to_signed_result() {
 
     let items = leader.assign(worker.id, SCRIPT, attempt(1, 1), "echo result; sleep 1", 10_000).await;
     assert!(items[0].accepted);
-    leader.hear(|heard| matches!(heard, Heard::Started(key) if *key == attempt(1, 1))).await;
     leader.hear(|heard| matches!(heard, Heard::Beat(beat) if beat.running.len() == 1 && beat.room == 1)).await;
     let report = leader.hear_report(attempt(1, 1)).await;
     let output = output_of(&report);
@@ -202,10 +204,28 @@ async fn orders_are_answered_item_by_item() {
     assert!(leader.assign(worker.id, SCRIPT, attempt(2, 2), sleep, 60_000).await[0].accepted, "replaces the first");
 
     assert!(leader.stop(worker.id, &[attempt(1, 1)], "cancelled").await[0].accepted);
-    assert_eq!(failure_code(&leader.hear_report(attempt(1, 1)).await), ("cancelled", false));
+    assert_eq!(failure_code(&leader.hear_report(attempt(1, 1)).await), ("cancelled", true));
     leader.hear(|heard| matches!(heard, Heard::Beat(beat) if beat.running.len() == 1 && beat.room == 1)).await;
     assert!(leader.refuses_garbage(worker.id).await);
     assert!(!stranger.reaches(worker.id).await, "a worker opens no port");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_cannot_run_anything_takes_no_more_for_a_while() {
+    let story = Story::new();
+    let mut leader = Coordinator::start(1).await;
+    let mut settings = settings(&story.directory, &[&leader]);
+    if let Some(Recipe { action: Action::Command(program), .. }) = settings.recipes.get_mut(SCRIPT) {
+        program.path = PathBuf::from("/nonexistent/program");
+    }
+    let worker = Worker::start_with(settings, &story.tasks);
+    leader.await_connection(worker.id).await;
+    assert!(leader.assign(worker.id, SCRIPT, attempt(1, 1), "", 60_000).await[0].accepted);
+    assert_eq!(failure_code(&leader.hear_report(attempt(1, 1)).await), ("spawn", true));
+    leader.hear(|heard| matches!(heard, Heard::Beat(beat) if beat.running.is_empty() && beat.room == 0)).await;
+    assert_eq!(leader.assign(worker.id, SCRIPT, attempt(2, 1), "", 60_000).await[0].code, "no_room");
+    assert_eq!(leader.announce_until_answered(SCRIPT, attempt(2, 1)).await.bids.len(), 0);
     worker.stop().await;
 }
 

@@ -80,15 +80,21 @@ pub struct Failure {
     pub exit_code: i32,
     /// Another attempt, here or elsewhere, may do better.
     pub retryable: bool,
+    /// It is not the job: this worker could run no other either.
+    pub ill: bool,
 }
 
 impl Failure {
     fn permanent(code: &'static str, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), exit_code: 0, retryable: false }
+        Self { code, detail: detail.into(), ..Self::default() }
     }
 
     pub(super) fn retryable(code: &'static str, detail: impl Into<String>) -> Self {
         Self { retryable: true, ..Self::permanent(code, detail) }
+    }
+
+    fn ill(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { ill: true, ..Self::retryable(code, detail) }
     }
 }
 
@@ -136,7 +142,7 @@ impl Executor {
     ) -> Ended {
         let place = match self.workspace.enter(work.key).await {
             Ok(place) => place,
-            Err(error) => return Ended::Failed(Failure::retryable("workspace", error.to_string())),
+            Err(error) => return Ended::Failed(Failure::ill("workspace", error.to_string())),
         };
         let ended = process::run(program, work, recipe.max_output_bytes, &place, stop).await;
         place.leave().await;

@@ -72,7 +72,7 @@ pub(super) async fn run(
         Ok(child) => child,
         Err(error) => {
             let detail = format!("{}: {error}", program.path.display());
-            return Ended::Failed(Failure::retryable("spawn", detail));
+            return Ended::Failed(Failure::ill("spawn", detail));
         }
     };
     let group = Group::of(&child);
@@ -209,12 +209,12 @@ async fn judge(program: &Program, work: &Work, said: Said, output_max: u64, tail
         Said::Exited(status, _) => bad_exit(program, status, tail),
         Said::TooMuch => too_large(output_max),
         Said::HeldOpen => Failure::permanent("output_held", "a process that left the group kept the output open"),
-        Said::Lost(error) => Failure::retryable("wait", error.to_string()),
+        Said::Lost(error) => Failure::ill("wait", error.to_string()),
         Said::TimedOut => {
             let detail = format!("after {} s\n{}", work.timeout.as_secs(), pipes::tail_text(tail));
             Failure::retryable("timeout", detail.trim_end())
         }
-        Said::Stopped(Cause::Cancelled) => Failure::permanent("cancelled", ""),
+        Said::Stopped(Cause::Cancelled) => Failure::retryable("cancelled", ""),
         Said::Stopped(Cause::LeaseLost) => Failure::retryable("lease_lost", ""),
         Said::Stopped(Cause::Stopping) => Failure::retryable("worker_stopping", ""),
         Said::Stopped(Cause::Replaced) => return Ended::Abandoned,
@@ -227,12 +227,12 @@ fn bad_exit(program: &Program, status: ExitStatus, tail: &[u8]) -> Failure {
     match (status.code(), status.signal()) {
         (Some(exit_code), _) => {
             let retryable = !program.permanent_exit_codes.contains(&exit_code);
-            Failure { code: "exit_code", detail, exit_code, retryable }
+            Failure { exit_code, retryable, ..Failure::permanent("exit_code", detail) }
         }
         // As shells count it.
         (None, signal) => {
             let exit_code = 128 + signal.unwrap_or(0);
-            Failure { code: "signal", detail, exit_code, retryable: true }
+            Failure { exit_code, ..Failure::retryable("signal", detail) }
         }
     }
 }

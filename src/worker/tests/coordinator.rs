@@ -32,7 +32,6 @@ pub fn attempt(job: u8, attempt: u32) -> Key {
 #[derive(Debug)]
 pub enum Heard {
     Registered(Register),
-    Started(Key),
     Report(Key, Report),
     Bids(Bids),
     Beat(Heartbeat),
@@ -279,13 +278,6 @@ async fn answer(request: WorkerRequest, events: &mpsc::Sender<Heard>, state: &Mu
             Some(WorkerReply { items: vec![ok()], error: String::new() })
         }
         Body::Leave(_) => Some(WorkerReply { items: vec![ok()], error: String::new() }),
-        Body::Started(started) => {
-            for attempt in &started.attempts {
-                let key = wire::parse_attempt(Some(attempt)).expect("an attempt");
-                events.send(Heard::Started(key)).await.ok();
-            }
-            Some(WorkerReply { items: started.attempts.iter().map(|_| ok()).collect(), error: String::new() })
-        }
         Body::Finished(finished) => {
             let keys: Vec<Key> =
                 finished.reports.iter().filter_map(|r| wire::parse_attempt(r.attempt.as_ref())).collect();
