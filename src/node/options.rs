@@ -42,7 +42,7 @@ impl Config {
         let cluster = &self.cluster;
         consensus::Options {
             initial_members: match cluster.initial_members.as_slice() {
-                [] => own.iter().take(1).cloned().collect(),
+                [] => self.told_addresses(own).into_iter().take(1).collect(),
                 members => members.to_vec(),
             },
             heartbeat: Duration::from_millis(cluster.heartbeat_ms),
@@ -70,7 +70,17 @@ impl Config {
     /// Multiaddrs that workers are told.
     pub(super) fn coordinator_addresses(&self, own: &[String]) -> Vec<String> {
         let members = &self.cluster.initial_members;
-        if members.is_empty() { own.to_vec() } else { members.clone() }
+        if members.is_empty() { self.told_addresses(own) } else { members.clone() }
+    }
+
+    /// Where others find this node: where it listens, unless the configuration knows better.
+    fn told_addresses(&self, own: &[String]) -> Vec<String> {
+        let external = &self.network.external_addresses;
+        let id = own.first().and_then(|address| address.rsplit_once("/p2p/")).map(|(_, id)| id);
+        match id {
+            Some(id) if !external.is_empty() => external.iter().map(|address| format!("{address}/p2p/{id}")).collect(),
+            _ => own.to_vec(),
+        }
     }
 
     pub(super) fn api_limits(&self) -> api::Limits {
@@ -82,5 +92,25 @@ impl Config {
             inline_bytes: self.api.max_payload_bytes,
             ..api::Limits::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    #[test]
+    fn a_node_behind_a_port_forward_tells_where_it_is_found() {
+        let own = ["/ip4/10.0.0.1/tcp/4001/p2p/12D3KooWx".to_owned()];
+        let config = |external: &str| {
+            let flags = vec![("network.external_addresses".to_owned(), external.to_owned())];
+            Config::load(&Sources { flags, ..Sources::default() }).unwrap().0
+        };
+        let forwarded = config("/ip4/203.0.113.7/tcp/9,/dns4/node.example/tcp/9");
+        let told = ["/ip4/203.0.113.7/tcp/9/p2p/12D3KooWx", "/dns4/node.example/tcp/9/p2p/12D3KooWx"];
+        assert_eq!(forwarded.coordinator_addresses(&own), told);
+        assert_eq!(forwarded.consensus_options(&own).initial_members, told[..1]);
+        assert_eq!(config("").coordinator_addresses(&own), own);
     }
 }
