@@ -48,19 +48,6 @@ pub fn requirements_to_proto(from: &Requirements) -> proto::Requirements {
     }
 }
 
-pub fn requirements_from_proto(from: proto::Requirements) -> Requirements {
-    Requirements {
-        min_cpu_cores: from.min_cpu_cores,
-        min_ram_mb: from.min_ram_mb,
-        min_gpu_memory_mb: from.min_gpu_memory_mb,
-        required_frameworks: from.required_frameworks,
-        preferred_regions: from.preferred_regions,
-        max_network_latency_ms: from.max_network_latency_ms,
-        max_worker_load_permille: from.max_worker_load_permille,
-        min_reputation: from.min_reputation,
-    }
-}
-
 pub fn capabilities_to_proto(from: &Capabilities) -> proto::Capabilities {
     let tee = match from.tee {
         Tee::None => proto::Tee::None,

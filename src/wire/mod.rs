@@ -9,7 +9,7 @@ mod mesh;
 
 pub use convert::{
     capabilities_from_proto, capabilities_to_proto, digest, job_id, location_from_proto, location_to_proto,
-    price_from_bytes, price_to_bytes, requirements_from_proto, requirements_to_proto,
+    price_from_bytes, price_to_bytes, requirements_to_proto,
 };
 pub use mesh::{attempt_ref, decode, encode, parse_attempt, refused, signed_result};
 
