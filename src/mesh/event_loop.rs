@@ -19,7 +19,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::Topic;
 use super::admission::{Admission, Gate};
 use super::behaviour::{Behaviour, BehaviourEvent};
 use super::gossip::{Gossip, Judged, Topics};
@@ -27,6 +26,7 @@ use super::identity::{from_libp2p, to_libp2p};
 use super::peers::Book;
 use super::shared::{Shared, count};
 use super::streams::{Open, OpenError};
+use super::{Options, Topic};
 use crate::clock;
 use crate::domain::PeerId;
 
@@ -49,11 +49,14 @@ const UNSENT_MAX: usize = 256;
 const UNSENT_TRIES: u32 = 12;
 const UNSENT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A peer that dialled us and did nothing with it for so long makes room when there is none.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
 /// Time for farewells when we stop.
 const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Gossip's opinion of a member, times ten, before it has done anything.
-const MEMBER_SCORE: f64 = 10.0;
+pub(super) const MEMBER_SCORE: f64 = 10.0;
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -88,6 +91,7 @@ pub(super) struct EventLoop {
     pub(super) shared: Arc<Shared>,
     pub(super) book: Book,
     pub(super) network: String,
+    max_connections: u32,
     topics: Topics,
     gate: Gate,
     gossip: mpsc::Sender<Gossip>,
@@ -107,7 +111,7 @@ impl EventLoop {
     pub fn new(
         swarm: Swarm<Behaviour>,
         shared: Arc<Shared>,
-        network: String,
+        options: &Options,
         topics: Topics,
         gossip: mpsc::Sender<Gossip>,
         verdicts: mpsc::Sender<Judged>,
@@ -117,7 +121,8 @@ impl EventLoop {
             swarm,
             shared,
             book: Book::new(me),
-            network,
+            network: options.network.clone(),
+            max_connections: options.max_connections,
             topics,
             gate: Gate::default(),
             gossip,
@@ -346,10 +351,6 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn greet_member(&mut self, peer: PeerId) {
-        self.set_score(peer, MEMBER_SCORE);
-    }
-
     fn block(&mut self, peer: PeerId) {
         if self.shared.is_member(peer) || self.blocked.iter().any(|(blocked, _)| *blocked == peer) {
             return;
@@ -396,11 +397,23 @@ impl EventLoop {
         if now.saturating_duration_since(self.slow_at) >= SLOW_TICK {
             self.slow_at = now;
             self.copy_scores();
+            self.make_room(now);
             self.waiting.retain(|_, waiting| waiting.iter().any(|open| !open.reply.is_closed()));
         }
         if now.saturating_duration_since(self.looked_at) >= LOOK_FOR_MEMBERS {
             self.looked_at = now;
             self.look_for_members();
+        }
+    }
+
+    /// When there are as many connections as there may be, those nobody uses end.
+    fn make_room(&mut self, now: Instant) {
+        if self.swarm.network_info().connection_counters().num_established() < self.max_connections {
+            return;
+        }
+        for peer in self.shared.idlers(now, IDLE_MAX) {
+            debug!(%peer, "does nothing with its connection, disconnected");
+            let _ = self.swarm.disconnect_peer_id(to_libp2p(peer));
         }
     }
 
@@ -417,14 +430,6 @@ impl EventLoop {
         }
     }
 
-    fn look_for_members(&mut self) {
-        let lost: Vec<_> = self.book.lost_members().collect();
-        let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
-        for peer in lost {
-            kad.get_closest_peers(to_libp2p(peer));
-        }
-    }
-
     /// Publishes now, or later when there is nobody yet to publish to.
     fn publish(&mut self, message: Outgoing, tries: u32) {
         let name = self.topics.of(message.topic).hash();
@@ -436,7 +441,8 @@ impl EventLoop {
                 count(&counters.bytes_out, message.body.len());
             }
             Err(PublishError::Duplicate) => {}
-            Err(PublishError::NoPeersSubscribedToTopic | PublishError::AllQueuesFull(_)) if tries < UNSENT_TRIES => {
+            // Other failures come after gossip has noted the message: it would take a second try for a repetition.
+            Err(PublishError::NoPeersSubscribedToTopic) if tries < UNSENT_TRIES => {
                 if self.unsent.len() >= UNSENT_MAX {
                     self.unsent.pop_front();
                     count(&counters.dropped, 1);
@@ -451,7 +457,7 @@ impl EventLoop {
         }
     }
 
-    fn on_judged(&mut self, judged: Judged) {
+    pub(super) fn on_judged(&mut self, judged: Judged) {
         let counters = self.shared.topic(judged.topic);
         match judged.acceptance {
             MessageAcceptance::Accept => {}
@@ -485,9 +491,5 @@ impl EventLoop {
             }
             Err(_) => false,
         }
-    }
-
-    pub(super) fn judge(&mut self, judged: Judged) {
-        self.on_judged(judged);
     }
 }

@@ -159,8 +159,7 @@ impl Parts {
             registry.as_deref_mut(),
         )?;
         #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "the recorder is set with metrics only"))]
-        let mut event_loop =
-            EventLoop::new(swarm, shared.clone(), options.network.clone(), topics, gossip_out, verdicts);
+        let mut event_loop = EventLoop::new(swarm, shared.clone(), options, topics, gossip_out, verdicts);
         #[cfg(feature = "metrics")]
         if let Some(registry) = registry {
             event_loop.recorder = Some(libp2p::metrics::Metrics::new(registry));

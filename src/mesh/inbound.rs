@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, BufWriter}
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Lane;
 use super::admission::Bucket;
@@ -41,9 +41,12 @@ pub(super) const INBOX_QUEUE: usize = 32;
 /// which is what a peer that lost its connection needs.
 const STREAMS_PER_PEER: usize = 2;
 
-/// A worker's requests per second and stream; beyond this we read more slowly.
-const WORKER_RATE: f64 = 5_000.0;
-const WORKER_BURST: f64 = 10_000.0;
+/// A worker's requests per second and stream; beyond this we read more slowly. Reports come hundreds to a request.
+const WORKER_RATE: f64 = 500.0;
+const WORKER_BURST: f64 = 1_000.0;
+
+/// The refusal of a request for which the queue has no room: asking again later may help.
+pub const BUSY: &str = "busy";
 
 /// Longest reason given with a refusal, in bytes.
 const REASON_MAX: usize = 512;
@@ -78,11 +81,12 @@ struct Answer {
 }
 
 impl Reply {
-    /// Answers. A body over the lane's limit is refused in its place.
+    /// Answers. With a body over the lane's limit the caller gets [`super::Error::Lost`]: what it asked for is done.
     pub fn send(mut self, body: Bytes) {
         let limit = self.route.as_ref().map_or(0, |route| route.limit);
         if body.len() > limit {
-            self.answer(Kind::Refusal, format!("answer of {} bytes is over the limit of {limit}", body.len()).into());
+            warn!(bytes = body.len(), limit, "answer is too large to be sent");
+            self.answer(Kind::Dropped, Bytes::new());
         } else {
             self.answer(Kind::Answer, body);
         }
@@ -260,9 +264,12 @@ impl Server {
         if self.lane != Lane::Worker {
             return self.queue.send(request).await.map_err(|_| io::ErrorKind::BrokenPipe.into());
         }
-        if let Err(error) = self.queue.try_send(request) {
-            count(&counters.refused, 1);
-            error.into_inner().reply.refuse("busy");
+        match self.queue.try_send(request) {
+            Ok(()) => self.shared.note_useful(self.peer),
+            Err(error) => {
+                count(&counters.refused, 1);
+                error.into_inner().reply.refuse(BUSY);
+            }
         }
         Ok(())
     }

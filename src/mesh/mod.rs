@@ -31,7 +31,7 @@ pub use gossip::{Gossip, Verdict};
 pub use handle::start_with_metrics;
 pub use handle::{Handle, Inbox, start};
 pub use identity::{Identity, verify};
-pub use inbound::{Reply, Request};
+pub use inbound::{BUSY, Reply, Request};
 pub use roster::{Heard, Roster};
 
 use std::collections::BTreeSet;

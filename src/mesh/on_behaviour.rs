@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::admission::Admission;
 use super::behaviour::{BehaviourEvent, network_protocol};
-use super::event_loop::EventLoop;
+use super::event_loop::{EventLoop, MEMBER_SCORE};
 use super::gossip::{Gossip, Judged, Verdict};
 use super::identity::{from_libp2p, to_libp2p};
 use super::peers;
@@ -73,7 +73,7 @@ impl EventLoop {
         }
         self.book.connected(peer, now);
         if self.is_member(peer) {
-            self.greet_member(peer);
+            self.set_score(peer, MEMBER_SCORE);
         }
         self.open_waiting(peer);
     }
@@ -160,6 +160,14 @@ impl EventLoop {
         }
     }
 
+    pub(super) fn look_for_members(&mut self) {
+        let lost: Vec<_> = self.book.lost_members().collect();
+        let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
+        for peer in lost {
+            kad.get_closest_peers(to_libp2p(peer));
+        }
+    }
+
     /// Peers near a member we look for: the member itself may be among them.
     fn on_found(&mut self, found: kad::GetClosestPeersOk) {
         for info in found.peers {
@@ -187,7 +195,7 @@ impl EventLoop {
         match self.gate(topic, source, &from) {
             Admission::Pass => {}
             Admission::Forbidden => {
-                self.judge(Judged { id, from, topic, acceptance: MessageAcceptance::Reject });
+                self.on_judged(Judged { id, from, topic, acceptance: MessageAcceptance::Reject });
                 return;
             }
             Admission::OverRate(culprit) => {
@@ -195,7 +203,7 @@ impl EventLoop {
                 if from_libp2p(&from) == Some(culprit) {
                     self.offend(culprit, "gossip_rate");
                 }
-                self.judge(Judged { id, from, topic, acceptance: MessageAcceptance::Ignore });
+                self.on_judged(Judged { id, from, topic, acceptance: MessageAcceptance::Ignore });
                 return;
             }
         }
@@ -206,9 +214,11 @@ impl EventLoop {
             body: message.data.into(),
             verdict: Verdict::new(judged, id, from, topic),
         });
-        if !handed_out {
+        if handed_out {
+            self.shared.note_useful(source);
+        } else {
             count(&self.shared.topic(topic).dropped, 1);
-            self.judge(ignored);
+            self.on_judged(ignored);
         }
     }
 }

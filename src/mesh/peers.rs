@@ -26,6 +26,9 @@ const STABLE: Duration = Duration::from_secs(5);
 /// A peer that just could not be reached is not dialled again for a request before this.
 const REQUEST_PAUSE: Duration = Duration::from_millis(200);
 
+/// Dials that failed before others are asked where a member is.
+const LOST_AFTER: u32 = 4;
+
 /// Addresses kept per peer. Beyond this the oldest learned one is forgotten.
 const ADDRESSES_MAX: usize = 8;
 
@@ -110,9 +113,10 @@ impl Book {
         self.entries.iter().filter(|(_, entry)| due(entry)).map(|(peer, _)| *peer).collect()
     }
 
-    /// Members we have no address of.
+    /// Members that are nowhere we know of: others may know where they moved.
     pub fn lost_members(&self) -> impl Iterator<Item = PeerId> + '_ {
-        let lost = |entry: &Entry| entry.member && entry.addresses.is_empty() && entry.connected_at.is_none();
+        let nowhere = |entry: &Entry| entry.addresses.is_empty() || entry.failures >= LOST_AFTER;
+        let lost = move |entry: &Entry| entry.member && entry.connected_at.is_none() && nowhere(entry);
         self.entries.iter().filter(move |(_, entry)| lost(entry)).map(|(peer, _)| *peer)
     }
 
@@ -298,6 +302,23 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_answers_at_no_known_address_is_looked_for_until_it_is_back() {
+        let (member, other, now) = (PeerId([1; 32]), PeerId([2; 32]), clock::instant());
+        let mut book = Book::new(PeerId::default());
+        book.keep(member, address(1));
+        book.keep(other, address(2));
+        book.set_members([member].iter());
+        for failures in 0..LOST_AFTER {
+            assert_eq!(book.lost_members().count(), 0, "after {failures} failures");
+            book.failed(member, now, 1.0);
+            book.failed(other, now, 1.0);
+        }
+        assert_eq!(book.lost_members().collect::<Vec<_>>(), vec![member]);
+        book.connected(member, now);
+        assert_eq!(book.lost_members().count(), 0);
+    }
+
+    #[test]
     fn we_do_not_dial_ourselves() {
         let mut book = Book::new(PeerId([1; 32]));
         book.keep(PeerId([1; 32]), address(1));
@@ -306,12 +327,10 @@ mod tests {
 
     #[test]
     fn addresses_are_checked() {
-        let id = PeerId([3; 32]);
         assert_eq!(parse("/ip4/127.0.0.1/tcp/1").unwrap().0, address(1));
         assert!(parse("/ip4/127.0.0.1/udp/1").is_err());
         assert!(parse("127.0.0.1:4001").unwrap_err().to_string().contains("127.0.0.1:4001"));
         assert!(parse_persistent("/ip4/127.0.0.1/tcp/1").is_err());
-        let _ = id;
         let quic: Multiaddr = "/dns4/node/udp/4001/quic-v1".parse().unwrap();
         assert_eq!(transport(&quic), Some("quic"));
         assert!(!plausible(&address(1), &"/ip4/10.0.0.1/tcp/9".parse().unwrap()));

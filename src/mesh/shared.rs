@@ -50,6 +50,8 @@ pub(super) struct Record {
     pub protocols: Vec<String>,
     pub rtt_us: Option<u64>,
     pub gossip_score: f64,
+    /// It has asked or said something that we took.
+    useful: bool,
     offences: u64,
     recent: u32,
     window: Option<Instant>,
@@ -156,6 +158,22 @@ impl Shared {
     pub fn rtt_us(&self, peer: PeerId) -> Option<u32> {
         let rtt = self.lock().get(&peer)?.rtt_us?;
         Some(u32::try_from(rtt).unwrap_or(u32::MAX))
+    }
+
+    /// Notes that a peer is here for something.
+    pub fn note_useful(&self, peer: PeerId) {
+        self.update(peer, |record| record.useful = true);
+    }
+
+    /// Peers that dialled us longer than `age` ago and have done nothing with it. Members and persistent peers are welcome.
+    pub fn idlers(&self, now: Instant, age: Duration) -> Vec<PeerId> {
+        let old = |link: &Link| link.inbound && now.saturating_duration_since(link.established) >= age;
+        let peers = self.lock();
+        let idle = peers
+            .iter()
+            .filter(|(_, record)| !record.useful && !record.links.is_empty() && record.links.iter().all(old));
+        let idle = idle.map(|(peer, _)| *peer);
+        idle.filter(|peer| !self.is_member(*peer) && !self.is_persistent(*peer)).collect()
     }
 
     /// Changes the record of a peer, making one if there is room.
@@ -318,9 +336,34 @@ mod tests {
             bytes[..8].copy_from_slice(&(n as u64).to_be_bytes());
             PeerId(bytes)
         };
-        for n in 0..=RECORDS_MAX {
+        shared.update(id(0), |record| record.links.push(link(clock::instant())));
+        for n in 1..=2 * RECORDS_MAX {
             shared.update(id(n), |_| ());
         }
         assert_eq!(shared.stats().peers_known, RECORDS_MAX as u64);
+        assert!(shared.is_connected(id(0)));
+    }
+
+    fn link(established: Instant) -> Link {
+        let remote = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
+        let id = ConnectionId::new_unchecked(1);
+        Link { id, since: Timestamp(0), established, inbound: true, transport: "tcp", remote }
+    }
+
+    #[test]
+    fn who_takes_a_place_and_does_nothing_with_it_is_found() {
+        let (idle, member, kept, useful, fresh, dialled) =
+            (PeerId([1; 32]), PeerId([2; 32]), PeerId([3; 32]), PeerId([4; 32]), PeerId([5; 32]), PeerId([6; 32]));
+        let shared = shared(&[member]);
+        let (start, age) = (clock::instant(), Duration::from_secs(30));
+        for peer in [idle, member, kept, useful] {
+            shared.update(peer, |record| record.links.push(link(start)));
+        }
+        shared.update(fresh, |record| record.links.push(link(start + Duration::from_secs(1))));
+        shared.update(dialled, |record| record.links.push(Link { inbound: false, ..link(start) }));
+        shared.add_persistent(kept);
+        shared.note_useful(useful);
+        assert_eq!(shared.idlers(start, age), vec![]);
+        assert_eq!(shared.idlers(start + age, age), vec![idle]);
     }
 }
