@@ -13,8 +13,9 @@ use bytes::Bytes;
 use tracing::{debug, info};
 
 use crate::consensus::Client;
-use crate::domain::command::{Complete, Fail, Reply};
-use crate::domain::{Command, Digest, WorkerId};
+use crate::domain::command::{Complete, Done, Fail, Refusal, Reply};
+use crate::domain::worker::Verdict;
+use crate::domain::{Command, Digest, State, WorkerId};
 use crate::mesh;
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
@@ -32,8 +33,8 @@ const DETAIL_MAX: usize = 4 * 1024;
 pub async fn serve(client: &Client, worker: WorkerId, body: Bytes) -> Option<Bytes> {
     let request = wire::decode::<proto::WorkerRequest>(body)?;
     let reply = match request.body? {
-        Body::Register(register) => submit(client, vec![parse_register(worker, register)?]).await,
-        Body::Leave(proto::Leave {}) => submit(client, vec![Command::UnregisterWorker { worker }]).await,
+        Body::Register(register) => take_register(client, parse_register(worker, register)?).await,
+        Body::Leave(proto::Leave {}) => take_all(client, worker, vec![Command::UnregisterWorker { worker }]).await,
         Body::Finished(finished) => take_finished(client, worker, finished).await?,
     };
     Some(wire::encode(&reply))
@@ -45,8 +46,49 @@ fn parse_register(worker: WorkerId, from: proto::Register) -> Option<Command> {
     }
     let capabilities = Box::new(wire::capabilities_from_proto(from.capabilities?)?);
     let location = wire::location_from_proto(from.location.unwrap_or_default())?;
-    info!(worker = %worker, slots = capabilities.max_parallel_jobs, types = ?capabilities.job_types, "worker registers");
     Some(Command::RegisterWorker { worker, capabilities, location, version: from.version })
+}
+
+async fn take_register(client: &Client, register: Command) -> proto::WorkerReply {
+    if client.read(|state| is_known(state, &register)) {
+        return proto::WorkerReply { items: vec![item(&Ok(Done::Unchanged))], error: String::new() };
+    }
+    let said = match &register {
+        Command::RegisterWorker { worker, capabilities, .. } => {
+            Some((*worker, capabilities.max_parallel_jobs, capabilities.job_types.clone()))
+        }
+        _ => None,
+    };
+    let reply = submit(client, vec![register]).await;
+    if let Some((worker, slots, types)) = said.filter(|_| reply.items.iter().all(|item| item.accepted)) {
+        info!(worker = %worker, slots, ?types, "worker registered");
+    }
+    reply
+}
+
+/// Whether the log would change nothing: the worker is online with the same capabilities.
+fn is_known(state: &State, register: &Command) -> bool {
+    let Command::RegisterWorker { worker, capabilities, location, version } = register else { return false };
+    state.worker(*worker).is_some_and(|known| {
+        known.verdict == Verdict::Online
+            && (&known.capabilities, &known.location, &known.version) == (&**capabilities, location, version)
+    })
+}
+
+/// Commits what a registered worker hands in. Anyone can make a key and sign with it, so what others hand in is
+/// answered here and never enters the log.
+async fn take_all(client: &Client, worker: WorkerId, commands: Vec<Command>) -> proto::WorkerReply {
+    match client.read(|state| refuse_stranger(state, worker, commands.len())) {
+        Some(reply) => reply,
+        None => submit(client, commands).await,
+    }
+}
+
+/// As the log would refuse it. A worker takes this for "register first": we may only be late to know it.
+fn refuse_stranger(state: &State, worker: WorkerId, items: usize) -> Option<proto::WorkerReply> {
+    let refusal = Err(Refusal::UnknownWorker(worker));
+    let stranger = state.worker(worker).is_none();
+    stranger.then(|| proto::WorkerReply { items: vec![item(&refusal); items], error: String::new() })
 }
 
 async fn take_finished(client: &Client, worker: WorkerId, from: proto::Finished) -> Option<proto::WorkerReply> {
@@ -54,7 +96,7 @@ async fn take_finished(client: &Client, worker: WorkerId, from: proto::Finished)
         return None;
     }
     let commands = from.reports.into_iter().map(|report| parse_report(worker, report)).collect::<Option<Vec<_>>>()?;
-    Some(submit(client, commands).await)
+    Some(take_all(client, worker, commands).await)
 }
 
 /// `None` if it is malformed or not signed by `worker`.
@@ -113,8 +155,11 @@ fn item(reply: &Reply) -> proto::ItemReply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::JobId;
+    use crate::domain::apply::Position;
+    use crate::domain::command::Record;
+    use crate::domain::{JobId, PeerId, Timestamp};
     use crate::mesh::Identity;
+    use crate::wire::proto::job::v1 as proto_job;
 
     const JOB: JobId = JobId([7; 16]);
 
@@ -134,6 +179,30 @@ mod tests {
             signature: signature.into(),
         };
         proto::Report { attempt: Some(wire::attempt_ref(JOB, said_attempt)), outcome: Some(Outcome::Output(output)) }
+    }
+
+    #[test]
+    fn who_is_not_registered_and_who_registers_again_need_no_log() {
+        let (worker, mut state) = (PeerId([7; 32]), State::default());
+        let register = |slots| {
+            let capabilities = proto_job::Capabilities { max_parallel_jobs: slots, ..Default::default() };
+            let register = proto::Register { capabilities: Some(capabilities), ..Default::default() };
+            parse_register(worker, register).unwrap()
+        };
+        let refused = refuse_stranger(&state, worker, 2).expect("it is a stranger");
+        assert_eq!(refused.items, vec![wire::refused("unknown_worker"); 2]);
+        assert!(!is_known(&state, &register(1)));
+
+        let mut log = |index, command| {
+            let record = Record { at: Timestamp(1), commands: vec![command] };
+            assert!(state.apply(Position { index, term: 1 }, &record)[0].is_ok());
+            state.clone()
+        };
+        let state = log(1, register(1));
+        assert_eq!(refuse_stranger(&state, worker, 1), None);
+        assert!(is_known(&state, &register(1)) && !is_known(&state, &register(2)), "it offers more now");
+        let state = log(2, Command::SetVerdict { worker, verdict: Verdict::Offline });
+        assert!(!is_known(&state, &register(1)), "the log must learn that it is back");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
 use super::reign::Desk;
@@ -20,12 +21,35 @@ use crate::wire::proto::mesh::v1 as proto;
 /// A worker that takes longer is asked again by the leader.
 const RELAY_LIMIT: Duration = Duration::from_secs(2);
 
+/// Bytes of workers' requests that are being answered at once, by all of them. Beyond this they are told to come again.
+const WORKER_BYTES_MAX: u32 = 64 << 20;
+
+/// What a request counts at least: an empty one takes memory, too.
+const WORKER_BYTES_MIN: u32 = 1 << 10;
+
+/// Room for what workers hand in.
+#[derive(Clone)]
+struct Room(Arc<Semaphore>);
+
+impl Room {
+    fn new() -> Self {
+        Self(Arc::new(Semaphore::new(WORKER_BYTES_MAX as usize)))
+    }
+
+    /// Held until the request is answered.
+    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).max(WORKER_BYTES_MIN);
+        self.0.clone().try_acquire_many_owned(bytes).ok()
+    }
+}
+
 pub(super) fn start(inbox: Inbox, raft: &Arc<Raft>, mesh: &Handle, roster: &Roster, desk: &Desk, tasks: &Tasks) {
     let Inbox { mut requests, mut gossip } = inbox;
     let (raft, mesh, group) = (Arc::clone(raft), mesh.clone(), tasks.clone());
     tasks.spawn_until_stopped("requests", async move {
+        let room = Room::new();
         while let Some(request) = requests.recv().await {
-            group.spawn_until_stopped("request", answer(Arc::clone(&raft), mesh.clone(), request));
+            group.spawn_until_stopped("request", answer(Arc::clone(&raft), mesh.clone(), room.clone(), request));
         }
     });
     let (roster, desk) = (roster.clone(), desk.clone());
@@ -36,8 +60,9 @@ pub(super) fn start(inbox: Inbox, raft: &Arc<Raft>, mesh: &Handle, roster: &Rost
     });
 }
 
-/// Answers one request. How many run at once is bounded by the mesh, per stream.
-async fn answer(raft: Arc<Raft>, mesh: Handle, request: Request) {
+/// Answers one request. How many run at once is bounded by the mesh, per stream; of workers there may be thousands,
+/// so they share a [`Room`].
+async fn answer(raft: Arc<Raft>, mesh: Handle, room: Room, request: Request) {
     let Request { peer, lane, body, reply } = request;
     match lane {
         Lane::Append | Lane::Control | Lane::Snapshot | Lane::Forward => match raft.serve(peer, lane, body).await {
@@ -51,13 +76,18 @@ async fn answer(raft: Arc<Raft>, mesh: Handle, request: Request) {
             Ok(answer) => reply.send(answer),
             Err(error) => reply.refuse(error),
         },
-        Lane::Worker => match intake::serve(&raft.client(), peer, body).await {
-            Some(answer) => reply.send(answer),
-            None => {
-                mesh.penalise(peer, "malformed_request");
-                reply.refuse("malformed request");
+        Lane::Worker => {
+            let Some(_held) = room.take(body.len()) else {
+                return reply.send(wire::encode(&proto::WorkerReply { items: vec![], error: "busy".to_owned() }));
+            };
+            match intake::serve(&raft.client(), peer, body).await {
+                Some(answer) => reply.send(answer),
+                None => {
+                    mesh.penalise(peer, "malformed_request");
+                    reply.refuse("malformed request");
+                }
             }
-        },
+        }
     }
 }
 
@@ -94,5 +124,20 @@ fn hear(roster: &Roster, desk: &Desk, message: Gossip) {
             Some(_) => verdict.accept(),
             None => verdict.reject(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_workers_share_a_bounded_room() {
+        let room = Room::new();
+        let held: Vec<_> = std::iter::from_fn(|| room.take(1 << 20)).collect();
+        assert_eq!(held.len(), 64);
+        assert!(room.take(0).is_none(), "an empty request takes room, too");
+        drop(held);
+        assert!(room.take(1 << 20).is_some());
     }
 }

@@ -8,7 +8,7 @@ use rand::Rng;
 use super::coordinators::Coordinators;
 use crate::clock;
 use crate::domain::PeerId;
-use crate::mesh::{Error as MeshError, Handle, Lane};
+use crate::mesh::{self, Error as MeshError, Handle, Lane};
 use crate::wire;
 use crate::wire::proto::mesh::v1::worker_request::Body;
 use crate::wire::proto::mesh::v1::{ItemReply, WorkerReply, WorkerRequest};
@@ -57,6 +57,9 @@ impl Courier {
     async fn ask_peer(&self, peer: PeerId, request: Bytes, items: usize) -> Result<Vec<ItemReply>, NoAnswer> {
         let answer = match self.mesh.request(peer, Lane::Worker, request, ANSWER_LIMIT).await {
             Ok(answer) => answer,
+            Err(MeshError::Refused { reason, .. }) if reason == mesh::BUSY => {
+                return Err(NoAnswer::Undecided(peer, reason));
+            }
             Err(MeshError::Refused { reason, .. }) => return Err(NoAnswer::Refused(peer, reason)),
             Err(error) => return Err(NoAnswer::Failed(peer, error)),
         };
