@@ -36,9 +36,6 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// A pause of this process longer than a second is noticed.
 const ATTEND_EVERY: Duration = Duration::from_millis(200);
 
-/// Figures are kept at this pace for `/metrics/history`.
-const SAMPLE_EVERY: Duration = Duration::from_secs(10);
-
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("open identity")]
@@ -119,7 +116,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     groups.api.spawn_until_stopped("history", async move {
         loop {
             telemetry::history::record(&sampled.gauges());
-            tokio::time::sleep(SAMPLE_EVERY).await;
+            tokio::time::sleep(telemetry::history::INTERVAL).await;
         }
     });
     groups.api.spawn("api", api::serve(listener, context, groups.api.clone()));

@@ -21,6 +21,9 @@ pub const INTERVAL: Duration = Duration::from_secs(10);
 /// Samples kept: a day at one every ten seconds.
 pub const POINTS_MAX: usize = 8_640;
 
+/// Points of a series in an answer to who named no step.
+const POINTS_UNASKED: u64 = 1_000;
+
 /// The series, in the order of a sample's values.
 pub const NAMES: [&str; 20] = [
     "jobs_pending",
@@ -49,13 +52,14 @@ static HISTORY: Mutex<History> = Mutex::new(History { samples: VecDeque::new() }
 
 #[derive(Debug, Default)]
 struct History {
-    /// Oldest first; times never go back.
+    /// Oldest first.
     samples: VecDeque<Sample>,
 }
 
 #[derive(Debug)]
 struct Sample {
     at_ms: u64,
+    /// NaN: not known.
     values: [f64; NAMES.len()],
 }
 
@@ -66,10 +70,11 @@ pub fn record(gauges: &Gauges) {
 }
 
 /// The series `name` (all of them without one) from `from_ms` to `to_ms`, both
-/// included, milliseconds since the epoch. With `step_ms` only the last point of
-/// each step is given. An unknown name gives no series; see [`NAMES`].
+/// included, milliseconds since the epoch. Only the last point of each `step_ms`
+/// is given; without one, of each thousandth of the range. What was not known is
+/// null. An unknown name gives no series; see [`NAMES`].
 pub fn query(name: Option<&str>, from_ms: Option<u64>, to_ms: Option<u64>, step_ms: Option<u64>) -> Json {
-    lock().query(name, from_ms.unwrap_or(0), to_ms.unwrap_or(u64::MAX), step_ms.unwrap_or(0))
+    lock().query(name, from_ms.unwrap_or(0), to_ms.unwrap_or(u64::MAX), step_ms)
 }
 
 fn lock() -> std::sync::MutexGuard<'static, History> {
@@ -77,9 +82,10 @@ fn lock() -> std::sync::MutexGuard<'static, History> {
 }
 
 impl History {
-    fn push(&mut self, mut sample: Sample) {
-        if let Some(last) = self.samples.back() {
-            sample.at_ms = sample.at_ms.max(last.at_ms);
+    /// A clock that was set back was wrong before: what is later than now goes.
+    fn push(&mut self, sample: Sample) {
+        while self.samples.back().is_some_and(|last| last.at_ms > sample.at_ms) {
+            self.samples.pop_back();
         }
         if self.samples.len() >= POINTS_MAX {
             self.samples.pop_front();
@@ -87,7 +93,8 @@ impl History {
         self.samples.push_back(sample);
     }
 
-    fn query(&self, name: Option<&str>, from: u64, to: u64, step: u64) -> Json {
+    fn query(&self, name: Option<&str>, from: u64, to: u64, step: Option<u64>) -> Json {
+        let step = step.unwrap_or_else(|| self.default_step(from, to));
         let picked = self.pick(from, to, step);
         let wanted = NAMES.iter().enumerate().filter(|(_, known)| name.is_none_or(|name| name == **known));
         let series: Map<String, Json> = wanted
@@ -98,6 +105,12 @@ impl History {
             .collect();
         let interval_ms = u64::try_from(INTERVAL.as_millis()).unwrap_or_default();
         json!({ "interval_ms": interval_ms, "names": NAMES, "series": series })
+    }
+
+    fn default_step(&self, from: u64, to: u64) -> u64 {
+        let edge = |sample: Option<&Sample>| sample.map_or(0, |sample| sample.at_ms);
+        let (from, to) = (from.max(edge(self.samples.front())), to.min(edge(self.samples.back())));
+        to.saturating_sub(from) / POINTS_UNASKED
     }
 
     /// Samples within the bounds; of each step, the last.
@@ -132,12 +145,12 @@ fn values(g: &Gauges) -> [f64; NAMES.len()] {
         as_f64(g.term),
         f64::from(u8::from(g.leader)),
         as_f64(g.applied),
-        as_f64(g.staleness_ms.unwrap_or_default()) / 1e3,
+        g.staleness_ms.map_or(f64::NAN, |staleness| as_f64(staleness) / 1e3),
         as_f64(g.journal_seq),
         as_f64(g.storage_used_bytes),
         as_f64(g.storage_free_bytes),
         as_f64(g.sync_p99_us) / 1e6,
-        as_f64(Process::read().resident_bytes.unwrap_or_default()),
+        Process::read().resident_bytes.map_or(f64::NAN, as_f64),
     ]
 }
 
@@ -157,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_range_and_a_step_choose_the_last_point_of_each_step() {
-        let answer = filled(20).query(Some("jobs_pending"), 30_000, 120_000, 60_000);
+        let answer = filled(20).query(Some("jobs_pending"), 30_000, 120_000, Some(60_000));
         let points = serde_json::to_string(&answer["series"]["jobs_pending"]).unwrap();
         assert_eq!(points, "[[50000,5.0],[110000,11.0],[120000,12.0]]");
     }
@@ -170,10 +183,38 @@ mod tests {
     }
 
     #[test]
+    fn who_names_no_step_gets_a_thousand_points_of_any_range() {
+        let (history, pending) = (filled(POINTS_MAX as u64), Some("jobs_pending"));
+        let count = |answer: Json| answer["series"]["jobs_pending"].as_array().unwrap().len();
+        let day = count(history.query(pending, 0, u64::MAX, None));
+        assert!((900..=1_001).contains(&day), "{day}");
+        assert_eq!(count(history.query(pending, 100_000, 300_000, None)), 21, "all there are");
+        assert_eq!(count(history.query(pending, 0, u64::MAX, Some(10_000))), POINTS_MAX, "all that were asked for");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_pin_the_samples_that_follow() {
+        let mut history = filled(5);
+        for at_ms in [9_000_000_000, 45_000, 55_000] {
+            history.push(Sample { at_ms, values: [0.0; NAMES.len()] });
+        }
+        let times: Vec<u64> = history.samples.iter().map(|sample| sample.at_ms).collect();
+        assert_eq!(times, [0, 10_000, 20_000, 30_000, 40_000, 45_000, 55_000]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_null_and_not_zero() {
+        let mut history = History::default();
+        history.push(Sample { at_ms: 1, values: values(&Gauges { staleness_ms: None, ..Gauges::default() }) });
+        let answer = history.query(Some("raft_staleness_seconds"), 0, u64::MAX, None);
+        assert_eq!(answer["series"]["raft_staleness_seconds"], json!([[1, null]]));
+    }
+
+    #[test]
     fn no_name_gives_every_series_and_an_unknown_one_none() {
         let history = filled(2);
-        assert_eq!(history.query(None, 0, u64::MAX, 0)["series"].as_object().unwrap().len(), NAMES.len());
-        assert!(history.query(Some("jobs_lost"), 0, u64::MAX, 0)["series"].as_object().unwrap().is_empty());
+        assert_eq!(history.query(None, 0, u64::MAX, None)["series"].as_object().unwrap().len(), NAMES.len());
+        assert!(history.query(Some("jobs_lost"), 0, u64::MAX, None)["series"].as_object().unwrap().is_empty());
     }
 
     #[test]
