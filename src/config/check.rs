@@ -6,6 +6,9 @@ use std::collections::BTreeSet;
 use super::layers::{Layered, Origin};
 use super::{Config, text};
 
+/// Below this one late heartbeat of a worker, or the slowest pace it may have, is silence.
+const TWO_HEARTBEATS_MS: u64 = 2_500;
+
 /// Combinations that can not work.
 pub(super) fn problems(config: &Config, layered: &Layered) -> Vec<String> {
     let mut problems = vec![];
@@ -124,6 +127,13 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     }
     if !config.network.gossip_enabled {
         warnings.push("network.gossip_enabled is false: this node awards no jobs while it leads".to_owned());
+    }
+    if config.scheduler.offline_after_ms < TWO_HEARTBEATS_MS {
+        warnings.push(format!(
+            "scheduler.offline_after_ms is {}: workers may be told to send a heartbeat every 2 s only, \
+             and lose their jobs when one is late; at least {TWO_HEARTBEATS_MS}",
+            config.scheduler.offline_after_ms
+        ));
     }
     if config.database_url.is_some() {
         warnings.push("database_url is set, but this build writes no history to PostgreSQL yet".to_owned());

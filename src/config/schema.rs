@@ -150,9 +150,10 @@ pub(super) const KEYS: &[Key] = &[
     integer(
         "api.max_payload_bytes",
         1,
-        1 << 20,
+        // It goes to a worker in one message of 1 MiB, with room for the rest of the message.
+        1_000 << 10,
         256 << 10,
-        "Largest inline payload of one job, decoded. Larger inputs are given by URI and digest.",
+        "Largest inline payload of one job, decoded. Inputs by reference are not available yet.",
     ),
     integer("api.max_body_bytes", 1_024, 64 << 20, 1 << 20, "Largest request body, except for POST /jobs/batch."),
     integer("api.max_batch_body_bytes", 1_024, 1 << 30, 64 << 20, "Largest body of POST /jobs/batch."),

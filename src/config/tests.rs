@@ -198,6 +198,9 @@ fn the_operator_is_warned_of_what_is_legal_but_unwise() {
     let warnings = config.warnings().join("\n");
     assert!(warnings.contains("the API on 0.0.0.0:8080 is reachable from other machines"), "{warnings}");
     assert!(warnings.contains("awards no jobs"), "{warnings}");
+    let hasty = |silence| load_flags(&[("scheduler.offline_after_ms", silence)]).unwrap().0.warnings().join("\n");
+    assert!(hasty("2499").contains("lose their jobs when one is late"), "{}", hasty("2499"));
+    assert_eq!(hasty("2500"), "");
 }
 
 #[test]
@@ -220,6 +223,9 @@ fn secrets_are_not_shown_anywhere() {
 fn redaction_keeps_what_tells_hosts_apart() {
     assert_eq!(text::redacted("http://127.0.0.1:5050"), "http://127.0.0.1:5050");
     assert_eq!(text::redacted("postgres://a:p/w@x@h:1/d"), "postgres://***@h:1/d");
+    assert_eq!(text::redacted("postgres://a:p?w@h/d"), "postgres://***");
+    assert_eq!(text::redacted("postgres://a:p#w@h/d?x=y"), "postgres://***");
+    assert_eq!(text::redacted("https://h/path?key=a@b"), "https://***");
     assert_eq!(text::redacted("not a url"), "***");
     assert_eq!(text::redacted(""), "");
 }

@@ -128,6 +128,10 @@ pub(super) fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return if url.is_empty() { String::new() } else { "***".to_owned() };
     };
+    // Is it a password with '?' in it, or a query with '@'? Either may be secret.
+    if rest.find(['?', '#']).is_some_and(|query| rest[query..].contains('@')) {
+        return format!("{scheme}://***");
+    }
     let (rest, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(rest, _)| (rest, "?***"));
     // A password may itself hold '/' or '@': everything before the last '@' goes.
     let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("***@", rest));
