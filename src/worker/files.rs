@@ -6,12 +6,26 @@ use std::path::{Path, PathBuf};
 
 /// Replaces `path` with `bytes`, durably: a temporary file, synced, renamed.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    exchange(path, bytes)?;
+    sync_parent(path)
+}
+
+/// The same but for the directory, which the caller must sync. Returns the file that `path` names now, at its end.
+pub(super) fn exchange(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let temporary = temporary_name(path);
-    let mut file = File::create(&temporary)?;
+    let written = create(&temporary, bytes).and_then(|file| fs::rename(&temporary, path).map(|()| file));
+    if written.is_err() {
+        // Perhaps it was never made.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn create(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_parent(path)
+    Ok(file)
 }
 
 /// Makes a rename, a creation or a removal in the directory of `path` durable.

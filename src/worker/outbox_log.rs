@@ -6,7 +6,7 @@
 //! by one with what is still pending.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,8 @@ pub(super) struct Log {
     length: u64,
     /// Something may follow that record: a write or a cut failed.
     torn: bool,
+    /// The length from which on it is worth a rewrite.
+    rewrite_at: u64,
     /// Pending reports, as encoded records, in order of arrival.
     live: BTreeMap<Key, (u64, Bytes)>,
     live_bytes: u64,
@@ -59,6 +61,7 @@ impl Log {
             file,
             length: 0,
             torn: true,
+            rewrite_at: REWRITE_MIN,
             live: BTreeMap::new(),
             live_bytes: 0,
             arrivals: 0,
@@ -87,8 +90,13 @@ impl Log {
             self.length += record.len() as u64;
             self.note(entry, record);
         }
-        if self.length > REWRITE_MIN && self.length > 4 * self.live_bytes {
-            self.rewrite()?;
+        if self.length > self.rewrite_at && self.length > 4 * self.live_bytes {
+            self.rewrite_at = REWRITE_MIN;
+            if let Err(error) = self.rewrite() {
+                // What was appended is in the log all the same; it is only longer than it need be.
+                tracing::warn!(%error, "cannot shorten outbox");
+                self.rewrite_at = self.length + REWRITE_MIN;
+            }
         }
         Ok(())
     }
@@ -151,10 +159,9 @@ impl Log {
     /// Replaces the file by one that holds only what is pending.
     fn rewrite(&mut self) -> io::Result<()> {
         let bytes = self.live_in_order().concat();
-        files::replace(&self.path, &bytes)?;
-        self.file = OpenOptions::new().read(true).write(true).open(&self.path)?;
-        self.length = fs::metadata(&self.path)?.len();
-        self.cut()
+        self.file = files::exchange(&self.path, &bytes)?;
+        self.length = bytes.len() as u64;
+        files::sync_parent(&self.path)
     }
 }
 
@@ -200,4 +207,48 @@ fn check(kind: u8, body: &[u8]) -> [u8; 8] {
     let mut sum = [0; 8];
     sum.copy_from_slice(&digest[..8]);
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::JobId;
+    use crate::wire::proto::mesh::v1::{Output, report};
+
+    fn report(job: u8, bytes: usize) -> Entry {
+        let output = Output { inline: Bytes::from(vec![7; bytes]), ..Output::default() };
+        let attempt = Some(wire::attempt_ref(JobId([job; 16]), 1));
+        Entry::Report(Report { attempt, outcome: Some(report::Outcome::Output(output)) })
+    }
+
+    fn answered(job: u8) -> Entry {
+        Entry::Answered((JobId([job; 16]), 1))
+    }
+
+    #[test]
+    fn what_follows_a_failed_rewrite_and_a_good_one_is_in_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let (mut log, _) = Log::open(&path).unwrap();
+        let obstacle = files::temporary_name(&path);
+        std::fs::create_dir(&obstacle).unwrap();
+        for job in 1..=6 {
+            log.append(&[report(job, 1 << 20), answered(job)], true).unwrap();
+        }
+        log.append(&[report(7, 10)], true).unwrap();
+        let reopened = |path: &Path| {
+            std::fs::copy(path, directory.path().join("copy")).unwrap();
+            Log::open(&directory.path().join("copy")).unwrap().1.len()
+        };
+        assert_eq!(reopened(&path), 1);
+        assert!(std::fs::metadata(&path).unwrap().len() > REWRITE_MIN, "it could not be rewritten");
+
+        std::fs::remove_dir(&obstacle).unwrap();
+        for job in 11..=16 {
+            log.append(&[report(job, 1 << 20), answered(job)], true).unwrap();
+        }
+        log.append(&[report(17, 10)], true).unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() < REWRITE_MIN, "it was rewritten");
+        assert_eq!(reopened(&path), 2);
+    }
 }
