@@ -31,7 +31,8 @@ pub mod proto {
 /// Jobs in one announcement. Beyond it the first to be served are announced.
 pub const ANNOUNCED_MAX: usize = 512;
 
-/// Attempts named in one heartbeat. Beyond it the leader hears of the others later.
+/// Attempts named in one heartbeat: those that run, of which there are no more, then as many as fit of those
+/// whose report is under way.
 pub const RUNNING_MAX: usize = 1_024;
 
 /// Items in one request on a worker stream.

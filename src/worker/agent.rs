@@ -4,7 +4,7 @@
 //! heartbeats and bids. It never waits for a disk, a process or a coordinator;
 //! those who do are tasks of their own (`attempt`, `reporter`, `registrar`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::Settings;
 use super::attempt::{Done, Workshop};
 use super::bidder::{self, Offer};
 use super::coordinators::Coordinators;
-use super::desk::{Cause, Desk};
+use super::desk::{Cause, Desk, Key};
 use super::heartbeat::{Pulse, Status};
 use super::orders;
 use super::registrar::Standing;
@@ -199,10 +199,10 @@ impl Agent {
 
     fn beat(&mut self) {
         let mut running = self.parts.desk.running();
-        // Finished, but not for the log yet: still ours.
-        running.extend(self.parts.workshop.outbox.keys());
-        running.sort_unstable();
-        running.dedup();
+        // Finished, but not for the log yet: still ours. If not all fit, what runs is named first.
+        let on_desk: BTreeSet<Key> = running.iter().copied().collect();
+        let reported = self.parts.workshop.outbox.keys();
+        running.extend(reported.into_iter().filter(|key| !on_desk.contains(key)));
         let status = Status {
             load_permille: self.parts.desk.load_permille(),
             room: self.room(),

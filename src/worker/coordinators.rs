@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use super::{files, settings};
 use crate::domain::PeerId;
+use crate::tasks::Tasks;
 
 /// Addresses taken from one announcement, and their longest.
 const ADDRESSES_MAX: usize = 64;
@@ -24,6 +27,8 @@ const AVOID_FOR: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Coordinators {
     inner: Arc<Mutex<Inner>>,
+    /// Something was learned that is not on disk.
+    changed: Arc<Notify>,
     path: PathBuf,
 }
 
@@ -41,7 +46,8 @@ impl Coordinators {
     pub fn new(configured: &[(PeerId, String)], path: PathBuf) -> Self {
         let learned = remembered(&path);
         let configured = configured.iter().map(|(peer, _)| *peer).collect();
-        Self { inner: Arc::new(Mutex::new(Inner { configured, learned, ..Inner::default() })), path }
+        let inner = Arc::new(Mutex::new(Inner { configured, learned, ..Inner::default() }));
+        Self { inner, changed: Arc::default(), path }
     }
 
     /// Addresses to dial beside the configured ones.
@@ -69,8 +75,18 @@ impl Coordinators {
         let new = named.iter().flat_map(new).collect();
         inner.learned = named;
         drop(inner);
-        self.remember();
+        self.changed.notify_one();
         new
+    }
+
+    /// Remembers what is learned, for ever. The disk may take its time.
+    pub async fn keep(self, tasks: Tasks) {
+        loop {
+            self.changed.notified().await;
+            let known = self.clone();
+            // It only fails if it panics, and then the process ends.
+            let _ = tasks.spawn_blocking(move || known.remember()).await;
+        }
     }
 
     pub fn knows(&self, peer: PeerId) -> bool {
@@ -151,15 +167,20 @@ mod tests {
         format!("/ip4/127.0.0.1/tcp/{n}/p2p/{}", peer(n))
     }
 
-    #[test]
-    fn the_list_follows_announcements_and_survives_a_restart() {
+    #[tokio::test]
+    async fn the_list_follows_announcements_and_survives_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("coordinators.json");
         let known = Coordinators::new(&[(peer(1), address(1))], path.clone());
+        let tasks = Tasks::new();
+        tasks.spawn_until_stopped("keeper", known.clone().keep(tasks.clone()));
         assert!(!known.knows(peer(2)));
         assert_eq!(known.learn(peer(2), &[address(1), address(2), address(3)]), [address(1), address(2), address(3)]);
         assert_eq!(known.learn(peer(2), &[address(2), address(4), "junk".to_owned()]), [address(4)]);
 
+        while remembered(&path) != known.lock().learned.clone().into_iter().filter(|(_, a)| !a.is_empty()).collect() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let known = Coordinators::new(&[(peer(1), address(1))], path);
         let all: Vec<bool> = (1..=5).map(|n| known.knows(peer(n))).collect();
         assert_eq!(all, [true, true, false, true, false], "configured stay, others are as last announced");

@@ -19,6 +19,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
+/// After so many the pause no longer grows.
+const FAILURES_MAX: u32 = 8;
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoAnswer {
     #[error("no coordinator is connected")]
@@ -86,8 +89,13 @@ impl Backoff {
         tokio::time::sleep(self.next()).await;
     }
 
+    /// It has been tried for some seconds.
+    pub fn is_long(&self) -> bool {
+        self.failures >= FAILURES_MAX
+    }
+
     fn next(&mut self) -> Duration {
-        let length = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(8)).min(BACKOFF_MAX);
+        let length = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(FAILURES_MAX)).min(BACKOFF_MAX);
         self.failures += 1;
         length.mul_f64(rand::rng().random_range(0.5..=1.0))
     }

@@ -15,6 +15,7 @@ use super::courier::{Backoff, Courier};
 use super::files;
 use crate::clock;
 use crate::domain::WorkerId;
+use crate::tasks::Tasks;
 use crate::wire::proto::mesh::v1::Register;
 use crate::wire::proto::mesh::v1::worker_request::Body;
 
@@ -39,6 +40,7 @@ pub(super) struct Registrar {
     /// Written when registered.
     pub card: PathBuf,
     pub standing: watch::Sender<Standing>,
+    pub tasks: Tasks,
 }
 
 /// What `worker.json` says.
@@ -64,6 +66,7 @@ impl Registrar {
     /// Until a coordinator has said yes.
     async fn register(&self) {
         let mut backoff = Backoff::default();
+        let mut warned = false;
         loop {
             match self.courier.ask(Body::Register(self.register.clone()), 1).await {
                 Ok(items) => match items.into_iter().next() {
@@ -74,7 +77,12 @@ impl Registrar {
                     _ => break,
                 },
                 Err(error) => {
-                    debug!(%error, "not registered yet");
+                    if backoff.is_long() && !warned {
+                        warned = true;
+                        warn!(%error, "still not registered: are addresses and network name right?");
+                    } else {
+                        debug!(%error, "not registered yet");
+                    }
                     backoff.pause().await;
                 }
             }
@@ -82,8 +90,12 @@ impl Registrar {
         info!(worker = %self.worker, "registered");
         self.standing.send_replace(Standing::Registered);
         let card = Card { worker_id: self.worker, pid: std::process::id() };
-        let written = serde_json::to_vec(&card).map_err(Into::into);
-        if let Err(error) = written.and_then(|bytes| files::replace(&self.card, &bytes)) {
+        let path = self.card.clone();
+        let written = self.tasks.spawn_blocking(move || {
+            let bytes = serde_json::to_vec(&card)?;
+            files::replace(&path, &bytes)
+        });
+        if let Err(error) = written.await.unwrap_or_else(|error| Err(error.into())) {
             warn!(path = %self.card.display(), %error, "cannot write worker.json");
         }
     }

@@ -4,7 +4,7 @@
 //! next. A report leaves the outbox when a coordinator has accepted or finally
 //! refused it. A request that is refused as a whole may hold one report nobody
 //! takes: requests shrink to one report, and that one goes to the end of the
-//! queue, so it cannot hold up the others.
+//! queue; they grow again step by step, so it cannot hold up the others.
 
 use std::time::Duration;
 
@@ -39,16 +39,16 @@ impl Reporter {
     /// Delivers for ever.
     pub async fn run(self) {
         let mut backoff = Backoff::default();
-        let mut batch_max = BATCH_REPORTS;
+        let mut size = Size(BATCH_REPORTS);
         loop {
-            let batch = self.outbox.pick(batch_max, BATCH_BYTES);
+            let batch = self.outbox.pick(size.0, BATCH_BYTES);
             if batch.is_empty() {
                 self.outbox.changed().await;
                 continue;
             }
             match self.deliver(&batch).await {
                 Ok(settled) => {
-                    batch_max = BATCH_REPORTS;
+                    size.grow();
                     if settled {
                         backoff.reset();
                     } else {
@@ -62,7 +62,7 @@ impl Reporter {
                         if batch.len() == 1 {
                             self.outbox.defer(&keys(&batch));
                         }
-                        batch_max = (batch.len() / 2).max(1);
+                        size.shrink(batch.len());
                     }
                     backoff.pause().await;
                 }
@@ -93,6 +93,21 @@ impl Reporter {
     }
 }
 
+/// How many reports the next request may hold. It grows no faster than it shrinks: what was
+/// deferred is still there, and would be met again at once.
+struct Size(usize);
+
+impl Size {
+    fn grow(&mut self) {
+        self.0 = (self.0 * 2).min(BATCH_REPORTS);
+    }
+
+    /// A request with so many was refused.
+    fn shrink(&mut self, reports: usize) {
+        self.0 = (reports / 2).max(1);
+    }
+}
+
 fn is_final((job, attempt): Key, item: &ItemReply) -> bool {
     if item.accepted {
         debug!(%job, attempt, "report accepted");
@@ -107,4 +122,34 @@ fn is_final((job, attempt): Key, item: &ItemReply) -> bool {
 
 fn keys(batch: &[Report]) -> Vec<Key> {
     batch.iter().filter_map(|report| wire::parse_attempt(report.attempt.as_ref())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    #[test]
+    fn one_report_that_nobody_takes_leaves_the_others_half_of_the_requests() {
+        const POISON: u32 = u32::MAX;
+        let mut queue = VecDeque::from([POISON]);
+        let (mut size, mut refused, mut taken) = (Size(BATCH_REPORTS), 0, 0);
+        for round in 0..1_000 {
+            queue.extend(round * 10..round * 10 + 10);
+            let batch: Vec<u32> = queue.iter().copied().take(size.0).collect();
+            if !batch.contains(&POISON) {
+                taken += queue.drain(..batch.len()).count();
+                size.grow();
+                continue;
+            }
+            refused += 1;
+            if batch.len() == 1 {
+                queue.rotate_left(1);
+            }
+            size.shrink(batch.len());
+        }
+        // Resetting the size after each success has 784 of them refused.
+        assert!(refused < 550 && taken > 9_800, "{refused} requests refused, {taken} reports taken");
+    }
 }

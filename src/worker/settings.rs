@@ -15,8 +15,11 @@ use crate::wire;
 /// Outputs travel to a coordinator in one message of at most 1 MiB.
 const OUTPUT_MAX: u64 = 512 * 1024;
 
-/// Inputs come with an assignment, in one message of at most 1 MiB.
-const INPUT_MAX: u64 = 1024 * 1024;
+/// Inputs come with an assignment, in one message of at most 1 MiB: this leaves room for the rest of it.
+const INPUT_MAX: u64 = 1_000 * 1024;
+
+/// Longest text that coordinators take from a worker, in bytes.
+const TEXT_MAX: usize = 256;
 
 /// Where commands look for programs, unless `env` says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -51,7 +54,7 @@ impl Settings {
         range(layered, "worker.shutdown_grace_secs", file.worker.shutdown_grace_secs, 0..=3_600)?;
         let slots_max = u64::try_from(wire::RUNNING_MAX).unwrap_or(u64::MAX);
         range(layered, "worker.max_parallel_jobs", file.worker.max_parallel_jobs.into(), 0..=slots_max)?;
-        check_identifier(layered, "network.name", &file.network.name)?;
+        check_network(layered, &file.network.name)?;
         let (terms, recipes) = jobs(layered)?;
         Ok(Self {
             data_dir: file.worker.data_dir.clone(),
@@ -76,13 +79,31 @@ fn range(layered: &Layered, key: &str, value: u64, wanted: std::ops::RangeInclus
     Err(layered.refuse(key, format!("{value} is not between {} and {}", wanted.start(), wanted.end())))
 }
 
-/// Lower-case letters, digits, `_` and `-`, at most 64.
-fn check_identifier(layered: &Layered, key: &str, text: &str) -> Result<(), config::Error> {
-    let plain = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
-    if plain && (1..=64).contains(&text.len()) {
+/// The coordinators' own rule for `network.name`.
+fn check_network(layered: &Layered, name: &str) -> Result<(), config::Error> {
+    let plain = name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+    if plain && (1..=32).contains(&name.len()) {
         return Ok(());
     }
-    Err(layered.refuse(key, format!("{text:?} is not an identifier: expected 1 to 64 of a-z, 0-9, _ and -")))
+    let detail = format!("{name:?} cannot be: expected 1 to 32 lower-case letters, digits and hyphens");
+    Err(layered.refuse("network.name", detail))
+}
+
+/// The coordinators' own rule for a job's type: nobody can submit a job of another.
+fn check_type(layered: &Layered, kind: &str) -> Result<(), config::Error> {
+    let plain = kind.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    if plain && kind.starts_with(|first: char| first.is_ascii_lowercase()) && kind.len() <= 64 {
+        return Ok(());
+    }
+    let detail = format!("{kind:?} is no job type: expected a lower-case letter, then at most 63 of a-z, 0-9 and _");
+    Err(layered.refuse(format!("jobs.{kind}"), detail))
+}
+
+fn check_text(layered: &Layered, key: &str, text: &str) -> Result<(), config::Error> {
+    if text.len() <= TEXT_MAX {
+        return Ok(());
+    }
+    Err(layered.refuse(key, format!("{} bytes: expected at most {TEXT_MAX}", text.len())))
 }
 
 fn coordinators(layered: &Layered) -> Result<Vec<(PeerId, String)>, config::Error> {
@@ -114,10 +135,12 @@ fn capabilities(layered: &Layered) -> Result<Capabilities, config::Error> {
     range(layered, "capabilities.cpu_cores", wanted.cpu_cores.into(), 0..=cores.into())?;
     range(layered, "capabilities.ram_mb", wanted.ram_mb, 0..=ram_mb)?;
     for (key, list) in [("frameworks", &wanted.frameworks), ("accelerators", &wanted.accelerators)] {
-        if list.len() > 64 || list.iter().any(|text| text.is_empty() || text.len() > 256) {
+        if list.len() > 64 || list.iter().any(|text| text.is_empty() || text.len() > TEXT_MAX) {
             return Err(layered.refuse(format!("capabilities.{key}"), "expected at most 64 names of 1 to 256 bytes"));
         }
     }
+    check_text(layered, "capabilities.gpu_model", &wanted.gpu_model)?;
+    check_text(layered, "capabilities.cuda_compute_capability", &wanted.cuda_compute_capability)?;
     let or = |given: u64, found: u64| if given == 0 { found } else { given };
     let cpu_cores = if wanted.cpu_cores == 0 { cores } else { wanted.cpu_cores };
     let slots = layered.file.worker.max_parallel_jobs;
@@ -140,6 +163,8 @@ fn capabilities(layered: &Layered) -> Result<Capabilities, config::Error> {
 
 fn location(layered: &Layered) -> Result<Location, config::Error> {
     let from = &layered.file.location;
+    check_text(layered, "location.region", &from.region)?;
+    check_text(layered, "location.country", &from.country)?;
     let micro = |key: &str, degrees: Option<f64>, most: f64| match degrees {
         None => Ok(None),
         #[expect(clippy::cast_possible_truncation, reason = "at most 180 million")]
@@ -167,7 +192,7 @@ fn jobs(layered: &Layered) -> Result<Jobs, config::Error> {
     let mut terms = BTreeMap::new();
     let mut recipes = BTreeMap::new();
     for (kind, job) in &file.jobs {
-        check_identifier(layered, &format!("jobs.{kind}"), kind)?;
+        check_type(layered, kind)?;
         let recipe = recipe(layered, kind, job)?;
         let price = file.price.by_type.get(kind).unwrap_or(&file.price.default).0;
         let max_run_secs = job.max_run_secs.unwrap_or(file.limits.max_run_secs);
@@ -281,7 +306,13 @@ mod tests {
             (("network.coordinators", Value::Array(vec![])), "none given"),
             (("network.coordinators", Value::Array(vec![text("/ip4/127.0.0.1/tcp/1")])), "not an address"),
             (("network.coordinators", Value::Array(vec![text(&format!("{PEER}/p2p/{PEER}"))])), "not an address"),
-            (("network.name", text("No Spaces")), "not an identifier"),
+            (("network.name", text("no_such")), "letters, digits and hyphens"),
+            (("network.name", text(&"n".repeat(33))), "1 to 32"),
+            (("jobs.two-words", Value::Table("builtin = \"noop\"".parse().unwrap())), "is no job type"),
+            (("jobs.2d", Value::Table("builtin = \"noop\"".parse().unwrap())), "is no job type"),
+            (("capabilities.gpu_model", text(&"x".repeat(257))), "257 bytes"),
+            (("location.region", text(&"x".repeat(257))), "257 bytes"),
+            (jobs("builtin = \"noop\"\nmax_input_bytes = 1048576"), "not between 0 and 1024000"),
             (("worker.heartbeat_ms", Value::Integer(1)), "not between 100 and 2000"),
             (("location.latitude", Value::Float(91.0)), "not between -90 and 90"),
             (("price.by_type.unknown", text("1")), "no such section"),
@@ -292,7 +323,7 @@ mod tests {
         ];
         for ((key, value), expected) in cases {
             let error = check(vec![(key, value)]).unwrap_err();
-            assert!(error.starts_with("--flag: ") || error.contains(": jobs.mine"), "{error}");
+            assert!(error.starts_with("--flag: ") || error.contains(": jobs."), "{error}");
             assert!(error.contains(expected), "{error}");
         }
     }

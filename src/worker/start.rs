@@ -14,17 +14,18 @@ use super::agent::{Agent, Intake, Parts};
 use super::attempt::{Workshop, interrupted};
 use super::coordinators::Coordinators;
 use super::courier::Courier;
-use super::desk::Desk;
+use super::desk::{Desk, Key};
 use super::executor::{self, Executor, Workspace};
 use super::outbox::Outbox;
 use super::registrar::{Registrar, Standing};
 use super::reporter::Reporter;
 use super::{Error, Settings, files};
+use crate::domain::{Digest, WorkerId};
 use crate::mesh::{self, Identity, Role};
 use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1::worker_request::Body;
-use crate::wire::proto::mesh::v1::{Leave, Register};
+use crate::wire::proto::mesh::v1::{Leave, Register, Report, report};
 
 /// Ended attempts the agent has not noted yet. Beyond this they wait.
 const DONE_MAX: usize = 1_024;
@@ -85,7 +86,7 @@ async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Couri
     files::remove(&card).map_err(|source| Error::File { path: card.clone(), action: "remove", source })?;
     let identity = Identity::load_or_create(&directory.join("worker.key"))?;
     let outbox = Outbox::open(&directory.join("outbox"))?;
-    let (desk, workspace) = recover(&settings, &outbox).await?;
+    let (desk, workspace) = recover(&settings, &outbox, identity.id()).await?;
     let coordinators = Coordinators::new(&settings.coordinators, directory.join("coordinators.json"));
     let (mesh, inbox) = mesh::start(identity.clone(), mesh_options(&settings, &coordinators), tasks).await?;
     info!(worker = %identity.id(), types = ?settings.capabilities.job_types, slots = settings.capabilities.max_parallel_jobs, "started");
@@ -93,9 +94,16 @@ async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Couri
     let courier = Courier { mesh: mesh.clone(), coordinators: coordinators.clone() };
     let standing = watch::Sender::new(Standing::Unregistered);
     let register = register(&settings);
-    let registrar =
-        Registrar { courier: courier.clone(), register, worker: identity.id(), card, standing: standing.clone() };
+    let registrar = Registrar {
+        courier: courier.clone(),
+        register,
+        worker: identity.id(),
+        card,
+        standing: standing.clone(),
+        tasks: tasks.clone(),
+    };
     tasks.spawn_until_stopped("registrar", registrar.run());
+    tasks.spawn_until_stopped("coordinators", coordinators.clone().keep(tasks.clone()));
     let reporter = Reporter { courier: courier.clone(), outbox: outbox.clone(), standing: standing.clone() };
     tasks.spawn_until_stopped("reporter", reporter.run());
 
@@ -107,11 +115,12 @@ async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Couri
 }
 
 /// Takes over what an earlier life left: reports to deliver, attempts that ended with it.
-async fn recover(settings: &Settings, outbox: &Outbox) -> Result<(Desk, Workspace), Error> {
+async fn recover(settings: &Settings, outbox: &Outbox, id: WorkerId) -> Result<(Desk, Workspace), Error> {
     let path = work_directory(&settings.data_dir);
     let opened = Workspace::open(&path);
     let (workspace, left) = opened.map_err(|source| Error::File { path, action: "open workspace", source })?;
     let mut desk = Desk::new(settings.capabilities.max_parallel_jobs);
+    drop_forged(outbox, id).await;
     let reported = outbox.keys();
     for key in left.into_iter().filter(|key| !reported.contains(key)) {
         info!(job = %key.0, attempt = key.1, "interrupted");
@@ -121,6 +130,28 @@ async fn recover(settings: &Settings, outbox: &Outbox) -> Result<(Desk, Workspac
         desk.remember(key);
     }
     Ok((desk, workspace))
+}
+
+/// Drops results that no coordinator takes from us: another key than ours has signed them, or none.
+async fn drop_forged(outbox: &Outbox, id: WorkerId) {
+    let reports = outbox.pick(usize::MAX, usize::MAX);
+    let forged: Vec<Key> = reports.iter().filter(|report| !is_ours(report, id)).filter_map(key_of).collect();
+    if !forged.is_empty() {
+        warn!(reports = forged.len(), worker = %id, "outbox has results that this worker's key has not signed: dropped");
+        outbox.answered(&forged).await;
+    }
+}
+
+fn is_ours(report: &Report, id: WorkerId) -> bool {
+    let Some((job, attempt)) = key_of(report) else { return false };
+    let Some(report::Outcome::Output(output)) = &report.outcome else { return true };
+    let digest = Digest::of(&output.inline);
+    output.sha256 == digest.0.as_slice()
+        && mesh::verify(id, &wire::signed_result(job, attempt, &digest), &output.signature)
+}
+
+fn key_of(report: &Report) -> Option<Key> {
+    wire::parse_attempt(report.attempt.as_ref())
 }
 
 /// A worker listens nowhere: whoever speaks to it is a coordinator it dialled.

@@ -175,6 +175,29 @@ async fn a_result_nobody_took_is_delivered_after_a_restart_and_not_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_that_another_key_signed_are_not_handed_in() {
+    let story = Story::new();
+    let mut leader = Coordinator::start(1).await;
+    leader.set_temper(Temper::Undecided);
+    let worker = story.worker(&mut leader, &[]).await;
+    leader.assign(worker.id, SCRIPT, attempt(1, 1), "echo old", 60_000).await;
+    leader.hear_report(attempt(1, 1)).await;
+    let id = worker.id;
+    worker.stop().await;
+    leader.await_disconnection(id).await;
+
+    std::fs::remove_file(story.directory.path().join("worker.key")).unwrap();
+    leader.set_temper(Temper::Accepting);
+    leader.forget();
+    let worker = story.worker(&mut leader, &[]).await;
+    assert_ne!(worker.id, id);
+    leader.assign(worker.id, SCRIPT, attempt(2, 1), "echo new", 60_000).await;
+    let first = leader.hear(|heard| matches!(heard, Heard::Report(..))).await;
+    assert!(matches!(first, Heard::Report(key, _) if key == attempt(2, 1)), "{first:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_lives_as_long_as_its_lease() {
     let story = Story::new();
     let mut leader = Coordinator::start(1).await;

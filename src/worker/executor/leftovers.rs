@@ -9,7 +9,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use nix::sys::signal::{Signal, killpg};
@@ -21,8 +20,9 @@ pub(super) const EXTENSION: &str = "pgid";
 /// Environment variable that marks a job's processes.
 pub(super) const MARK: &str = "CIRO_JOB_ID";
 
-pub(super) fn write_note(path: &Path, pid: i32) -> io::Result<()> {
-    fs::write(path, format!("{pid} {}\n", start_time(pid).unwrap_or(0)))
+/// What tells the group of `pid` from a later one with the same id.
+pub(super) fn note(pid: i32) -> String {
+    format!("{pid} {}\n", start_time(pid).unwrap_or(0))
 }
 
 /// Kills every noted group under `root` that is still the noted one.

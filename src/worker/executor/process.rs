@@ -5,7 +5,6 @@
 //! purpose is beyond us; it cannot hold the attempt open, though.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -14,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tokio::fs::File;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
@@ -68,6 +68,11 @@ pub(super) async fn run(
     place: &Place,
     stop: oneshot::Receiver<Cause>,
 ) -> Ended {
+    if program.mentions(INPUT)
+        && let Err(error) = tokio::fs::write(place.scratch("input"), &work.input).await
+    {
+        return Ended::Failed(Failure::ill("workspace", format!("write input: {error}")));
+    }
     let mut child = match spawn(program, work, place) {
         Ok(child) => child,
         Err(error) => {
@@ -77,7 +82,7 @@ pub(super) async fn run(
     };
     let group = Group::of(&child);
     if let Some(Group(pid)) = group
-        && let Err(error) = place.note_group(pid.as_raw())
+        && let Err(error) = place.note_group(pid.as_raw()).await
     {
         tracing::warn!(job = %work.key.0, %error, "cannot note process group");
     }
@@ -93,10 +98,6 @@ pub(super) async fn run(
 
 fn spawn(program: &Program, work: &Work, place: &Place) -> std::io::Result<Child> {
     let (input, output) = (place.scratch("input"), place.scratch("output"));
-    let by_file = program.mentions(INPUT);
-    if by_file {
-        std::fs::write(&input, &work.input)?;
-    }
     let expand = |argument: &String| {
         argument.replace(INPUT, &input.to_string_lossy()).replace(OUTPUT, &output.to_string_lossy())
     };
@@ -111,7 +112,7 @@ fn spawn(program: &Program, work: &Work, place: &Place) -> std::io::Result<Child
         .env("CIRO_ATTEMPT", work.key.1.to_string())
         .env("CIRO_JOB_TYPE", &work.kind)
         .current_dir(&place.directory)
-        .stdin(if by_file { Stdio::null() } else { Stdio::piped() })
+        .stdin(if program.mentions(INPUT) { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -244,9 +245,8 @@ async fn output(program: &Program, stdout: Vec<u8>, output_max: u64, place: &Pla
     }
     let path = place.scratch("output");
     // Not through a link: a job must not choose what is read.
-    let plain = std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file());
-    let file =
-        if plain { File::open(&path).map(tokio::fs::File::from_std) } else { Err(std::io::ErrorKind::NotFound.into()) };
+    let plain = tokio::fs::symlink_metadata(&path).await.is_ok_and(|metadata| metadata.is_file());
+    let file = if plain { File::open(&path).await } else { Err(std::io::ErrorKind::NotFound.into()) };
     match file {
         Err(error) => Ended::Failed(Failure::retryable("no_output", format!("output file: {error}"))),
         Ok(file) => match pipes::read_bounded(file, output_max).await {

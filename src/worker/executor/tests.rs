@@ -248,7 +248,7 @@ async fn the_next_life_ends_what_a_killed_worker_left_running() {
     let place = workspace.enter((JobId([7; 16]), 3)).await.unwrap();
     let mut child = tokio::process::Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
     let pid = i32::try_from(child.id().unwrap()).unwrap();
-    place.note_group(pid).unwrap();
+    place.note_group(pid).await.unwrap();
 
     let (_, left) = Workspace::open(directory.path()).unwrap();
     assert_eq!(left, [(JobId([7; 16]), 3)]);

@@ -2,7 +2,6 @@
 //! group, so that the next life of a killed worker can end what this one began.
 
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::leftovers;
@@ -48,16 +47,15 @@ impl Workspace {
     pub(super) async fn enter(&self, (job, attempt): Key) -> io::Result<Place> {
         let directory = self.root.join(format!("{job}-{attempt}"));
         let note = directory.with_extension(leftovers::EXTENSION);
-        let make = directory.clone();
-        std::fs::DirBuilder::new().mode(0o700).create(make)?;
+        tokio::fs::DirBuilder::new().mode(0o700).create(&directory).await?;
         Ok(Place { directory, note })
     }
 }
 
 impl Place {
     /// Notes which process group runs here.
-    pub fn note_group(&self, pid: i32) -> io::Result<()> {
-        leftovers::write_note(&self.note, pid)
+    pub async fn note_group(&self, pid: i32) -> io::Result<()> {
+        tokio::fs::write(&self.note, leftovers::note(pid)).await
     }
 
     pub fn scratch(&self, name: &str) -> PathBuf {
@@ -66,7 +64,9 @@ impl Place {
 
     pub async fn leave(self) {
         remove_directory(&self.directory, tokio::fs::remove_dir_all(&self.directory).await);
-        if let Err(error) = crate::worker::files::remove(&self.note) {
+        if let Err(error) = tokio::fs::remove_file(&self.note).await
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.note.display(), %error, "cannot remove note of process group");
         }
     }
