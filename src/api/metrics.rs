@@ -27,7 +27,11 @@ pub fn routes() -> Vec<Route> {
             .param(Param::new("name", Kind::Text(128), "One series; all without it."))
             .param(Param::new("from", Kind::Time, "Not before."))
             .param(Param::new("to", Kind::Time, "Not after."))
-            .param(Param::new("step", Kind::Integer { min: 1, max: 86_400 }, "Seconds between points; without it, about a thousand points of the range."))
+            .param(Param::new(
+                "step",
+                Kind::Integer { min: 1, max: 86_400 },
+                "Seconds between points; without it, about a thousand points of the range.",
+            ))
             .answers_raw(200, "The series", vec![("application/json", serde_json::json!({"type": "object"}))]),
     ]
 }

@@ -83,7 +83,7 @@ impl Pulse {
             sent_ms: clock::now().0,
             cpu_usage_permille: self.usage.cpu,
             memory_usage_permille: self.usage.memory,
-            gpu_usage_permille: 0,
+            gpu_usage_permille: None,
             disk_usage_permille: self.usage.disk,
             load_permille: status.load_permille,
             room: status.room,

@@ -277,7 +277,8 @@ struct HeartbeatBody {
     /// 0 to 1, like all usage.
     cpu_usage: f64,
     memory_usage: f64,
-    gpu_usage: f64,
+    /// Null if the worker does not measure it.
+    gpu_usage: Option<f64>,
     disk_usage: f64,
     load: f64,
     uptime_secs: u64,
@@ -342,7 +343,7 @@ impl HeartbeatBody {
             silence_ms,
             cpu_usage: text::fraction(heard.cpu_permille),
             memory_usage: text::fraction(heard.memory_permille),
-            gpu_usage: text::fraction(heard.gpu_permille),
+            gpu_usage: heard.gpu_permille.map(text::fraction),
             disk_usage: text::fraction(heard.disk_permille),
             load: text::fraction(heard.load_permille),
             uptime_secs: heard.at.since(heard.started) / 1_000,
