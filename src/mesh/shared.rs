@@ -160,9 +160,11 @@ impl Shared {
         Some(u32::try_from(rtt).unwrap_or(u32::MAX))
     }
 
-    /// Notes that a peer is here for something.
+    /// Notes that a peer is here for something, if it is here.
     pub fn note_useful(&self, peer: PeerId) {
-        self.update(peer, |record| record.useful = true);
+        if let Some(record) = self.lock().get_mut(&peer) {
+            record.useful = true;
+        }
     }
 
     /// Peers that dialled us longer than `age` ago and have done nothing with it. Members and persistent peers are welcome.
@@ -363,6 +365,9 @@ mod tests {
         shared.update(dialled, |record| record.links.push(Link { inbound: false, ..link(start) }));
         shared.add_persistent(kept);
         shared.note_useful(useful);
+        let known = shared.stats().peers_known;
+        shared.note_useful(PeerId([7; 32]));
+        assert_eq!(shared.stats().peers_known, known, "whose gossip reached us through others has no place here");
         assert_eq!(shared.idlers(start, age), vec![]);
         assert_eq!(shared.idlers(start + age, age), vec![idle]);
     }
