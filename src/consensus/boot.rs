@@ -75,7 +75,7 @@ pub(super) async fn open(
         link,
         transport,
         peers,
-        receiver: Receiver::new(directory),
+        receiver: Receiver::new(directory, tasks),
         options,
         initial: initial.keys().copied().collect(),
         leadership: watch::Sender::new(Leadership::Following),

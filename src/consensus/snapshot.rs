@@ -4,6 +4,8 @@
 //! written beside its final name, synced, renamed, and the directory synced.
 //! What has the final name is whole. The newest two are kept; a damaged newest
 //! one is passed over for the older only if the log still reaches back to it.
+//! One that is whole, but that this build can not read, is left alone: it is
+//! for the build that wrote it, and the start fails.
 
 use std::fs;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -67,14 +69,14 @@ impl Directory {
         self.0.join(format!("{name}.part"))
     }
 
-    /// The newest snapshot that can be read. A damaged one is set aside until the next start.
+    /// The newest snapshot that is whole. A damaged one is set aside under another name, for whoever wants to look at it.
     pub fn load_newest(&self) -> io::Result<Option<(SnapshotMeta, State)>> {
         for path in self.list()?.into_iter().rev() {
             match load(&path) {
                 Ok(loaded) => return Ok(Some(loaded)),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     tracing::error!(path = %path.display(), %error, "snapshot is damaged, trying an older one");
-                    fs::rename(&path, self.part("damaged"))?;
+                    fs::rename(&path, path.with_extension("damaged"))?;
                 }
                 Err(error) => return Err(error),
             }
@@ -128,9 +130,18 @@ impl Directory {
         let mut paths = self.list()?;
         let old = paths.len().saturating_sub(KEPT);
         for path in paths.drain(..old) {
-            fs::remove_file(path)?;
+            // An installed snapshot and one just built may prune at once.
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
+    }
+
+    /// Bytes of the newest snapshot; 0 if there is none.
+    pub fn newest_len(&self) -> io::Result<u64> {
+        self.list()?.pop().map_or(Ok(0), |path| fs::metadata(path).map(|meta| meta.len()))
     }
 
     /// Snapshots, oldest first.
@@ -148,13 +159,25 @@ impl Directory {
 }
 
 /// Reads and checks a whole file. Blocking.
+///
+/// # Errors
+///
+/// `InvalidData` if the bytes are not the ones that were written; `Unsupported`
+/// if they are, but make no sense to this build.
 pub(super) fn load(path: &Path) -> io::Result<(SnapshotMeta, State)> {
     let mut file = fs::File::open(path)?;
     let body = check(&mut file)?;
     file.seek(SeekFrom::Start(0))?;
+    parse(file, body).map_err(|error| {
+        let what = format!("{}: intact, but not readable by this build: {error}", path.display());
+        io::Error::new(io::ErrorKind::Unsupported, what)
+    })
+}
+
+fn parse(mut file: fs::File, body: u64) -> io::Result<(SnapshotMeta, State)> {
     let (meta, used) = read_head(&mut file)?;
     let mut input = BufReader::new(file).take(body.saturating_sub(used));
-    let state = State::read_from(&mut input).map_err(|error| damaged(error.to_string()))?;
+    let state = State::read_from(&mut input).map_err(io::Error::other)?;
     Ok((meta, state))
 }
 

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::clock;
 use crate::domain::NodeId;
 use crate::mesh::Lane;
+use crate::tasks::Tasks;
 
 use super::Error;
 use super::codec::Blob;
@@ -70,6 +71,7 @@ pub(super) async fn send(
 /// The receiving side of transfers.
 pub(super) struct Receiver {
     directory: Directory,
+    tasks: Tasks,
     current: Mutex<Option<Receiving>>,
 }
 
@@ -86,8 +88,8 @@ struct Receiving {
 }
 
 impl Receiver {
-    pub fn new(directory: Directory) -> Self {
-        Self { directory, current: Mutex::new(None) }
+    pub fn new(directory: Directory, tasks: &Tasks) -> Self {
+        Self { directory, tasks: tasks.clone(), current: Mutex::new(None) }
     }
 
     /// Gives up a transfer whose sender is gone.
@@ -140,8 +142,20 @@ impl Receiver {
         }
         receiving.out.flush().await.map_err(|error| disk(&error))?;
         receiving.out.sync_all().await.map_err(|error| disk(&error))?;
-        let snapshot = Snapshot { meta: receiving.meta, snapshot: receiving.file };
+        let snapshot = self.readable(receiving.meta, receiving.file).await?;
         raft.install_full_snapshot(end.vote, snapshot).await.map_err(|fatal| refused(&fatal.to_string()))
+    }
+
+    /// A snapshot that can be installed here. Raft ends this node over one that can not, and the leader would
+    /// send it again after every restart: so it is refused before Raft hears of it.
+    async fn readable(&self, meta: SnapshotMeta, snapshot: snapshot::File) -> Result<Snapshot, Error> {
+        let load = move || match snapshot::load(&snapshot.path) {
+            Ok((found, _)) if found == meta => Ok(Snapshot { meta, snapshot }),
+            Ok(_) => Err(refused("the snapshot is not the one announced")),
+            Err(error) => Err(refused(&error.to_string())),
+        };
+        let loaded = self.tasks.spawn_blocking(load).await.map_err(|error| refused(&error.to_string()))?;
+        loaded.inspect_err(|error| tracing::warn!(%error, "snapshot from the leader not installed"))
     }
 
     fn replace(&self, receiving: Option<Receiving>) {

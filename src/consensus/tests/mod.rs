@@ -6,5 +6,6 @@ mod faults;
 mod hub;
 mod membership;
 mod mesh;
+mod snapshot_files;
 mod snapshots;
 mod writes;
