@@ -49,7 +49,7 @@ pub(super) async fn open(
     let (file_dir, opened, group) = (store.file_dir().to_owned(), store.clone(), tasks.clone());
     let open = move || -> std::io::Result<(LogStore, Machine, Directory)> {
         let directory = Directory::open(&file_dir.join("snapshots"))?;
-        let machine = Machine::open(directory.clone(), &group)?;
+        let machine = Machine::open(directory.clone(), &opened, &group)?;
         Ok((LogStore::open(&opened, &group)?, machine, directory))
     };
     let opened = tasks.spawn_blocking(open).await.map_err(|error| Error::Setup(error.to_string()))?;

@@ -74,7 +74,8 @@ async fn protocol(core: &Core, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
 async fn snapshot(core: &Core, peer: NodeId, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
     match kind {
         SnapshotBegin::KIND => {
-            core.receiver.begin(peer, read_request(body)?).await?;
+            let room = core.free_bytes()?.saturating_sub(core.options.min_free_bytes);
+            core.receiver.begin(peer, read_request(body)?, room).await?;
             answer::<SnapshotBegin>(&())
         }
         SnapshotChunk::KIND => {

@@ -18,11 +18,15 @@ use crate::clock;
 use crate::domain::apply::Position;
 use crate::domain::command::Reply;
 use crate::domain::{State, Timestamp};
+use crate::storage::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics;
 
 use super::snapshot::{self, Directory};
 use super::types::{Entry, LogId, Membership, Snapshot, SnapshotMeta, TypeConfig};
+
+/// Left free beside a snapshot that is written.
+const SNAPSHOT_ROOM: u64 = 64 << 20;
 
 /// The state as everyone but Raft sees it. Cheap to clone.
 #[derive(Clone)]
@@ -89,24 +93,32 @@ pub(super) struct Machine {
     last: Option<LogId>,
     membership: Membership,
     directory: Directory,
+    store: Store,
     tasks: Tasks,
 }
 
 impl Machine {
     /// Loads the newest snapshot. Blocking.
-    pub fn open(directory: Directory, tasks: &Tasks) -> io::Result<Self> {
+    pub fn open(directory: Directory, store: &Store, tasks: &Tasks) -> io::Result<Self> {
         let (meta, state) = directory.load_newest()?.unwrap_or_default();
         Ok(Self {
             applied: Applied::new(state),
             last: meta.last_log_id,
             membership: meta.last_membership,
             directory,
+            store: store.clone(),
             tasks: tasks.clone(),
         })
     }
 
     pub fn applied(&self) -> Applied {
         self.applied.clone()
+    }
+
+    /// Whether a snapshot twice as long as the last one leaves something of the disk.
+    fn has_room(&self) -> io::Result<bool> {
+        let wanted = self.directory.newest_len()?.saturating_mul(2).saturating_add(SNAPSHOT_ROOM);
+        Ok(self.store.free_bytes().map_err(io::Error::other)? >= wanted)
     }
 
     fn apply_one(&mut self, entry: Entry) -> io::Result<Vec<Reply>> {
@@ -154,6 +166,20 @@ impl RaftStateMachine<TypeConfig> for Machine {
             }
         }
         Ok(())
+    }
+
+    /// A snapshot that fills the disk ends the node, and again after every restart. Without room it is put off:
+    /// Raft asks again after as many entries as lie between two snapshots.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        match self.has_room() {
+            Ok(false) if !force => {
+                tracing::warn!("snapshot put off: the disk has no room for it, and the log grows");
+                return None;
+            }
+            Err(error) => tracing::warn!(%error, "look for room for a snapshot"),
+            Ok(_) => {}
+        }
+        Some(self.get_snapshot_builder().await)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

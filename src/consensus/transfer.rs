@@ -37,6 +37,9 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(120);
 /// A transfer that is silent for longer is given up.
 const IDLE_LIMIT: Duration = Duration::from_secs(30);
 
+/// How often it is said that the disk has no room.
+const WARN_EVERY: Duration = Duration::from_secs(30);
+
 /// Largest snapshot taken in.
 const LENGTH_MAX: u64 = 64 << 30;
 
@@ -73,6 +76,8 @@ pub(super) struct Receiver {
     directory: Directory,
     tasks: Tasks,
     current: Mutex<Option<Receiving>>,
+    /// When it was last said that there is no room.
+    warned: Mutex<Option<Instant>>,
 }
 
 struct Receiving {
@@ -89,7 +94,7 @@ struct Receiving {
 
 impl Receiver {
     pub fn new(directory: Directory, tasks: &Tasks) -> Self {
-        Self { directory, tasks: tasks.clone(), current: Mutex::new(None) }
+        Self { directory, tasks: tasks.clone(), current: Mutex::default(), warned: Mutex::default() }
     }
 
     /// Gives up a transfer whose sender is gone.
@@ -101,9 +106,14 @@ impl Receiver {
         }
     }
 
-    pub async fn begin(&self, peer: NodeId, begin: SnapshotBegin) -> Result<(), Error> {
+    /// Makes ready for a snapshot, if `room` bytes of disk are enough for it.
+    pub async fn begin(&self, peer: NodeId, begin: SnapshotBegin, room: u64) -> Result<(), Error> {
         if begin.length > LENGTH_MAX {
             return Err(refused("the snapshot is too long"));
+        }
+        if begin.length > room {
+            self.warn_full(begin.length, room);
+            return Err(refused("the disk has no room for it"));
         }
         self.replace(None);
         let path: PathBuf = self.directory.part(&format!("receive-{:016x}", begin.transfer));
@@ -156,6 +166,15 @@ impl Receiver {
         };
         let loaded = self.tasks.spawn_blocking(load).await.map_err(|error| refused(&error.to_string()))?;
         loaded.inspect_err(|error| tracing::warn!(%error, "snapshot from the leader not installed"))
+    }
+
+    /// The leader asks again several times a second.
+    fn warn_full(&self, length: u64, room: u64) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
+            *warned = Some(clock::instant());
+            tracing::warn!(length, room, "snapshot from the leader refused: the disk has no room for it");
+        }
     }
 
     fn replace(&self, receiving: Option<Receiving>) {

@@ -30,7 +30,7 @@ mod identity;
 mod open;
 mod sync;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 
 use std::collections::BTreeMap;

@@ -36,7 +36,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
         let tasks = Tasks::new();
         let store = OpenOptions::new().ballast_bytes(0).open(&dir.path().join("store"), PeerId([1; 32])).unwrap();
         let log = LogStore::open(&store, &tasks).unwrap();
-        let machine = Machine::open(Directory::open(&dir.path().join("snapshots")).unwrap(), &tasks).unwrap();
+        let machine = Machine::open(Directory::open(&dir.path().join("snapshots")).unwrap(), &store, &tasks).unwrap();
         Ok((Guard(dir, tasks), log, machine))
     }
 }

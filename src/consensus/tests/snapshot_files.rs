@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::impls::leader_id_std::LeaderId;
+use openraft::storage::RaftStateMachine as _;
 use openraft::vote::RaftLeaderId;
 use sha2::{Digest as _, Sha256};
 
@@ -13,9 +14,13 @@ use crate::consensus::Error;
 use crate::consensus::codec::Blob;
 use crate::consensus::frames::{SnapshotBegin, SnapshotChunk, SnapshotEnd};
 use crate::consensus::snapshot::Directory;
+use crate::consensus::state_machine::Machine;
 use crate::consensus::tests::cluster::{Cluster, LIMIT, submission};
 use crate::consensus::types::{LogId, SnapshotMeta};
 use crate::domain::{PeerId, State};
+use crate::storage::OpenOptions;
+use crate::storage::tests::durability::SmallDisk;
+use crate::tasks::Tasks;
 
 const HASH: usize = 32;
 
@@ -81,6 +86,8 @@ async fn a_follower_refuses_a_snapshot_it_can_not_read_and_goes_on() {
     let follower = cluster.follower().await;
     cluster.converge().await;
     let client = cluster.client(follower);
+    let too_long = SnapshotBegin { transfer: 1, meta: meta(900), length: 1_001 };
+    client.core.receiver.begin(leader, too_long, 1_000).await.unwrap_err();
     let vote = cluster.client(leader).core.raft.metrics().borrow_watched().vote;
 
     let dir = tempfile::tempdir().unwrap();
@@ -91,7 +98,7 @@ async fn a_follower_refuses_a_snapshot_it_can_not_read_and_goes_on() {
     for (meta, bytes) in [(meta(900), other_format), (meta(901), other_meta), (meta(900), b"nonsense".repeat(100))] {
         let receiver = &client.core.receiver;
         let (transfer, length) = (rand::random(), bytes.len() as u64);
-        receiver.begin(leader, SnapshotBegin { transfer, meta, length }).await.unwrap();
+        receiver.begin(leader, SnapshotBegin { transfer, meta, length }, length).await.unwrap();
         let sha256 = Sha256::digest(&bytes).into();
         receiver.chunk(leader, SnapshotChunk { transfer, offset: 0, bytes: Blob(bytes.into()) }).await.unwrap();
         let refused = receiver.end(&client.core.raft, leader, SnapshotEnd { transfer, vote, sha256 }).await;
@@ -101,4 +108,15 @@ async fn a_follower_refuses_a_snapshot_it_can_not_read_and_goes_on() {
     assert!(client.core.failure.borrow().is_none());
     cluster.converge().await;
     cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_put_off_while_the_disk_has_no_room() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let (tasks, dir) = (Tasks::new(), disk.path().join("store"));
+    let store = OpenOptions::new().ballast_bytes(0).open(&dir, PeerId([1; 32])).unwrap();
+    let directory = Directory::open(&dir.join("snapshots")).unwrap();
+    let mut machine = Machine::open(directory, &store, &tasks).unwrap();
+    assert!(machine.try_create_snapshot_builder(false).await.is_none());
+    assert!(machine.try_create_snapshot_builder(true).await.is_some(), "Raft has to have this one");
 }

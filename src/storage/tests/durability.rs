@@ -139,10 +139,10 @@ async fn a_store_ends_after_what_was_submitted() {
 }
 
 /// A file system of 48 MiB in memory, unmounted at the end. Needs to be root.
-struct SmallDisk(tempfile::TempDir);
+pub(crate) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount() -> Option<Self> {
+    pub(crate) fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mut mount = std::process::Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=48m", "tmpfs"]).arg(dir.path());
@@ -158,6 +158,10 @@ impl SmallDisk {
             }
         }
     }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
 }
 
 impl Drop for SmallDisk {
@@ -169,7 +173,7 @@ impl Drop for SmallDisk {
 #[tokio::test]
 async fn a_full_disk_stops_writes_and_loses_nothing() {
     let Some(disk) = SmallDisk::mount() else { return };
-    let dir = disk.0.path().join("store");
+    let dir = disk.path().join("store");
     let open = || OpenOptions::new().ballast_bytes(12 << 20).open(&dir, OWNER);
     let store = open().unwrap();
     assert!(dir.join("ballast").exists());

@@ -1,6 +1,6 @@
 //! Stories of one store. Power loss and `kill -9` belong to the cluster tests.
 
-mod durability;
+pub(crate) mod durability;
 mod model;
 mod opening;
 
