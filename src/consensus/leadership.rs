@@ -130,15 +130,19 @@ pub(super) async fn meet(core: Arc<Core>) {
     }
 }
 
-/// Reports readiness once the cluster has confirmed, and this node applied, what was in its log at the start.
-/// What a new leader cut off our log's end is not waited for.
+/// Reports readiness once this node applied what the cluster had committed when it was first heard.
+///
+/// The first thing heard may be old news, from a leader that has not committed anything yet: so it must cover our
+/// log at the start and be of the leader's own term. What a new leader cut off our log's end is not waited for.
 pub(super) async fn recover(core: Arc<Core>, last_at_start: Option<u64>) {
-    let confirmed = |metrics: &Metrics| {
+    let heard = |metrics: &Metrics| {
         let wanted = last_at_start.min(metrics.last_log_index);
-        metrics.cluster_committed.is_some_and(|id| Some(id.index) >= wanted)
-            && metrics.last_applied.map(|id| id.index) >= wanted
+        let current = |id: &LogId| id.leader_id.term == metrics.current_term && Some(id.index) >= wanted;
+        metrics.cluster_committed.is_some_and(|id| current(&id))
     };
-    if core.raft.wait(None).metrics(confirmed, "recovered").await.is_ok() {
+    let Ok(metrics) = core.raft.wait(None).metrics(heard, "heard what is committed").await else { return };
+    let target = metrics.cluster_committed.map(|id| id.index);
+    if core.raft.wait(None).applied_index_at_least(target, "recovered").await.is_ok() {
         core.recovered.store(true, Ordering::Release);
         tracing::info!(applied = *core.applied.index().borrow(), "recovered");
     }

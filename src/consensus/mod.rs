@@ -107,7 +107,7 @@ pub struct Status {
     /// Milliseconds since a leader was last heard (0 on a leader with a quorum behind it; `None`: never).
     pub staleness_ms: Option<u64>,
     pub members: Vec<Member>,
-    /// Everything committed before this node's start, or this term, is applied and a leader is known.
+    /// Everything committed when a leader was first heard, or before this term, is applied, and a leader is known.
     pub ready: bool,
 }
 

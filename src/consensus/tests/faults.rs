@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::consensus::tests::cluster::{Cluster, LIMIT, has, submission, wait_until};
+use crate::consensus::tests::cluster::{Cluster, LIMIT, has, submission, submission_of, wait_until};
 use crate::consensus::{Error, Leadership};
 use crate::domain::NodeId;
 use crate::mesh::Lane;
@@ -175,5 +175,32 @@ async fn a_leader_that_stops_in_good_order_leaves_another_behind() {
     submit_surely(&cluster, survivor, 2).await;
     println!("stop and first write took {} ms", begun.elapsed().as_millis());
     cluster.converge().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_is_ready_only_once_it_has_caught_up() {
+    let mut cluster = Cluster::new(3).await;
+    let (leader, _) = cluster.leader().await;
+    let late = cluster.follower().await;
+    cluster.converge().await;
+    cluster.kill(late).await;
+
+    // Too much for one request, so that catching up takes a while.
+    let commands = (0..20).map(|n| submission_of(n, 900 << 10)).collect();
+    let committed = cluster.client(leader).submit_many(commands, LIMIT).await.unwrap();
+
+    cluster.hub.delay(Duration::from_millis(40));
+    cluster.start(late).await.unwrap();
+    let client = cluster.client(late);
+    let mut applied = 0;
+    wait_until("ready", || {
+        let ready = client.status().ready;
+        applied = client.status().applied;
+        ready
+    })
+    .await;
+    assert!(applied >= committed.index, "ready at {applied}, committed is {}", committed.index);
+    assert!(client.read(|state| (0..20).all(|n| has(state, n))));
     cluster.shutdown().await;
 }
