@@ -122,7 +122,7 @@ impl Peers {
                 self.session().greeted.remove(&peer);
                 tracing::warn!(
                     %peer,
-                    "member refused: its data directory is not the one it had; restore it, or remove its key file and let it join under a new identity"
+                    "member refused: its data directory is not the one it had; only that very directory may be put back, never an older copy; the others go on without it"
                 );
                 Err(Error::Setup(format!("peer {peer} lost its data directory")))
             }
@@ -138,7 +138,8 @@ impl Peers {
     fn amnesiac(&self, peer: NodeId) -> Error {
         let error = Error::Amnesiac(format!(
             "this node's identity {} was seen by {peer} with another data directory; an amnesiac voter can lose \
-             acknowledged writes. Restore the data directory, or remove the key file and join under a new identity",
+             acknowledged writes. Only the very directory it had may be put back, never an older copy. Changing members \
+             is not available yet; the others go on without this node",
             self.node
         ));
         self.failure.send_if_modified(|failure| {

@@ -100,9 +100,9 @@ fn check_format(format: i64, dir: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let advice = if format > FORMAT {
-        "start a version at least as new as the one that wrote it, or restore a backup made by this one"
+        "start a version at least as new as the one that wrote it"
     } else {
-        "start the version that wrote it, take a backup with it and restore that here"
+        "start the version that wrote it"
     };
     Err(Error::Refused(format!(
         "the data in {} has format {format}, this version reads format {FORMAT}: {advice}",

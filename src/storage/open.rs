@@ -41,6 +41,10 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// How long sled may take to let go of a store this process has just closed.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// What can be done about a directory that is lost. An older copy would forget votes and entries that others count on.
+const ADVICE: &str = "only the very directory this node had may be put back, never an older copy. \
+     Changing members is not available yet; the others go on without this node";
+
 thread_local! {
     static OPENING: Cell<bool> = const { Cell::new(false) };
 }
@@ -166,8 +170,7 @@ fn check(dir: &Path, found: Option<&Identity>, owner: NodeId) -> Result<(), Erro
 
 fn lost(dir: &Path) -> Error {
     Error::Damaged(format!(
-        "{dir} names an owner but its {DB} directory is missing, empty or of another store: restore a backup, \
-         or delete {dir} and join as a new node with a new key",
+        "{dir} names an owner but its {DB} directory is missing, empty or of another store: {ADVICE}",
         dir = dir.display()
     ))
 }
@@ -300,11 +303,9 @@ fn unopened(dir: &Path, error: Error) -> Error {
     match dirs::free_bytes(dir) {
         Ok(free) if free < ballast::HEADROOM / 16 => Error::Full(dir.to_owned()),
         _ => match error {
-            Error::Damaged(what) => Error::Damaged(format!(
-                "{what}, opening {dir}: keep a copy of it, then restore a backup, \
-                 or delete it and join as a new node with a new key",
-                dir = dir.display()
-            )),
+            Error::Damaged(what) => {
+                Error::Damaged(format!("{what}, opening {dir}: keep it as it is; {ADVICE}", dir = dir.display()))
+            }
             other => other,
         },
     }

@@ -21,7 +21,10 @@ async fn a_wiped_node_is_refused_and_told_why() {
     let failed = tokio::time::timeout(LIMIT, cluster.raft(wiped).failed()).await.unwrap();
     assert!(matches!(failed, Error::Amnesiac(_)), "{failed:?}");
     let message = failed.to_string();
-    assert!(message.contains(&wiped.to_string()) && message.contains("Restore the data directory"), "{message}");
+    assert!(
+        message.contains(&wiped.to_string()) && message.contains("Only the very directory it had may be put back"),
+        "{message}"
+    );
     assert_eq!(cluster.client(wiped).status().last_log, 0, "it took no part");
 
     cluster.client(leader).submit(submission(2), LIMIT).await.unwrap().1.unwrap();

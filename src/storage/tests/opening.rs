@@ -113,10 +113,10 @@ fn an_emptied_or_exchanged_database_is_noticed() {
 
     let db = dir.path().join("db");
     fs::remove_dir_all(&db).unwrap();
-    assert!(damaged(Store::open(dir.path(), OWNER)).contains("join as a new node"));
+    assert!(damaged(Store::open(dir.path(), OWNER)).contains("never an older copy"));
     assert!(!db.exists(), "a refused open changes nothing");
     copy(&other.path().join("db"), &db);
-    assert!(damaged(Store::open(dir.path(), OWNER)).contains("join as a new node"));
+    assert!(damaged(Store::open(dir.path(), OWNER)).contains("never an older copy"));
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn damage_is_an_error_that_says_what_to_do() {
         }
     }
     let what = damaged(Store::open(dir.path(), OWNER));
-    assert!(what.contains("join as a new node"), "{what}");
+    assert!(what.contains("never an older copy"), "{what}");
 }
 
 /// The panic is sled's answer to a blob file that is gone, as after a power loss.
@@ -191,7 +191,7 @@ fn a_panic_inside_sled_is_an_error() {
     }
     assert!(blobs > 0, "large pages are blobs");
     let what = damaged(Store::open(dir.path(), OWNER));
-    assert!(what.contains("cannot find pid") && what.contains("join as a new node"), "{what}");
+    assert!(what.contains("cannot find pid") && what.contains("never an older copy"), "{what}");
     assert!(!super::super::is_opening());
 }
 
