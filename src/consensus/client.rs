@@ -13,7 +13,7 @@ use crate::storage;
 
 use super::codec::{Blob, Encoded, encode};
 use super::core::Core;
-use super::door::{Door, RECORD_BYTES, Scope};
+use super::door::{Door, Load, RECORD_BYTES, Scope};
 use super::{Committed, Error, Leadership, Status, StorageView, leadership, read};
 
 /// Largest command, encoded. Twice the usual record, so that any one fits the mesh's frames.
@@ -68,7 +68,7 @@ impl Client {
 
     async fn commit(&self, commands: &[Command], scope: Scope, limit: Duration) -> Result<Committed, Error> {
         let deadline = clock::instant() + limit;
-        self.check_room(commands.iter().any(|command| matches!(command, Command::Submit(_))))?;
+        self.check_room(commands.iter().any(is_submit))?;
         let status = self.core.applied.read(State::applied);
         let mut all = Committed { index: status, term: 0, replies: Vec::with_capacity(commands.len()) };
         for (number, job) in pack(commands, self.door.job_commands_max())?.into_iter().enumerate() {
@@ -156,10 +156,11 @@ impl Client {
 }
 
 /// Encodes commands and packs them, in order, into jobs that fit a record.
-fn pack(commands: &[Command], commands_max: usize) -> Result<Vec<Encoded>, Error> {
+fn pack(commands: &[Command], commands_max: usize) -> Result<Vec<Load>, Error> {
     let mut jobs = Vec::new();
     let mut count = 0;
     let mut bytes = BytesMut::new();
+    let mut submits = false;
     for command in commands {
         let encoded = encode(command).map_err(|error| Error::Setup(format!("encode a command: {error}")))?;
         if encoded.len() > COMMAND_BYTES {
@@ -167,20 +168,26 @@ fn pack(commands: &[Command], commands_max: usize) -> Result<Vec<Encoded>, Error
         }
         let full = bytes.len() + encoded.len() > RECORD_BYTES || count as usize >= commands_max;
         if count > 0 && full {
-            jobs.push(close(&mut count, &mut bytes));
+            jobs.push(close(&mut count, &mut bytes, &mut submits));
         }
         count += 1;
+        submits |= is_submit(command);
         bytes.extend_from_slice(&encoded);
     }
     if count > 0 {
-        jobs.push(close(&mut count, &mut bytes));
+        jobs.push(close(&mut count, &mut bytes, &mut submits));
     }
     Ok(jobs)
 }
 
-fn close(count: &mut u32, bytes: &mut BytesMut) -> Encoded {
+fn close(count: &mut u32, bytes: &mut BytesMut, submits: &mut bool) -> Load {
     let bytes: Bytes = std::mem::take(bytes).freeze();
-    Encoded { count: std::mem::take(count), bytes: Blob(bytes) }
+    let commands = Encoded { count: std::mem::take(count), bytes: Blob(bytes) };
+    Load { commands, submits: std::mem::take(submits) }
+}
+
+pub(super) fn is_submit(command: &Command) -> bool {
+    matches!(command, Command::Submit(_))
 }
 
 /// An error after some of the commands took effect.

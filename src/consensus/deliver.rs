@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock;
 use crate::mesh::Lane;
+use crate::storage;
 use crate::telemetry::metrics;
 
 use super::codec::{Blob, Encoded, Proposal, record};
@@ -30,6 +31,8 @@ enum Attempt {
     Retry,
     /// Certainly nothing; no use in trying again.
     Refused(Error),
+    /// Certainly nothing, for want of room for the new jobs among them.
+    Full(Error),
     Unknown(String),
 }
 
@@ -63,6 +66,16 @@ pub(super) async fn deliver(core: &Core, batch: Vec<Job>) {
         match attempt {
             Attempt::Done(submitted) => return answer(sent, submitted),
             Attempt::Refused(error) => return answer_all(sent, &error),
+            Attempt::Full(error) => {
+                // Results and cancellations must not fail for what they travelled with.
+                let (submits, rest): (Vec<_>, _) = sent.into_iter().partition(|job| job.submits);
+                if submits.is_empty() {
+                    return answer_all(rest, &error);
+                }
+                answer_all(submits, &error);
+                rest.iter().for_each(Job::release);
+                waiting = rest;
+            }
             Attempt::Unknown(why) => return answer_all(sent, &Error::Unknown(why)),
             Attempt::Retry => {
                 sent.iter().for_each(Job::release);
@@ -140,6 +153,7 @@ fn refused(error: Error) -> Attempt {
     match error {
         Error::NoLeader => Attempt::Retry,
         Error::Unknown(why) => Attempt::Unknown(why),
+        Error::Storage(storage::Error::Full(_)) => Attempt::Full(error),
         other => Attempt::Refused(other),
     }
 }

@@ -8,14 +8,14 @@
 //!
 //! * A job is answered `NoLeader` or `Overloaded` only if it certainly had no
 //!   effect, and is sent again only then. Everything else is `Unknown`.
-//! * At the bound ([`super::Options::inflight`] commands) new jobs are refused
-//!   at once; a job keeps its share until its outcome is known.
+//! * At the bound ([`super::Options::inflight`] commands, or [`BYTES_MAX`]) new
+//!   jobs are refused at once; a job keeps its share until its outcome is known.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::clock;
@@ -31,6 +31,9 @@ pub(super) const RECORD_BYTES: usize = 1 << 20;
 
 /// Commands in one record.
 pub(super) const RECORD_COMMANDS: usize = 8192;
+
+/// Bytes of commands waiting or in flight: what the queue may cost in memory.
+const BYTES_MAX: usize = 256 << 20;
 
 /// Batches in flight. More overlap fsync and round trips better, fewer make larger records.
 const PIPELINE: usize = 8;
@@ -52,15 +55,26 @@ const QUEUED: u8 = 0;
 const SENT: u8 = 1;
 const CANCELLED: u8 = 2;
 
+/// Commands to propose together.
+pub(super) struct Load {
+    pub commands: Encoded,
+    /// New jobs are among them: these are what a full disk refuses.
+    pub submits: bool,
+}
+
 /// Commands on their way, and who waits for the outcome.
 pub(super) struct Job {
     pub commands: Encoded,
+    pub submits: bool,
     pub scope: Scope,
     pub deadline: Instant,
     state: Arc<AtomicU8>,
     reply: oneshot::Sender<Result<Committed, Error>>,
-    _share: OwnedSemaphorePermit,
+    _share: Share,
 }
+
+/// Of the commands and of the bytes that may be on their way.
+type Share = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl Job {
     /// From here on the job may take effect. False if nobody waits for it any more.
@@ -85,6 +99,8 @@ pub(super) struct Door {
     core: Arc<Core>,
     queue: mpsc::Sender<Job>,
     shares: Arc<Semaphore>,
+    /// KiB.
+    room: Arc<Semaphore>,
     capacity: usize,
 }
 
@@ -93,7 +109,8 @@ impl Door {
         let capacity = core.options.inflight.clamp(1, 1 << 20);
         let (queue, jobs) = mpsc::channel(capacity);
         tasks.spawn_until_stopped("door", batch(core.clone(), jobs, tasks.clone()));
-        Self { core, queue, shares: Arc::new(Semaphore::new(capacity)), capacity }
+        let room = Arc::new(Semaphore::new(BYTES_MAX >> 10));
+        Self { core, queue, shares: Arc::new(Semaphore::new(capacity)), room, capacity }
     }
 
     /// The most commands that one job may hold.
@@ -102,19 +119,14 @@ impl Door {
     }
 
     /// Queues a job and waits for its outcome. With `patient`, waits for room too.
-    pub async fn submit(
-        &self,
-        commands: Encoded,
-        scope: Scope,
-        limit: Duration,
-        patient: bool,
-    ) -> Result<Committed, Error> {
+    pub async fn submit(&self, load: Load, scope: Scope, limit: Duration, patient: bool) -> Result<Committed, Error> {
         let begun = clock::instant();
-        let share = self.share(commands.count, limit, patient).await?;
+        let Load { commands, submits } = load;
+        let share = self.share(&commands, limit, patient).await?;
         let (reply, answer) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(QUEUED));
         let deadline = begun + limit;
-        let job = Job { commands, scope, deadline, state: state.clone(), reply, _share: share };
+        let job = Job { commands, submits, scope, deadline, state: state.clone(), reply, _share: share };
         self.queue.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Error::Stopping,
@@ -128,13 +140,19 @@ impl Door {
         }
     }
 
-    async fn share(&self, count: u32, limit: Duration, patient: bool) -> Result<OwnedSemaphorePermit, Error> {
-        let shares = self.shares.clone();
+    async fn share(&self, commands: &Encoded, limit: Duration, patient: bool) -> Result<Share, Error> {
+        let (shares, room) = (self.shares.clone(), self.room.clone());
+        let kib = u32::try_from(commands.bytes.0.len() >> 10).unwrap_or(u32::MAX) + 1;
         if patient {
-            let acquired = timeout(limit, shares.acquire_many_owned(count)).await;
-            return acquired.map_err(|_| Error::Overloaded)?.map_err(|_| Error::Stopping);
+            let both = async {
+                let share = shares.acquire_many_owned(commands.count).await?;
+                Ok((share, room.acquire_many_owned(kib).await?))
+            };
+            let both: Result<Share, AcquireError> = timeout(limit, both).await.map_err(|_| Error::Overloaded)?;
+            return both.map_err(|_| Error::Stopping);
         }
-        shares.try_acquire_many_owned(count).map_err(|_| Error::Overloaded)
+        let share = shares.try_acquire_many_owned(commands.count).map_err(|_| Error::Overloaded)?;
+        Ok((share, room.try_acquire_many_owned(kib).map_err(|_| Error::Overloaded)?))
     }
 
     /// Why a job never left the queue.

@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::raft::AppendEntriesResponse;
 
-use crate::domain::{Command, NodeId};
+use crate::domain::NodeId;
 use crate::mesh::Lane;
 
-use super::client::Client;
+use super::client::{Client, is_submit};
 use super::core::Core;
-use super::door::Scope;
+use super::door::{Load, Scope};
 use super::frames::{
     Append, Ballot, Fault, Frame, HandOver, Hello, PreBallot, ReadIndex, SnapshotBegin, SnapshotChunk, SnapshotEnd,
     Submit, Submitted, Transfer, answer, read_request,
@@ -110,9 +110,11 @@ async fn submit(client: &Client, request: Submit) -> Result<Submitted, Fault> {
         return Err(Fault::NoLeader);
     }
     let commands = request.commands.decode().map_err(|error| Fault::Invalid(error.to_string()))?;
-    client.check_room(commands.iter().any(|command| matches!(command, Command::Submit(_))))?;
+    let submits = commands.iter().any(is_submit);
     drop(commands);
-    let committed = client.door.submit(request.commands, Scope::Here, limit(request.limit_ms), false).await?;
+    client.check_room(submits)?;
+    let load = Load { commands: request.commands, submits };
+    let committed = client.door.submit(load, Scope::Here, limit(request.limit_ms), false).await?;
     Ok(Submitted { index: committed.index, term: committed.term, replies: committed.replies })
 }
 

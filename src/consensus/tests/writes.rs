@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::consensus::codec::{Blob, Encoded, Proposal, encode, record};
+use crate::consensus::door::{Load, Scope};
 use crate::consensus::tests::cluster::{Cluster, LIMIT, has, job, options, submission, submission_of};
 use crate::consensus::{Error, Leadership, Role};
 use crate::domain::command::Done;
@@ -125,6 +126,52 @@ async fn a_full_disk_refuses_new_jobs_only() {
     assert!(matches!(refused, Error::Storage(crate::storage::Error::Full(_))), "{refused:?}");
     let cancel = Command::Cancel { job: job(1), reason: "still possible".into() };
     assert!(client.submit(cancel, LIMIT).await.unwrap().1.is_err(), "refused by the state, not by the door");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_short_of_disk_refuses_new_jobs_and_nothing_that_travels_with_them() {
+    let mut cluster = Cluster::stopped(3, options());
+    for (id, min_free_bytes) in cluster.ids.clone().into_iter().zip([u64::MAX, 0, 0]) {
+        cluster.options.min_free_bytes = min_free_bytes;
+        cluster.start(id).await.unwrap();
+    }
+    let (full, other) = (cluster.ids[0], cluster.ids[1]);
+    cluster.leader().await;
+    cluster.client(other).transfer_leadership(Some(full), LIMIT).await.unwrap();
+
+    let client = cluster.client(other);
+    let submit = |n| {
+        let client = client.clone();
+        let cancel = Command::Cancel { job: job(n), reason: "there is no such job".into() };
+        let command = if n % 2 == 0 { submission(n) } else { cancel };
+        async move { (n, client.submit(command, LIMIT).await) }
+    };
+    for (n, result) in futures::future::join_all((0..200).map(submit)).await {
+        match result {
+            Err(Error::Storage(crate::storage::Error::Full(_))) if n % 2 == 0 => {}
+            Ok((_, Err(_))) if n % 2 == 1 => {} // refused by the state, not by the door
+            other => panic!("{n}: {other:?}"),
+        }
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_door_is_bounded_in_bytes_too() {
+    let mut cluster = Cluster::stopped(3, options());
+    let alone = cluster.ids[0];
+    cluster.start(alone).await.unwrap();
+    let client = cluster.client(alone);
+    let bytes = bytes::Bytes::from(vec![0; 2 << 20]);
+    let submit = |_| {
+        let commands = Encoded { count: 1, bytes: Blob(bytes.clone()) };
+        client.door.submit(Load { commands, submits: true }, Scope::Anywhere, Duration::from_millis(500), false)
+    };
+    let results = futures::future::join_all((0..140).map(submit)).await;
+    let refused = results.iter().filter(|result| matches!(result, Err(Error::Overloaded))).count();
+    let waited = results.iter().filter(|result| matches!(result, Err(Error::NoLeader))).count();
+    assert_eq!((refused, waited), (13, 127));
     cluster.shutdown().await;
 }
 
