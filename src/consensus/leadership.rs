@@ -26,6 +26,9 @@ use super::{Error, Leadership};
 /// How often time alone is looked at: quorum age, silent transfers.
 const TICK: Duration = Duration::from_millis(100);
 
+/// The log may hold this many times the bytes between two snapshots. Beyond it, no entries are kept behind one.
+const LOG_SNAPSHOTS: u64 = 4;
+
 /// A member that acknowledged within this is taken to be alive.
 const RECENT: Duration = Duration::from_secs(1);
 
@@ -36,7 +39,7 @@ const MEET_EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn watch(core: Arc<Core>) {
     let mut metrics = core.raft.metrics();
     let mut members = None;
-    let mut snapshot = None;
+    let mut kept = Kept::default();
     loop {
         let now = metrics.borrow_and_update().clone();
         if let Err(fatal) = &now.running_state {
@@ -52,7 +55,7 @@ pub(super) async fn watch(core: Arc<Core>) {
         let leadership = leadership(&core, &now);
         core.leadership.send_if_modified(|current| step_to(current, leadership));
         follow_members(&core, &now, &mut members);
-        follow_snapshots(&core, &now, &mut snapshot).await;
+        follow_snapshots(&core, &now, &mut kept).await;
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() { return },
             () = sleep(TICK) => core.receiver.expire(),
@@ -94,19 +97,36 @@ fn follow_members(core: &Core, metrics: &Metrics, known: &mut Option<Option<LogI
     core.transport.set_members(members);
 }
 
+/// What was last done about the length of the log.
+#[derive(Default)]
+struct Kept {
+    snapshot: Option<LogId>,
+    /// The log was cut down to this snapshot.
+    cut: Option<LogId>,
+}
+
 /// Entries are counted by Raft; bytes are counted here.
-async fn follow_snapshots(core: &Core, metrics: &Metrics, last: &mut Option<LogId>) {
-    if *last != metrics.snapshot {
+async fn follow_snapshots(core: &Core, metrics: &Metrics, kept: &mut Kept) {
+    if kept.snapshot != metrics.snapshot {
         // The first one seen may be from before the start; then what was logged since still counts.
-        if last.is_some() {
+        if kept.snapshot.is_some() {
             core.log.forget_appended();
         }
-        *last = metrics.snapshot;
+        kept.snapshot = metrics.snapshot;
     }
-    if core.log.appended_bytes() > core.options.snapshot_every_bytes {
+    let every = core.options.snapshot_every_bytes;
+    if core.log.appended_bytes() > every {
         core.log.forget_appended();
         if let Err(fatal) = core.raft.trigger().snapshot().await {
             tracing::warn!(%fatal, "trigger a snapshot");
+        }
+    }
+    // Large entries behind the snapshot are worth less than the disk they take.
+    let long = core.log.stored_bytes() > every.saturating_mul(LOG_SNAPSHOTS);
+    if let Some(snapshot) = kept.snapshot.filter(|_| long && kept.cut != kept.snapshot) {
+        kept.cut = kept.snapshot;
+        if let Err(fatal) = core.raft.trigger().purge_log(snapshot.index).await {
+            tracing::warn!(%fatal, "trigger a purge");
         }
     }
 }

@@ -18,7 +18,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::watch;
@@ -55,6 +55,8 @@ struct Shared {
     /// First index that still counts.
     first: watch::Sender<u64>,
     appended: AtomicU64,
+    /// Bytes of all entries on disk, purged ones until they are swept.
+    stored: AtomicU64,
 }
 
 #[derive(Default)]
@@ -80,13 +82,19 @@ impl LogStore {
         let memory = Memory { vote: read(&meta, VOTE)?, purged, tail: Tail::default() };
         let (first, swept) = watch::channel(purged.map_or(0, |id| id.index + 1));
         let end = *first.borrow();
-        while sweep(&log, end)? {}
+        while sweep(&log, end)?.0 {}
         let bytes = logged_bytes(&log)?;
-        tasks.spawn_until_stopped("log-sweep", sweep_behind(log.clone(), swept, tasks.clone()));
-
-        let shared =
-            Shared { store: store.clone(), log, meta, memory: Mutex::new(memory), first, appended: bytes.into() };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Arc::new(Shared {
+            store: store.clone(),
+            log,
+            meta,
+            memory: Mutex::new(memory),
+            first,
+            appended: bytes.into(),
+            stored: bytes.into(),
+        });
+        tasks.spawn_until_stopped("log-sweep", sweep_behind(Arc::downgrade(&shared), swept, tasks.clone()));
+        Ok(Self { shared })
     }
 
     /// True on a store that has never voted nor logged.
@@ -109,8 +117,9 @@ impl LogStore {
         self.shared.appended.store(0, Ordering::Relaxed);
     }
 
-    pub fn committed(&self) -> io::Result<Option<LogId>> {
-        read(&self.shared.meta, COMMITTED)
+    /// Bytes that the log takes up.
+    pub fn stored_bytes(&self) -> u64 {
+        self.shared.stored.load(Ordering::Relaxed)
     }
 }
 
@@ -124,13 +133,12 @@ impl Shared {
         if from >= to {
             return Ok(Vec::new());
         }
-        match self.memory().tail.slice(from, to, bytes_max) {
-            Some(entries) => Ok(entries),
-            None => self.stored(from, to, bytes_max),
-        }
+        // Bound first: the disk is not read with the lock held.
+        let recent = self.memory().tail.slice(from, to, bytes_max);
+        recent.map_or_else(|| self.on_disk(from, to, bytes_max), Ok)
     }
 
-    fn stored(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+    fn on_disk(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
         for pair in self.log.range(&from.to_be_bytes(), Some(&to.to_be_bytes())) {
@@ -239,8 +247,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         let entries = self.shared.entries(start, end, READ_MAX)?;
-        if entries.is_empty() && start < end {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("no log entries from {start} to {end}")));
+        // What begins later would be taken for what was asked for.
+        let found = entries.first().map(|entry| entry.log_id.index);
+        if start < end && found != Some(start) {
+            let what = format!("log entries from {start} to {end} begin at {found:?}");
+            return Err(io::Error::new(io::ErrorKind::NotFound, what));
         }
         Ok(entries)
     }
@@ -273,7 +284,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        self.committed()
+        read(&self.shared.meta, COMMITTED)
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -293,6 +304,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut memory = self.shared.memory();
         for (entry, size) in appended {
             self.shared.appended.fetch_add(size as u64, Ordering::Relaxed);
+            self.shared.stored.fetch_add(size as u64, Ordering::Relaxed);
             memory.tail.push(entry, size);
         }
         drop(memory);
@@ -303,16 +315,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let end = last.map_or(0, |id| id.index + 1);
-        let mut keys = Vec::new();
-        for pair in self.shared.log.range(&end.to_be_bytes(), None) {
-            keys.push(pair.map_err(io::Error::other)?.0);
-        }
         let mut batch = Batch::default();
-        for key in keys.iter().rev() {
-            batch.delete(key);
+        let mut bytes = 0;
+        for pair in self.shared.log.keys(&end.to_be_bytes(), None) {
+            let (key, length) = pair.map_err(io::Error::other)?;
+            batch.delete(&key);
+            bytes += length as u64;
         }
         self.shared.memory().tail.truncate(end);
-        self.shared.log.apply(batch).map_err(io::Error::other)
+        self.shared.log.apply(batch).map_err(io::Error::other)?;
+        self.shared.stored.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
@@ -335,32 +348,38 @@ fn read<T: serde::de::DeserializeOwned>(meta: &Tree, key: &[u8]) -> io::Result<O
 
 fn logged_bytes(log: &Tree) -> io::Result<u64> {
     let mut bytes = 0;
-    for pair in log.range(&[], None) {
-        bytes += pair.map_err(io::Error::other)?.1.len() as u64;
+    for pair in log.keys(&[], None) {
+        bytes += pair.map_err(io::Error::other)?.1 as u64;
     }
     Ok(bytes)
 }
 
-/// Deletes some entries before `end`, oldest first. True if there may be more.
-fn sweep(log: &Tree, end: u64) -> io::Result<bool> {
+/// Deletes some entries before `end`, oldest first. Whether there may be more, and how many bytes are gone.
+fn sweep(log: &Tree, end: u64) -> io::Result<(bool, u64)> {
     let mut batch = Batch::default();
-    let mut count = 0;
-    for pair in log.range(&[], Some(&end.to_be_bytes())).take(SWEEP) {
-        batch.delete(&pair.map_err(io::Error::other)?.0);
+    let (mut count, mut bytes) = (0, 0);
+    for pair in log.keys(&[], Some(&end.to_be_bytes())).take(SWEEP) {
+        let (key, length) = pair.map_err(io::Error::other)?;
+        batch.delete(&key);
         count += 1;
+        bytes += length as u64;
     }
     if count > 0 {
         log.apply(batch).map_err(io::Error::other)?;
     }
-    Ok(count == SWEEP)
+    Ok((count == SWEEP, bytes))
 }
 
-async fn sweep_behind(log: Tree, mut first: watch::Receiver<u64>, tasks: Tasks) {
+async fn sweep_behind(shared: Weak<Shared>, mut first: watch::Receiver<u64>, tasks: Tasks) {
     while first.changed().await.is_ok() {
         let end = *first.borrow_and_update();
-        loop {
-            let log = log.clone();
-            match tasks.spawn_blocking(move || sweep(&log, end)).await {
+        while let Some(shared) = shared.upgrade() {
+            let swept = tasks.spawn_blocking(move || {
+                let (more, bytes) = sweep(&shared.log, end)?;
+                shared.stored.fetch_sub(bytes, Ordering::Relaxed);
+                io::Result::Ok(more)
+            });
+            match swept.await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) | Err(_) => break,
                 Ok(Err(error)) => {

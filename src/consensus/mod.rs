@@ -142,7 +142,7 @@ pub struct Options {
     pub snapshot_every: u64,
     /// Log bytes between snapshots.
     pub snapshot_every_bytes: u64,
-    /// Log entries kept behind a snapshot, for followers that are a little late.
+    /// Log entries kept behind a snapshot, for followers that are a little late; none while they take too much disk.
     pub keep_entries: u64,
     /// Commands waiting or in flight at the door. Beyond it: [`Error::Overloaded`].
     pub inflight: usize,

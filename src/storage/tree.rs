@@ -121,6 +121,15 @@ impl Tree {
         Range { iter: (!empty).then_some(iter), tree: self.clone() }
     }
 
+    /// The keys of [`Self::range`], each with the length of its value, which is not read.
+    pub fn keys(&self, from: &[u8], to: Option<&[u8]>) -> impl Iterator<Item = Result<(Vec<u8>, usize), Error>> {
+        let Range { iter, tree } = self.range(from, to);
+        iter.into_iter().flatten().map(move |pair| {
+            let (key, head) = pair.map_err(|e| tree.read_error(e))?;
+            Ok((key.get(1..).unwrap_or_default().to_vec(), Head::value_len(&head)?))
+        })
+    }
+
     pub fn first(&self) -> Result<Option<Pair>, Error> {
         self.range(&[], None).next().transpose()
     }
@@ -245,6 +254,17 @@ enum Head {
 }
 
 impl Head {
+    /// How long the value is that `bytes` stand for.
+    fn value_len(bytes: &[u8]) -> Result<usize, Error> {
+        match bytes {
+            [SMALL, value @ ..] => Ok(value.len()),
+            _ => match Self::decode(bytes)? {
+                Self::Small(value) => Ok(value.len()),
+                Self::Large { length, .. } => Ok(length),
+            },
+        }
+    }
+
     fn decode(bytes: &[u8]) -> Result<Self, Error> {
         match bytes {
             [SMALL, value @ ..] => Ok(Self::Small(value.to_vec())),

@@ -1,5 +1,7 @@
 //! Snapshots: taken, purged behind, installed by a follower that fell behind.
 
+use openraft::RaftLogReader as _;
+
 use crate::consensus::Options;
 use crate::consensus::tests::cluster::{Cluster, LIMIT, has, options, submission, submission_of, wait_until};
 use crate::domain::NodeId;
@@ -75,5 +77,25 @@ async fn a_damaged_newest_snapshot_is_passed_over_while_the_log_reaches_back() {
     let client = cluster.client(id);
     client.linearize(LIMIT).await.unwrap();
     assert!(client.read(|state| (0..100).all(|n| has(state, n)) && state.applied() >= hash.0));
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_entries_are_not_kept_behind_a_snapshot() {
+    let cluster = Cluster::with(1, Options { snapshot_every_bytes: 1 << 20, ..options() }).await;
+    let client = cluster.client(cluster.ids[0]);
+    for n in 0..40 {
+        client.submit(submission_of(n, 200 << 10), LIMIT).await.unwrap().1.unwrap();
+    }
+    let log = client.core.log.clone();
+    wait_until("a short log", || client.status().purged > 0 && log.stored_bytes() < 5 << 20).await;
+
+    // Who asks for what is gone gets nothing in its place.
+    let purged = client.status().purged;
+    let mut reader = log.clone();
+    reader.limited_get_log_entries(purged, purged + 2).await.unwrap_err();
+    let (index, _) = client.submit(submission(99), LIMIT).await.unwrap();
+    let entries = reader.limited_get_log_entries(index, index + 1).await.unwrap();
+    assert_eq!(entries[0].log_id.index, index);
     cluster.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! Barriers: grouped, in order, and final when they fail.
+//! Barriers: grouped, in order, asked of the kernel, and final when they fail.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -136,6 +136,68 @@ async fn a_store_ends_after_what_was_submitted() {
         assert!(crate::clock::instant() < deadline, "never let go");
         tokio::task::yield_now().await;
     }
+}
+
+/// Set for the copy of this process that is traced: where its store is.
+const TRACED: &str = "CIRO_TEST_TRACED_STORE";
+const BARRIERS: usize = 5;
+
+/// Runs itself under strace, and looks for a sync of sled's log between one barrier and the next.
+#[test]
+fn every_barrier_is_a_sync_that_the_kernel_answered() {
+    if let Some(dir) = std::env::var_os(TRACED) {
+        return barriers(std::path::Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (store, trace) = (dir.path().join("store"), dir.path().join("trace"));
+    let name = "storage::tests::durability::every_barrier_is_a_sync_that_the_kernel_answered";
+    let mut strace = std::process::Command::new("strace");
+    strace.args(["-f", "-y", "-e", "trace=fdatasync,write", "-o"]).arg(&trace).arg(std::env::current_exe().unwrap());
+    let output = match strace.args(["--exact", name, "--nocapture"]).env(TRACED, &store).output() {
+        Ok(output) => output,
+        Err(error) => return eprintln!("SKIPPED, no strace: {error}"),
+    };
+    let trace = std::fs::read_to_string(&trace).unwrap_or_default();
+    if !output.status.success() && !trace.contains("barrier ") {
+        return eprintln!("SKIPPED, cannot trace: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(output.status.success(), "{output:?}");
+    let syncs = syncs_before_each_barrier(&trace);
+    assert_eq!(syncs.len(), BARRIERS, "{trace}");
+    assert!(syncs.iter().all(|syncs| *syncs > 0), "{syncs:?} syncs before each barrier:\n{trace}");
+}
+
+/// Says on standard error, where the trace shows it, when a barrier is passed.
+#[tokio::main(flavor = "current_thread")]
+async fn barriers(dir: &std::path::Path) {
+    let store = open(dir);
+    let tree = store.tree("t").unwrap();
+    store.barrier().await.unwrap();
+    eprintln!("barrier open");
+    for n in 0..BARRIERS {
+        tree.put(b"k", &value(n as u8, 100)).unwrap();
+        store.barrier().await.unwrap();
+        eprintln!("barrier {n}");
+    }
+}
+
+/// Successful syncs of sled's log since the barrier before. A call may be cut in two lines by another thread.
+fn syncs_before_each_barrier(trace: &str) -> Vec<usize> {
+    let mut syncs = Vec::new();
+    let mut begun = std::collections::BTreeSet::new();
+    for line in trace.lines() {
+        let thread = line.split_whitespace().next().unwrap_or_default();
+        let of_log = line.contains("fdatasync(") && line.contains("/db/db>");
+        if of_log && line.contains("unfinished") {
+            begun.insert(thread);
+        } else if (of_log || line.contains("fdatasync resumed") && begun.remove(thread)) && line.ends_with("= 0") {
+            syncs.last_mut().into_iter().for_each(|count| *count += 1);
+        } else if line.contains("write(2") && line.contains("\"barrier ") {
+            syncs.push(0);
+        }
+    }
+    syncs.pop(); // nothing was asked for after the last barrier
+    syncs
 }
 
 /// A file system of 48 MiB in memory, unmounted at the end. Needs to be root.

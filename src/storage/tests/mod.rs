@@ -1,4 +1,6 @@
-//! Stories of one store. Power loss and `kill -9` belong to the cluster tests.
+//! Stories of one store. `kill -9` belongs to the cluster tests. Power loss can
+//! not be had here: what is held instead is that every barrier is an `fdatasync`
+//! of sled's log, asked of the kernel and answered by it, see [`durability`].
 
 pub(crate) mod durability;
 mod model;

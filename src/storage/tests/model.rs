@@ -82,6 +82,8 @@ fn both(tree: &Tree, model: &mut Model, step: Step) {
             backward.reverse();
             assert!(forward.iter().map(|(key, value)| (key, value)).eq(expected.iter().copied()), "scan");
             assert!(forward == backward, "scan from the end");
+            let keys = tree.keys(&from, to.as_deref()).map(Result::unwrap);
+            assert!(keys.eq(expected.iter().map(|(key, value)| ((*key).clone(), value.len()))), "scan of keys");
         }
         Step::Reopen => {}
     }
