@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Instant as _, ServerState};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::clock;
 use crate::domain::{NodeId, Timestamp};
@@ -72,6 +73,22 @@ impl Core {
         }
     }
 
+    /// Where to turn, and how much time is left: waits for a leader until `deadline`.
+    pub async fn route_by(&self, deadline: Instant) -> Result<(Route, Duration), Error> {
+        loop {
+            let left = deadline.saturating_duration_since(clock::instant());
+            if left.is_zero() {
+                return Err(if self.has_leader() { Error::Timeout } else { Error::NoLeader });
+            }
+            match self.route() {
+                Route::Nowhere => {
+                    let _ = timeout(left, self.route_changed(Route::Nowhere)).await;
+                }
+                route => return Ok((route, left)),
+            }
+        }
+    }
+
     /// Waits until the route is not `old`.
     pub async fn route_changed(&self, old: Route) {
         let mut metrics = self.raft.metrics();
@@ -126,7 +143,7 @@ impl Core {
 
     pub async fn wait_applied(&self, index: u64, limit: Duration) -> Result<(), Error> {
         let mut applied = self.applied.index();
-        let reached = tokio::time::timeout(limit, applied.wait_for(|applied| *applied >= index)).await;
+        let reached = timeout(limit, applied.wait_for(|applied| *applied >= index)).await;
         match reached {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(Error::Stopping),
@@ -152,13 +169,9 @@ impl Core {
         }
     }
 
-    /// Records the first reason why this node can not go on.
+    /// Says why this node can not go on.
     pub fn fail(&self, error: Error) {
-        self.failure.send_if_modified(|failure| {
-            let first = failure.is_none();
-            failure.get_or_insert(error);
-            first
-        });
+        fail(&self.failure, error);
     }
 
     pub fn status(&self) -> Status {
@@ -181,6 +194,15 @@ impl Core {
             ready: self.recovered.load(Ordering::Acquire) && caught_up && self.has_leader(),
         }
     }
+}
+
+/// The first reason stands.
+pub(super) fn fail(failure: &watch::Sender<Option<Error>>, error: Error) {
+    failure.send_if_modified(|failure| {
+        let first = failure.is_none();
+        failure.get_or_insert(error);
+        first
+    });
 }
 
 fn role(state: ServerState) -> Role {

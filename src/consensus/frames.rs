@@ -1,8 +1,8 @@
 //! What members say to each other: one byte for the kind, then bincode.
 //!
-//! A reply is one byte (done or fault), then bincode. On the Raft lanes a fault
-//! is a refusal by the mesh; on the forward lane it must tell what certainly
-//! did not happen from what may have happened, so it is part of the reply.
+//! An answer is bincode alone: who asked knows what answers it. On the Raft
+//! lanes a fault is a refusal by the mesh; on the forward lane it must tell what
+//! certainly did not happen from what may have happened, so it is in the answer.
 
 use std::io;
 use std::path::PathBuf;

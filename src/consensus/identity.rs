@@ -18,6 +18,7 @@ use crate::mesh::Lane;
 use crate::storage::{Store, Tree};
 
 use super::Error;
+use super::core::fail;
 use super::frames::{self, Hello, VERSION};
 use super::network::{Failure, Transport};
 
@@ -142,11 +143,7 @@ impl Peers {
              is not available yet; the others go on without this node",
             self.node
         ));
-        self.failure.send_if_modified(|failure| {
-            let first = failure.is_none();
-            failure.get_or_insert_with(|| error.clone());
-            first
-        });
+        fail(&self.failure, error.clone());
         error
     }
 

@@ -19,7 +19,8 @@ use crate::mesh::Lane;
 
 use super::core::{Core, Route};
 use super::deliver::jitter;
-use super::frames::HandOver;
+use super::frames::{Fault, HandOver};
+use super::network::Failure;
 use super::types::{LogId, Metrics};
 use super::{Error, Leadership};
 
@@ -168,29 +169,24 @@ pub(super) async fn recover(core: Arc<Core>, last_at_start: Option<u64>) {
     }
 }
 
-/// Moves leadership to `to`, or to the voter with the newest log, from wherever it is.
+/// Moves leadership to `to`, or to the voter with the newest log, from wherever it is. Asked for again only if it
+/// certainly was not heard: with nobody named, a second time would move it on from where the first moved it.
 pub(super) async fn transfer(core: &Core, to: Option<NodeId>, limit: Duration) -> Result<NodeId, Error> {
     let deadline = clock::instant() + limit;
     loop {
-        let left = deadline.saturating_duration_since(clock::instant());
-        if left.is_zero() {
-            return Err(if core.has_leader() { Error::Timeout } else { Error::NoLeader });
-        }
-        let route = core.route();
-        match route {
+        let (route, left) = core.route_by(deadline).await?;
+        let leader = match route {
             Route::Here { .. } => return hand_over(core, to, left).await,
             Route::There(leader) if to == Some(leader) => return Ok(leader),
-            Route::There(leader) => {
-                let frame = HandOver { to, limit_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) / 10 * 9 };
-                match core.link.send(leader, Lane::Forward, &frame, left).await {
-                    Ok(Ok(moved)) => return Ok(moved),
-                    Ok(Err(fault)) if !matches!(fault, super::frames::Fault::NoLeader) => return Err(fault.into()),
-                    _ => sleep(jitter().min(left)).await,
-                }
-            }
-            Route::Nowhere => {
-                let _ = timeout(left, core.route_changed(route)).await;
-            }
+            Route::There(leader) => leader,
+            Route::Nowhere => continue,
+        };
+        let frame = HandOver { to, limit_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) / 10 * 9 };
+        match core.link.send(leader, Lane::Forward, &frame, left).await {
+            Ok(Ok(moved)) => return Ok(moved),
+            Ok(Err(Fault::NoLeader)) | Err(Failure::NotSent(_)) => sleep(jitter().min(left)).await,
+            Ok(Err(fault)) => return Err(fault.into()),
+            Err(Failure::Timeout | Failure::Lost(_)) => return Err(Error::Timeout),
         }
     }
 }

@@ -22,6 +22,7 @@ use openraft::raft::{
 };
 use openraft::{RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 
+use crate::clock;
 use crate::domain::NodeId;
 use crate::mesh::{self, Lane};
 
@@ -107,9 +108,10 @@ impl Link {
         frame: &F,
         limit: Duration,
     ) -> Result<F::Answer, Failure> {
+        let begun = clock::instant();
         self.peers.greet(&*self.transport, peer, limit).await?;
         let body = frames::request(frame).map_err(not_sent)?;
-        let sent = self.transport.request(peer, lane, body, limit).await;
+        let sent = self.transport.request(peer, lane, body, limit.saturating_sub(begun.elapsed())).await;
         if let Err(mesh::Error::Refused { .. }) = sent {
             // It may have restarted and forgotten us: say hello again next time.
             self.peers.forget(peer);

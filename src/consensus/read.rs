@@ -24,21 +24,14 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 pub(super) async fn linearize(core: &Core, limit: Duration) -> Result<u64, Error> {
     let deadline = clock::instant() + limit;
     loop {
-        let left = deadline.saturating_duration_since(clock::instant());
-        if left.is_zero() {
-            return Err(if core.has_leader() { Error::Timeout } else { Error::NoLeader });
-        }
-        let route = core.route();
+        let (route, left) = core.route_by(deadline).await?;
         let asked = match route {
             Route::Here { .. } => read_index(core, left).await.ok(),
+            Route::Nowhere => None,
             Route::There(leader) => {
                 let limit = left.min(ASK_LIMIT);
                 let frame = ReadIndex { limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) };
                 core.link.send(leader, Lane::Forward, &frame, limit).await.ok().and_then(Result::ok)
-            }
-            Route::Nowhere => {
-                let _ = timeout(left, core.route_changed(route)).await;
-                continue;
             }
         };
         if let Some(index) = asked {

@@ -225,6 +225,21 @@ async fn leadership_moves_on_request_from_any_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_once_though_the_answer_is_lost() {
+    let cluster = Cluster::new(3).await;
+    let (_, term) = cluster.leader().await;
+    let follower = cluster.client(cluster.follower().await);
+    cluster.hub.lose_answers(Lane::Forward);
+    let unheard = follower.transfer_leadership(None, LIMIT).await;
+    assert!(matches!(unheard, Err(Error::Timeout)), "{unheard:?}");
+    let moved = || cluster.ids.iter().any(|id| cluster.client(*id).status().term == term + 1);
+    super::cluster::wait_until("a new term", moved).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(cluster.ids.iter().all(|id| cluster.client(*id).status().term == term + 1), "it moved again");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_log_clock_goes_on_when_the_wall_is_behind_the_log() {
     let cluster = Cluster::new(1).await;
     let client = cluster.client(cluster.ids[0]);
