@@ -55,7 +55,7 @@ impl Router {
         let id = request_id(&inbound.headers);
         let (method, head) = (inbound.method.clone(), inbound.method == Method::HEAD);
         let span = tracing::info_span!("http", request_id = %id, %method, path = %inbound.path);
-        async {
+        telemetry::request::scope(&id, async {
             let (route, result) = self.dispatch(&mut inbound, &id).await;
             let mut response = result.unwrap_or_else(|problem| problem.into_response(&id));
             inbound.body.drain(&inbound.headers).await;
@@ -64,7 +64,7 @@ impl Router {
             telemetry::metrics::http_served(known_method(&method), route, status, took);
             tracing::debug!(route, status, took_us = took.as_micros(), "served");
             if head { without_body(response) } else { response }
-        }
+        })
         .instrument(span)
         .await
     }

@@ -1,5 +1,6 @@
 //! Getting one batch of jobs into the log: here, or by one hop to the leader.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -124,7 +125,7 @@ async fn forward(core: &Core, route: Route, jobs: &[Job], left: Duration) -> Att
     let begun = clock::instant();
     // The leader answers before we stop listening.
     let limit_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX) / 10 * 9;
-    let frame = Submit { commands: join(jobs), limit_ms };
+    let frame = Submit { commands: join(jobs), limit_ms, request_ids: request_ids(jobs) };
     let replaced = async {
         core.route_changed(route).await;
         sleep(GRACE).await;
@@ -156,6 +157,12 @@ fn refused(error: Error) -> Attempt {
         Error::Storage(storage::Error::Full(_)) => Attempt::Full(error),
         other => Attempt::Refused(other),
     }
+}
+
+/// Each once.
+fn request_ids(jobs: &[Job]) -> Vec<String> {
+    let ids: BTreeSet<&str> = jobs.iter().filter_map(|job| job.request.as_deref()).collect();
+    ids.into_iter().map(str::to_owned).collect()
 }
 
 fn join(jobs: &[Job]) -> Encoded {

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::clock;
 use crate::tasks::Tasks;
+use crate::telemetry::request;
 
 use super::codec::Encoded;
 use super::core::{Core, Route};
@@ -66,6 +67,8 @@ pub(super) struct Load {
 pub(super) struct Job {
     pub commands: Encoded,
     pub submits: bool,
+    /// The client's request that they came with.
+    pub request: Option<Arc<str>>,
     pub scope: Scope,
     pub deadline: Instant,
     state: Arc<AtomicU8>,
@@ -126,7 +129,8 @@ impl Door {
         let (reply, answer) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(QUEUED));
         let deadline = begun + limit;
-        let job = Job { commands, submits, scope, deadline, state: state.clone(), reply, _share: share };
+        let request = request::current();
+        let job = Job { commands, submits, request, scope, deadline, state: state.clone(), reply, _share: share };
         self.queue.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Error::Stopping,

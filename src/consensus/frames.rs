@@ -24,7 +24,7 @@ use super::codec::{Blob, Encoded, decode, encode};
 use super::types::{SnapshotMeta, TypeConfig, Vote};
 
 /// Grows when members of different builds could misunderstand each other.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// A request and what answers it.
 pub(super) trait Frame: Serialize + DeserializeOwned + Send {
@@ -121,6 +121,8 @@ pub(super) struct SnapshotEnd {
 pub(super) struct Submit {
     pub commands: Encoded,
     pub limit_ms: u64,
+    /// Of the clients' requests that these commands came with.
+    pub request_ids: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -133,12 +135,14 @@ pub(super) struct Submitted {
 #[derive(Serialize, Deserialize)]
 pub(super) struct ReadIndex {
     pub limit_ms: u64,
+    pub request_id: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct HandOver {
     pub to: Option<NodeId>,
     pub limit_ms: u64,
+    pub request_id: Option<String>,
 }
 
 /// [`Error`], as far as it concerns another member.

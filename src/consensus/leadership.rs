@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::clock;
 use crate::domain::NodeId;
 use crate::mesh::Lane;
+use crate::telemetry::request;
 
 use super::core::{Core, Route};
 use super::deliver::jitter;
@@ -181,7 +182,8 @@ pub(super) async fn transfer(core: &Core, to: Option<NodeId>, limit: Duration) -
             Route::There(leader) => leader,
             Route::Nowhere => continue,
         };
-        let frame = HandOver { to, limit_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) / 10 * 9 };
+        let limit_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX) / 10 * 9;
+        let frame = HandOver { to, limit_ms, request_id: request::current().map(|id| id.to_string()) };
         match core.link.send(leader, Lane::Forward, &frame, left).await {
             Ok(Ok(moved)) => return Ok(moved),
             Ok(Err(Fault::NoLeader)) | Err(Failure::NotSent(_)) => sleep(jitter().min(left)).await,

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock;
 use crate::mesh::Lane;
+use crate::telemetry::request;
 
 use super::Error;
 use super::core::{Core, Route};
@@ -30,7 +31,8 @@ pub(super) async fn linearize(core: &Core, limit: Duration) -> Result<u64, Error
             Route::Nowhere => None,
             Route::There(leader) => {
                 let limit = left.min(ASK_LIMIT);
-                let frame = ReadIndex { limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) };
+                let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                let frame = ReadIndex { limit_ms, request_id: request::current().map(|id| id.to_string()) };
                 core.link.send(leader, Lane::Forward, &frame, limit).await.ok().and_then(Result::ok)
             }
         };

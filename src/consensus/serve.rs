@@ -11,6 +11,7 @@ use openraft::raft::AppendEntriesResponse;
 
 use crate::domain::NodeId;
 use crate::mesh::Lane;
+use crate::telemetry::request;
 
 use super::client::{Client, is_submit};
 use super::core::Core;
@@ -40,7 +41,7 @@ pub(super) async fn serve(client: &Client, peer: NodeId, lane: Lane, body: Bytes
     match lane {
         Lane::Append | Lane::Control => protocol(core, *kind, body).await,
         Lane::Snapshot => snapshot(core, peer, *kind, body).await,
-        Lane::Forward => forwarded(client, *kind, body).await,
+        Lane::Forward => forwarded(client, peer, *kind, body).await,
         Lane::Relay | Lane::Worker => Err(Error::Setup("not a lane of Raft".into())),
     }
 }
@@ -87,21 +88,33 @@ async fn snapshot(core: &Core, peer: NodeId, kind: u8, body: &[u8]) -> Result<By
     }
 }
 
-async fn forwarded(client: &Client, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
+async fn forwarded(client: &Client, peer: NodeId, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
     match kind {
         Submit::KIND => {
-            let request = read_request(body)?;
+            let request: Submit = read_request(body)?;
+            note(peer, &request.request_ids, "commands forwarded to us");
             answer::<Submit>(&submit(client, request).await)
         }
         ReadIndex::KIND => {
-            let ReadIndex { limit_ms } = read_request(body)?;
+            let ReadIndex { limit_ms, request_id } = read_request(body)?;
+            note(peer, request_id.as_slice(), "asked how far the log is committed");
             answer::<ReadIndex>(&read::read_index(&client.core, limit(limit_ms)).await.map_err(Fault::from))
         }
         HandOver::KIND => {
-            let HandOver { to, limit_ms } = read_request(body)?;
+            let HandOver { to, limit_ms, request_id } = read_request(body)?;
+            note(peer, request_id.as_slice(), "asked to hand leadership over");
             answer::<HandOver>(&leadership::hand_over(&client.core, to, limit(limit_ms)).await.map_err(Fault::from))
         }
         _ => Err(unknown(kind)),
+    }
+}
+
+/// A client's request is found in the log of every node it touched.
+fn note(peer: NodeId, request_ids: &[String], what: &str) {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        for id in request_ids {
+            tracing::debug!(request_id = request::clip(id), from = %peer, "{what}");
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Logs go to standard error, as text for people or JSON for machines; standard
 //! output belongs to the command line's answers. `RUST_LOG` wins over the
-//! configured level. [`metrics`] counts, [`history`] remembers the key figures.
+//! configured level. [`metrics`] counts, [`history`] remembers the key figures,
+//! [`request`] knows whom a task works for.
 //!
 //! A panic means a broken invariant. The process logs it and aborts, because a
 //! node that lost one of its tasks is worse than a node that is down: the
@@ -17,6 +18,7 @@ mod histogram;
 pub mod history;
 pub mod metrics;
 mod process;
+pub mod request;
 #[cfg(feature = "prometheus")]
 mod text;
 

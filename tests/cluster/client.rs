@@ -112,6 +112,19 @@ impl Client {
     /// One try at one node. Enters the ledger if acknowledged.
     pub async fn try_submit(&self, node: usize, mark: &Mark) -> Option<Answer> {
         let answer = self.post(node, "/jobs", &mark.name, &mark.body()).await?;
+        self.note(mark, &answer);
+        Some(answer)
+    }
+
+    /// Like [`Self::try_submit`], as the request `id`.
+    pub async fn try_submit_as(&self, id: &str, node: usize, mark: &Mark) -> Option<Answer> {
+        let request = self.http.post(format!("{}/jobs", self.apis[node])).header("X-Request-Id", id);
+        let answer = answer(request.header("Idempotency-Key", &mark.name).json(&mark.body())).await?;
+        self.note(mark, &answer);
+        Some(answer)
+    }
+
+    fn note(&self, mark: &Mark, answer: &Answer) {
         if matches!(answer.status, 200 | 201) {
             self.enter(Ticket {
                 key: mark.name.clone(),
@@ -120,7 +133,6 @@ impl Client {
                 ends: "completed",
             });
         }
-        Some(answer)
     }
 
     /// Tries node after node, from `node` on, until one acknowledges.

@@ -385,7 +385,8 @@ fn clean(program: PathBuf) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CIRO")) {
         command.env_remove(name);
     }
-    let level = std::env::var("CIRO_TEST_LOG").unwrap_or_else(|_| "info,openraft=warn".to_owned());
+    let level =
+        std::env::var("CIRO_TEST_LOG").unwrap_or_else(|_| "info,openraft=warn,ciro::consensus::serve=debug".to_owned());
     command.env("RUST_LOG", level);
     command
 }

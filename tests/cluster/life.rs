@@ -23,6 +23,22 @@ async fn a_job_submitted_on_a_follower_is_read_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_found_in_the_log_of_the_leader_it_was_forwarded_to() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let mark = cluster.client.mark(0.1);
+    let answer = cluster.client.try_submit_as("story-4711", follower, &mark).await.expect("the node answers");
+    assert_eq!((answer.status, answer.header("X-Request-Id")), (201, "story-4711"), "{answer:?}");
+    let log = cluster.nodes[leader].dir.join("log");
+    until(secs(5), "the leader notes the request", async || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        text.lines().any(|line| line.contains("story-4711") && line.contains("forwarded to us")).then_some(())
+    })
+    .await;
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_jobs_from_all_sides_run_on_all_workers() {
     let cluster = Cluster::start(3, 3).await;
     let marks: Vec<_> = (0..60).map(|_| cluster.client.mark(0.1)).collect();
