@@ -6,7 +6,8 @@
 # every digest with our own sha256sum. With --kill-leader the leader gets a
 # SIGKILL in mid-batch, and afterwards every node must hold every job, once.
 
-DEMO_SECS=120         # until every job must have ended
+DEMO_SECS=120         # until every job must have ended, …
+FILE_MS=50            # … and this much more for each of them
 PAYLOAD_MAX=262144    # bytes a job may carry inline
 
 demo() {
@@ -22,6 +23,8 @@ demo() {
   [ -d "$dir" ] || die "$dir is not a directory"
   demo_files "$dir"
   demo_nodes
+  demo_workers
+  [ "$kill" = no ] || can_lose_a_node
   TAG=demo-$(date +%Y%m%d-%H%M%S)-$$
   WORK=$RUN/$TAG
   mkdir -p "$WORK"
@@ -29,6 +32,7 @@ demo() {
   step "demo: ${#FILES[@]} files of $dir, one sha256 job each, over ${#APIS[@]} nodes"
   local started refused=''
   started=$(now_ms)
+  DEADLINE=$((started + DEMO_SECS * 1000 + ${#FILES[@]} * FILE_MS))
   in_lanes lane_submit
   if [ "$kill" = yes ]; then
     kill_in_mid_batch
@@ -62,10 +66,26 @@ demo_nodes() {
   local dir
   APIS=()
   while read -r dir; do
-    running "$dir" && APIS+=("$(api_of "$dir")")
+    awake "$dir" && APIS+=("$(api_of "$dir")")
   done < <(members node)
   [ ${#APIS[@]} -gt 0 ] || die "no node runs. Start them: scripts/devnet.sh up"
   wait_until 20 -- all_ready
+}
+
+demo_workers() {
+  local tries
+  for ((tries = 0; tries < 50; tries++)); do
+    workers_online 1 && return 0
+    sleep 0.1
+  done
+  die "no worker is online, so no job would run. Start one: scripts/devnet.sh start wN, or down and up --workers M"
+}
+
+can_lose_a_node() {
+  local all
+  all=$(members node | wc -l)
+  [ $((${#APIS[@]} - 1)) -gt $((all / 2)) ] \
+    || die "${#APIS[@]} of $all nodes run: without the leader they are no majority, and nothing would go on"
 }
 
 # One lane per node; lane K takes every file with number = K modulo lanes.
@@ -102,7 +122,7 @@ field() {
 # A try that got no answer may still have been taken: the key makes the repeat the same job.
 submit_one() { # LANE NUMBER
   local try code
-  for ((try = 0; try < 200; try++)); do
+  for ((try = 0; $(now_ms) < DEADLINE; try++)); do
     code=$(curl -s --max-time 10 -o "$WORK/$2.ack" -w '%{http_code}' -H 'content-type: application/json' \
       -H "Idempotency-Key: $TAG-$2" --data-binary @"$WORK/$2.body" "$(api_for "$1" "$try")/jobs" 2>/dev/null)
     case "$code" in
@@ -122,8 +142,8 @@ lane_collect() {
 }
 
 collect_one() { # LANE NUMBER ID
-  local try deadline=$(($(now_ms) + DEMO_SECS * 1000)) api
-  for ((try = 0; $(now_ms) < deadline; try++)); do
+  local try api
+  for ((try = 0; $(now_ms) < DEADLINE; try++)); do
     api=$(api_for "$1" "$try")
     if curl -sf --max-time 15 -o "$WORK/$2.job" "$api/jobs/$3?wait=terminal&timeout_secs=10" 2>/dev/null; then
       case "$(field state "$WORK/$2.job")" in
@@ -178,7 +198,10 @@ demo_table() {
 # Once a third of the jobs is accepted: SIGKILL, then write elsewhere until a write is taken.
 kill_in_mid_batch() {
   local killed_at try=0 api
-  while [ "$(wc -l <"$WORK/acked")" -lt $((${#FILES[@]} / 3)) ]; do sleep 0.01; done
+  until third_acked; do
+    lanes_run || third_acked || die "the submissions ended before a third was accepted: see $WORK"
+    sleep 0.01
+  done
   ACKED_BEFORE=$(wc -l <"$WORK/acked")
   kill_leader
   killed_at=$(now_ms)
@@ -188,15 +211,31 @@ kill_in_mid_batch() {
     try=$((try + 1))
     [ "$(api_for 0 "$try")" = "$api" ] && continue
     probe_accepted "$(api_for 0 "$try")" && break
-    [ $(($(now_ms) - killed_at)) -lt 30000 ] || die "no write was accepted for 30 s after the leader was killed"
+    [ $(($(now_ms) - killed_at)) -lt 30000 ] || stop_lanes "no write was accepted for 30 s after the leader was killed"
     sleep 0.01
   done
   REFUSED_MS=$(($(now_ms) - killed_at))
 }
 
+third_acked() { [ "$(wc -l <"$WORK/acked")" -ge $((${#FILES[@]} / 3)) ]; }
+
+lanes_run() {
+  local lane
+  for lane in "${LANES[@]}"; do kill -0 "$lane" 2>/dev/null && return 0; done
+  return 1
+}
+
+stop_lanes() { # MESSAGE
+  kill "${LANES[@]}" 2>/dev/null
+  die "$1"
+}
+
+# 200: an earlier probe was taken although its answer got lost.
 probe_accepted() {
-  [ "$(curl -s --max-time 5 -o /dev/null -w '%{http_code}' -H 'content-type: application/json' \
-    -H "Idempotency-Key: $TAG-probe" -d '{"type":"sha256","payload":"cHJvYmUK","tags":["probe"]}' "$1/jobs" 2>/dev/null)" = 201 ]
+  local code
+  code=$(curl -s --max-time 5 -o /dev/null -w '%{http_code}' -H 'content-type: application/json' \
+    -H "Idempotency-Key: $TAG-probe" -d '{"type":"sha256","payload":"cHJvYmUK","tags":["probe"]}' "$1/jobs" 2>/dev/null)
+  [[ $code = 20[01] ]]
 }
 
 verdict_after_kill() { # REFUSED_MS

@@ -61,6 +61,9 @@ api_of() { printf 'http://127.0.0.1:%s' "$(cat "$1/api.port")"; }
 
 running() { pid_of "$1/pid" >/dev/null; }
 
+# Runs and is not paused, so it is worth a question.
+awake() { [ "$(state_of "$1")" = running ]; }
+
 anything_running() {
   local dir
   while read -r dir; do
@@ -75,18 +78,18 @@ need_network() { [ -r "$RUN/members" ] || die "no network in $RUN. Start one: sc
 from_status() {
   local dir answer
   while read -r dir; do
-    running "$dir" || continue
+    awake "$dir" || continue
     answer=$(curl -sf --max-time 1 "$(api_of "$dir")/status" 2>/dev/null | jq -r "$1 // empty" 2>/dev/null)
     [ -n "$answer" ] && { printf '%s' "$answer"; return 0; }
   done < <(members node)
   return 1
 }
 
-# leader_dir [UNLIKE]: the directory of the node that leads, by its own word.
+# The directory of the node that leads, by its own word.
 leader_dir() {
   local dir
   while read -r dir; do
-    running "$dir" || continue
+    awake "$dir" || continue
     if [ "$(curl -sf --max-time 1 "$(api_of "$dir")/status" 2>/dev/null | jq -r .role 2>/dev/null)" = leader ]; then
       printf '%s' "$dir"
       return 0
@@ -148,7 +151,7 @@ wait_until() {
       running "$dir" || { tail_of_log "$dir/log"; die "${dir##*/} ended while it started: see its log above"; }
     done
     if [ "$(now_ms)" -gt "$deadline" ]; then
-      tail_of_log "${dirs[0]}/log"
+      [ ${#dirs[@]} -eq 0 ] || tail_of_log "${dirs[0]}/log"
       die "not up within the time allowed; the logs are $RUN/*/log"
     fi
     sleep 0.1
@@ -157,11 +160,14 @@ wait_until() {
 
 node_ready() { curl -sf --max-time 2 -o /dev/null "$(api_of "$1")/health/ready" 2>/dev/null; }
 
+# Of the nodes that are awake: one that was killed or paused by hand is not waited for.
 all_ready() {
   local dir
   while read -r dir; do
-    running "$dir" && { node_ready "$dir" || return 1; }
+    awake "$dir" || continue
+    node_ready "$dir" || return 1
   done < <(members node)
+  return 0
 }
 
 workers_online() { [ "$(from_status '.workers | (.online // 0) + (.busy // 0)')" -ge "$1" ] 2>/dev/null; }
