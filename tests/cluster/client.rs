@@ -141,7 +141,7 @@ impl Client {
         let start = clock::instant();
         for turn in node.. {
             if let Some(answer) = self.try_submit(turn % self.nodes(), mark).await {
-                let retry = matches!(answer.status, 429 | 500..);
+                let retry = matches!(answer.status, 429 | 503);
                 assert!(retry || matches!(answer.status, 200 | 201), "{} refused: {answer:?}", mark.name);
             }
             if let Some(ticket) = self.ticket(&mark.name) {

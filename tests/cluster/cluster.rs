@@ -280,6 +280,14 @@ impl Cluster {
         self.workers[worker].process.take().expect("the worker runs").kill();
     }
 
+    pub fn pause_worker(&mut self, worker: usize) {
+        self.workers[worker].process.as_mut().expect("the worker runs").signal(Signal::SIGSTOP);
+    }
+
+    pub fn resume_worker(&mut self, worker: usize) {
+        self.workers[worker].process.as_mut().expect("the worker runs").signal(Signal::SIGCONT);
+    }
+
     /// Nothing passes between the two until [`Self::heal`].
     pub fn cut(&self, a: Party, b: Party) {
         self.links.as_ref().expect("started with links").cut(a, b);

@@ -40,6 +40,10 @@ async fn the_leader_dies_at_every_moment_of_a_job() {
         let job = cluster.client.ended(follower, &ticket.id, secs(20)).await;
         println!("leader killed {after} ms after the submission, job {stage}: attempt {}", job["attempt"]);
         assert_eq!(job["state"], "completed", "{job}");
+        assert!(
+            stage != "running" || job["attempt"] == 1,
+            "killed after {after} ms, a running job was restarted: {job}"
+        );
         stages.insert(stage);
         cluster.restart(leader).await;
     }

@@ -1,5 +1,7 @@
 //! Stories without a fault, and with the gentlest one: a stop in good order.
 
+use std::fs;
+
 use ciro::clock;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -74,19 +76,23 @@ async fn a_leader_that_stops_in_good_order_hands_over_first() {
     let mut cluster = Cluster::start(3, 1).await;
     let leader = cluster.leader().await;
     let next = (leader + 1) % 3;
+    let (old, log) = (cluster.nodes[leader].id.clone(), cluster.nodes[leader].dir.join("log"));
     let mut process = cluster.nodes[leader].process.take().expect("it runs");
     let start = clock::instant();
     process.signal(Signal::SIGTERM);
     let mark = cluster.client.mark(0.1);
-    until(secs(5), "a write is accepted elsewhere", async || {
+    until(secs(5), "a write is accepted by another leader", async || {
         let answer = cluster.client.try_submit(next, &mark).await?;
-        (answer.status == 201 || answer.status == 200).then_some(())
+        let leader = answer.header("X-Ciro-Leader");
+        (matches!(answer.status, 200 | 201) && !leader.is_empty() && leader != old).then_some(())
     })
     .await;
     println!("a write was accepted {:?} after the leader was asked to stop", start.elapsed());
     assert!(start.elapsed() < secs(2), "no hand-over: {:?}", start.elapsed());
     let status = process.wait(secs(10)).await;
     assert!(status.success(), "{status}");
+    let said = fs::read_to_string(log).unwrap();
+    assert!(said.contains("leadership handed over"), "it left the others to find out");
     println!("the process ended after {:?}", start.elapsed());
     cluster.finish().await;
 }

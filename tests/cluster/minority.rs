@@ -31,6 +31,27 @@ async fn a_follower_whose_others_are_paused_marks_its_reads_and_heals() {
     cluster.finish_after_a_write().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_in_doubt_has_one_outcome_under_its_key() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let leader = cluster.leader().await;
+    let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+    others.iter().for_each(|other| cluster.pause(*other));
+    // The leader has not missed them yet, so it takes the write into its log, and nobody confirms it.
+    let mark = cluster.client.mark(0.1);
+    let doubt = cluster.client.try_submit(leader, &mark).await.expect("the node answers");
+    assert_eq!((doubt.status, doubt.code()), (503, "outcome_unknown"), "{doubt:?}");
+    others.iter().for_each(|other| cluster.resume(*other));
+    let first = cluster.client.submit(others[0], &mark).await;
+    for node in 0..3 {
+        let again = cluster.client.submit(node, &mark).await;
+        assert_eq!(again.id, first.id, "on node {node}");
+    }
+    cluster.client.ended(leader, &first.id, secs(20)).await;
+    assert_eq!(cluster.executions(&mark.name), 1);
+    cluster.finish().await;
+}
+
 async fn refuses_writes_and_marks_reads(cluster: &Cluster, alone: usize, id: &str) {
     let client = &cluster.client;
     // The lease of the leader runs out, or the follower misses its leader.

@@ -1,24 +1,37 @@
-//! Workers die, alone or together with the leader, and come back.
+//! Workers die or sleep, alone or together with the leader, and come back.
 
 use std::time::Duration;
 
 use ciro::clock;
 use serde_json::{Value, json};
 
-use crate::client::{Mark, Ticket};
+use crate::client::Ticket;
 use crate::cluster::Cluster;
 use crate::{secs, until};
 
 /// A silent worker is noticed within this time.
 const NOTICED: Duration = secs(5);
 
-/// A job whose first execution outlives the story, and whose second is quick.
-async fn long_job(cluster: &Cluster, node: usize) -> (Ticket, usize) {
-    let mark = Mark { first: 50.0, ..cluster.client.mark(0.1) };
-    let ticket = cluster.client.submit(node, &mark).await;
+/// A job whose first execution takes `first` seconds and whose second is quick, and the id of the worker that runs it.
+async fn running_job(cluster: &Cluster, node: usize, first: f64) -> (Ticket, String) {
+    let ticket = cluster.client.submit(node, &cluster.client.mark(first)).await;
     let job = cluster.client.in_state(node, &ticket.id, "running", secs(10)).await;
-    let worker = cluster.worker_by_id(job["worker_id"].as_str().expect("a running job has a worker"));
-    (ticket, worker)
+    (ticket, job["worker_id"].as_str().expect("a running job has a worker").to_owned())
+}
+
+/// A job whose first execution outlives the story, and the number of its worker.
+async fn long_job(cluster: &Cluster, node: usize) -> (Ticket, usize) {
+    let (ticket, worker) = running_job(cluster, node, 50.0).await;
+    (ticket, cluster.worker_by_id(&worker))
+}
+
+/// Waits until the worker itself says, in the last heartbeat that `node` heard, that it runs `jobs` jobs.
+async fn says_it_runs(cluster: &Cluster, node: usize, worker: &str, jobs: u64) {
+    until(secs(10), &format!("{worker} says that it runs {jobs} jobs"), async || {
+        let health = cluster.client.get(node, &format!("/workers/{worker}/health")).await?.body;
+        (health["heartbeat"]["jobs_running"].as_u64()? == jobs).then_some(())
+    })
+    .await;
 }
 
 async fn moves_on(cluster: &Cluster, node: usize, ticket: &Ticket, limit: Duration) {
@@ -80,14 +93,31 @@ async fn a_restarted_worker_delivers_what_it_had_finished() {
 async fn a_cancelled_job_stops_in_its_worker() {
     let mut cluster = Cluster::start(3, 1).await;
     let follower = cluster.follower().await;
-    let (ticket, _) = long_job(&cluster, follower).await;
+    let (ticket, worker) = running_job(&cluster, follower, 50.0).await;
+    says_it_runs(&cluster, follower, &worker, 1).await;
     let answer = cluster.client.delete(follower, &format!("/jobs/{}", ticket.id)).await.expect("the node answers");
     assert!(answer.status < 300, "{answer:?}");
     cluster.client.expect_end(&ticket.id, "cancelled");
-    until(secs(10), "the worker is idle again", async || {
-        let workers = cluster.client.get(follower, "/workers").await?.body;
-        (workers["workers"][0]["jobs_running"] == 0).then_some(())
-    })
-    .await;
+    says_it_runs(&cluster, follower, &worker, 0).await;
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_slept_through_its_lease_changes_nothing_when_it_wakes() {
+    let mut cluster = Cluster::start(3, 2).await;
+    let (ticket, sleeper) = running_job(&cluster, 0, 3.0).await;
+    says_it_runs(&cluster, 0, &sleeper, 1).await;
+    // Only the agent sleeps. Its job goes on, and has ended when it wakes.
+    let number = cluster.worker_by_id(&sleeper);
+    cluster.pause_worker(number);
+    let job = cluster.client.ended(0, &ticket.id, secs(20)).await;
+    assert_eq!((&job["state"], &job["attempt"]), (&json!("completed"), &json!(2)), "{job}");
+    assert_ne!(job["worker_id"], sleeper.as_str(), "{job}");
+    cluster.resume_worker(number);
+    says_it_runs(&cluster, 0, &sleeper, 0).await;
+    cluster.workers_online(2).await;
+    let result = cluster.client.get(0, &format!("/jobs/{}/result", ticket.id)).await.expect("the node answers").body;
+    assert_eq!((&result["attempt"], &result["worker_id"]), (&json!(2), &job["worker_id"]), "{result}");
+    assert_eq!(cluster.executions(&ticket.name), 2);
     cluster.finish().await;
 }
