@@ -6,6 +6,8 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use uuid::Uuid;
+
 use crate::domain::Timestamp;
 
 /// Wall-clock time, now. 0 if the clock is before 1970.
@@ -19,4 +21,10 @@ pub fn now() -> Timestamp {
 #[expect(clippy::disallowed_methods, reason = "this file is the one reader of time")]
 pub fn instant() -> Instant {
     Instant::now()
+}
+
+/// An id nobody else has. It begins with the time, so later ones sort behind.
+#[expect(clippy::disallowed_methods, reason = "this file is the one reader of time")]
+pub fn uuid() -> Uuid {
+    Uuid::now_v7()
 }

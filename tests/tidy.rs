@@ -74,6 +74,12 @@ const OWNED_CRATES: &[(&str, &str)] = &[
 const DOMAIN_CRATES: &[&str] =
     &["std", "core", "serde", "thiserror", "sha2", "bs58", "uuid", "bincode", "proptest", "goldenscript"];
 
+/// Names that bring chance, time, I/O or an order of their own, wherever the pure part would write them. Its tests may.
+const IMPURE: &[&str] = &["rand", "tokio", "reqwest", "nix", "tracing", "HashMap", "HashSet", "SystemTime", "Instant"];
+
+/// The same, as parts of `std`.
+const IMPURE_STD: &[&str] = &["env", "fs", "net", "process", "thread"];
+
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 
@@ -127,6 +133,9 @@ fn check_rust(name: &str, source: &str) -> Vec<String> {
     if let Some(path) = module_path(name) {
         findings.extend(check_imports(name, &path, &tokens));
         findings.extend(check_crates(name, &path, &tokens));
+        if path[0] == "domain" && !path.iter().any(|part| part == "tests") {
+            findings.extend(check_purity(name, &tokens));
+        }
     }
     findings
 }
@@ -262,6 +271,23 @@ fn check_crates(name: &str, path: &[String], tokens: &[Token]) -> Vec<String> {
     findings
 }
 
+fn check_purity(name: &str, tokens: &[Token]) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        if tokens[at].text == "mod" && text(tokens, at + 1) == "tests" && text(tokens, at + 2) == "{" {
+            at = matching(tokens, at + 2);
+        } else if tokens[at].text == "std" && text(tokens, at + 1) == "::" {
+            let parts = heads(tokens, at + 2).into_iter().filter(|(_, part)| IMPURE_STD.contains(&part.as_str()));
+            findings.extend(parts.map(|(line, part)| format!("{name}:{line}: `domain` is pure: `std::{part}`")));
+        } else if IMPURE.contains(&tokens[at].text.as_str()) {
+            findings.push(format!("{name}:{}: `domain` is pure: `{}`", tokens[at].line, tokens[at].text));
+        }
+        at += 1;
+    }
+    findings
+}
+
 fn declares_module(tokens: &[Token], module: &str) -> bool {
     tokens.windows(2).any(|pair| pair[0].text == "mod" && pair[1].text == module)
 }
@@ -368,6 +394,30 @@ fn a_crate_that_belongs_to_another_module_is_found() {
     assert!(says("src/domain/job.rs", "use rand::Rng;").contains("`domain` is pure"));
     assert_eq!(says("src/storage/mod.rs", "use sled::Db; fn f(t: sled::Tree) {}"), "");
     assert_eq!(says("src/mesh/mod.rs", "fn f() { self.sled.x(); mesh::warp::y(); }"), "");
+}
+
+#[test]
+fn what_is_not_pure_is_found_in_the_domain_however_it_is_named() {
+    for body in [
+        "fn f() -> u64 { rand::random() }",
+        "fn f() { tracing::info!(job, \"open\"); }",
+        "struct S { by_id: std::collections::HashMap<u8, u8> }",
+        "use std::{collections::{BTreeMap, HashSet}, fmt};",
+        "fn f(at: std::time::Instant) {}",
+        "fn f() -> bool { ::std::fs::exists(\"x\").is_ok() }",
+        "use std::{fmt, thread::{self}};",
+        "mod tests { fn f() { rand::random() } } fn g() { std::process::abort() }",
+    ] {
+        assert!(says("src/domain/job.rs", body).contains("`domain` is pure"), "{body}");
+    }
+    for (name, body) in [
+        ("src/domain/job.rs", "use std::{collections::BTreeMap, fmt}; // not a HashMap, no rand::random()"),
+        ("src/domain/job.rs", "#[cfg(test)] mod tests { fn f() -> u64 { rand::random() } }"),
+        ("src/domain/tests/golden.rs", "fn f() { std::fs::read(\"x\"); }"),
+        ("src/leader/mod.rs", "fn f() -> u64 { rand::random() }"),
+    ] {
+        assert_eq!(says(name, body), "", "{name}: {body}");
+    }
 }
 
 #[test]

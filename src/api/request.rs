@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use uuid::Uuid;
 use warp::http::{HeaderMap, header};
 
 use super::params::looks_like_peer_id;
 use super::problem::{Code, Problem};
 use super::route::BodySpec;
+use crate::clock;
 use crate::domain::{JobId, WorkerId};
 
 /// Longest request id and idempotency key, in bytes.
@@ -108,7 +108,7 @@ pub fn request_id(headers: &HeaderMap) -> String {
         .get("x-request-id")
         .filter(|value| visible(value.as_bytes(), REQUEST_ID_MAX))
         .and_then(|value| value.to_str().ok())
-        .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+        .map_or_else(|| clock::uuid().to_string(), str::to_owned)
 }
 
 fn visible(bytes: &[u8], max: usize) -> bool {
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(request_id(&headers(&[("x-request-id", "abc-1")])), "abc-1");
         for bad in ["", "a b", &"x".repeat(129)] {
             let id = request_id(&headers(&[("x-request-id", bad)]));
-            assert_eq!(Uuid::parse_str(&id).unwrap().get_version_num(), 7, "{bad:?}");
+            assert_eq!(uuid::Uuid::parse_str(&id).unwrap().get_version_num(), 7, "{bad:?}");
         }
     }
 

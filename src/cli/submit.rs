@@ -8,12 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures::{StreamExt, stream};
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::client::{Call, Client};
 use super::failure::{Failure, Kind};
 use super::files::{self, Source};
 use super::{Remote, job, output};
+use crate::clock;
 
 /// Submissions, and waits, under way at once.
 const AT_ONCE: usize = 32;
@@ -188,7 +188,7 @@ fn items<'a>(
             Value::Object(body)
         });
         let name = source.map_or_else(|| "spec".to_owned(), |source| source.name());
-        let key = args.idempotency_key.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
+        let key = args.idempotency_key.clone().unwrap_or_else(|| clock::uuid().to_string());
         Item { name, body: read, key }
     })
 }

@@ -1,7 +1,6 @@
 //! Writes to jobs.
 
 use bytes::Bytes;
-use uuid::Uuid;
 use warp::reply::Response;
 
 use super::body::{BatchBody, ItemBody, JobBody};
@@ -195,7 +194,7 @@ fn command(id: JobId, checked: Checked) -> Command {
 }
 
 fn fresh_id() -> JobId {
-    JobId(Uuid::now_v7().into_bytes())
+    JobId(clock::uuid().into_bytes())
 }
 
 fn created(reply: Reply) -> Result<bool, Problem> {
