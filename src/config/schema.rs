@@ -203,7 +203,14 @@ pub(super) const KEYS: &[Key] = &[
          (`ciro-coordinator identity` prints a node's). Empty: this node alone. Ignored once a cluster exists.",
     ),
     integer("cluster.heartbeat_ms", 10, 10_000, 100, "How often the leader says that it lives."),
-    integer("cluster.election_min_ms", 50, 60_000, 300, "Silence before a follower stands for election, at least …"),
+    integer(
+        "cluster.election_min_ms",
+        50,
+        60_000,
+        300,
+        "Silence before a follower stands for election, at least …\n\
+         (half of election_max_ms and a heartbeat, if that is longer)",
+    ),
     integer("cluster.election_max_ms", 60, 120_000, 600, "… and at most. Between the two, by chance."),
     integer("cluster.snapshot_every_entries", 100, 10_000_000, 20_000, "Log entries between snapshots."),
     integer("cluster.snapshot_every_mb", 1, 4_096, 64, "Log size between snapshots, MiB."),
