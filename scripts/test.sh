@@ -22,14 +22,22 @@ export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto} CARGO_INCREMENTAL=${CARGO_INCR
 
 # ----------------------------------------------------------------- the steps
 
-step_format() { cargo fmt --check; }
+step_format() {
+  need_component rustfmt cargo-fmt || return
+  cargo fmt --check
+}
 
 step_scripts() {
   command -v shellcheck >/dev/null 2>&1 || apt_install shellcheck || skip 'shellcheck could not be installed' || return
   shellcheck -x -P SCRIPTDIR -S warning scripts/*.sh .ci/run
 }
 
-step_clippy() { cargo clippy --locked --all-targets -- -D warnings; }
+# Other versions know other lints: a finding is read together with the version that made it.
+step_clippy() {
+  need_component clippy cargo-clippy || return
+  rustc --version && cargo clippy --version
+  cargo clippy --locked --all-targets -- -D warnings
+}
 
 # The default features by name, and none at all.
 step_features() {
@@ -59,10 +67,12 @@ step_fuzz() {
   install_schemathesis || return
   local status=0
   export CIRO_DEVNET_DIR=$ROOT/run/fuzz CIRO_BIN_DIR=${CARGO_TARGET_DIR:-$ROOT/target}/debug
-  [ -x "$CIRO_BIN_DIR/ciro-coordinator" ] || cargo build --locked --bins || return
+  cargo build --locked --bins || return
+  scripts/devnet.sh down # what an interrupted run left up is an older build
   RUST_LOG=warn scripts/devnet.sh up 1 --workers 1 || return
   fuzz_node || status=1
   scripts/devnet.sh status || status=1
+  still_serves || status=1
   if ! scripts/devnet.sh status --json | jq -e '.nodes[0].pid' >/dev/null; then
     say 'the node died under the fuzzer:'
     scripts/devnet.sh logs 1
@@ -72,10 +82,22 @@ step_fuzz() {
   return "$status"
 }
 
+fuzzed_api() { scripts/devnet.sh status --json | jq -r '.nodes[0].api'; }
+
+# Alive is not enough: after all that the node must be ready and take a job.
+still_serves() {
+  local api code
+  api=$(fuzzed_api)
+  curl -sf --max-time 10 -o /dev/null "$api/health/ready" || { say 'the node is not ready after the fuzzer'; return 1; }
+  code=$(curl -s --max-time 10 -o /dev/null -w '%{http_code}' -H 'content-type: application/json' \
+    -d '{"type": "sha256", "payload": "aGVsbG8K"}' "$api/jobs")
+  [ "$code" = 201 ] || { say "after the fuzzer a job was answered with $code, not 201"; return 1; }
+}
+
 # /events never ends by design, so it can not be asked and waited for.
 fuzz_node() {
   local api
-  api=$(scripts/devnet.sh status --json | jq -r '.nodes[0].api')
+  api=$(fuzzed_api)
   timeout $((FUZZ_SECS + 140)) "$(cache_dir)/schemathesis-$SCHEMATHESIS_VERSION/bin/schemathesis" \
     --config-file scripts/schemathesis.toml run "$api/openapi.json" \
     --url "$api" --max-time "$FUZZ_SECS" --max-examples 40 --phases examples,coverage,fuzzing,stateful \
@@ -83,6 +105,14 @@ fuzz_node() {
 }
 
 # ------------------------------------------------------------- what they need
+
+# need_component NAME PROGRAM: rustup's minimal profile comes without them.
+need_component() {
+  cargo "${2#cargo-}" --version >/dev/null 2>&1 && return
+  command -v rustup >/dev/null 2>&1 || { say "$2 is missing: install $1 the way Rust was installed"; return 1; }
+  say "installing $1"
+  rustup component add "$1"
+}
 
 deny() { "$TOOLS/bin/cargo-deny" --offline "$@"; }
 
