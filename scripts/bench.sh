@@ -3,21 +3,35 @@
 # into README.md, between its bench markers. Nothing there is written by hand.
 #
 #   scripts/bench.sh [--rounds N] [--seconds S] [--jobs N] [--no-readme]
+#   scripts/bench.sh --soak [--jobs N]
 #
-# The raw answers stay in run/bench/*.json.
+# --soak runs a million jobs (N) to their end on one cluster and watches what the
+# nodes take of memory and disk. It fails if, once a fifth of the jobs has
+# ended, either goes on growing. It writes no README.
+#
+# The raw answers stay in run/bench/*.json, the samples in run/bench/soak.tsv.
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-ROUNDS=30 SECS=20 JOBS=100000 README=yes
+ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no
+PORTIONS=20       # of a soak: each is submitted when the one before has ended
+SAMPLE_SECS=10    # between two samples of a soak; one more follows each portion
+GROWTH_MAX=30     # percent, from the second fifth of a soak to the last
 while [ $# -gt 0 ]; do
   case "$1" in
     --rounds) ROUNDS=$2; shift 2 ;;
     --seconds) SECS=$2; shift 2 ;;
     --jobs) JOBS=$2; shift 2 ;;
     --no-readme) README=no; shift ;;
-    *) die "bench.sh knows --rounds N, --seconds S, --jobs N and --no-readme, not '$1'" ;;
+    --soak) SOAK=yes; shift ;;
+    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --no-readme and --soak, not '$1'" ;;
   esac
 done
+case "$SOAK" in yes) JOBS=${JOBS:-1000000} ;; *) JOBS=${JOBS:-100000} ;; esac
+[[ "$JOBS" =~ ^[1-9][0-9]*$ ]] && [ "$JOBS" -ge "$PORTIONS" ] || die "--jobs must be a number from $PORTIONS, not '$JOBS'"
+
+# Before anything runs: what is committed meanwhile was not measured.
+COMMIT=$(git -C "$ROOT" describe --always --dirty --exclude '*' 2>/dev/null || printf unknown)
 
 OUT=$ROOT/run/bench
 export CIRO_DEVNET_DIR=$ROOT/run/bench-devnet RUST_LOG=${RUST_LOG:-warn} NO_COLOR=1
@@ -60,7 +74,7 @@ finished_jobs() { curl -s "$(apis | head -n 1)/status" | jq '[.jobs.completed, .
 
 table() {
   cat <<TEXT
-Measured by \`scripts/bench.sh\` on $(date -u +%Y-%m-%d), commit \`$(git -C "$ROOT" rev-parse --short HEAD)\`, release build, 3 nodes and 3
+Measured by \`scripts/bench.sh\` on $(date -u +%Y-%m-%d), commit \`$COMMIT\`, release build, 3 nodes and 3
 workers as processes of one machine: $(machine). Every acknowledged write is on a majority's disk (fdatasync).
 
 | measure | target | measured |
@@ -89,14 +103,81 @@ write_readme() {
   say "written into README.md"
 }
 
+# ---------------------------------------------------------------------- soak
+
+# One line: jobs submitted so far, then the KiB of memory and of disk of each node. False if a node is gone.
+sample() {
+  local line pid data
+  line=$(curl -sf --max-time 5 "$(apis | head -n 1)/status" | jq -r '.jobs_submitted_total // empty')
+  [ -n "$line" ] || return 1
+  while read -r pid data; do
+    [ -r "/proc/$pid/status" ] || return 1
+    line+=$'\t'$(awk '/^VmRSS:/ { print $2 }' "/proc/$pid/status")$'\t'$(du -sk "$data" 2>/dev/null | cut -f 1)
+  done < <(devnet status --json | jq -r '.nodes[] | "\(.pid) \(.data_dir)"')
+  printf '%s\n' "$line" >>"$OUT/soak.tsv"
+}
+
+# Memory and disk go up and down with every snapshot, so peaks are compared with peaks.
+soak_table() {
+  sort -n "$OUT/soak.tsv" | awk -F '\t' -v jobs="$JOBS" -v growth="$GROWTH_MAX" '
+    function mib(kib) { return sprintf("%.1f", kib / 1024) }
+    function name(column) { return (column % 2 ? "disk" : "memory") " of node " int(column / 2) }
+    NR == 1 {
+      printf "%9s", "jobs"
+      for (node = 1; node <= (NF - 1) / 2; node++) printf "  %9s %9s", "RSS " node, "disk " node
+      print "   (MiB)"
+    }
+    {
+      printf "%9d", $1
+      for (column = 2; column <= NF; column++) {
+        printf "%s %9s", column % 2 ? "" : " ", mib($column)
+        if ($1 > jobs * 0.2 && $1 <= jobs * 0.4 && $column > early[column]) early[column] = $column
+        if ($1 > jobs * 0.8 && $column > late[column]) late[column] = $column
+      }
+      print ""
+    }
+    END {
+      for (column = 2; column <= NF; column++) {
+        if (!early[column] || !late[column]) { print "too few samples of the " name(column); bad = 1; continue }
+        percent = (late[column] / early[column] - 1) * 100
+        verdict = percent > growth ? "GROWS" : "ok"
+        if (percent > growth) bad = 1
+        printf "%-6s %-16s %s MiB at most in the second fifth, %s MiB in the last: %+.0f %%\n", verdict, name(column),
+          mib(early[column]), mib(late[column]), percent
+      }
+      exit NR == 0 || bad
+    }'
+}
+
+SAMPLER=
+soak() {
+  local turn
+  : >"$OUT/soak.tsv"
+  fresh
+  while sleep "$SAMPLE_SECS"; do sample; done &
+  SAMPLER=$!
+  for ((turn = 0; turn < PORTIONS; turn++)); do
+    bench soak e2e --jobs "$((JOBS / PORTIONS))" --timeout-secs 900
+    sample || die "a node is gone, or does not answer: see $CIRO_DEVNET_DIR/node-*/log"
+  done
+  kill "$SAMPLER"
+  soak_table || die "memory or disk grew by more than $GROWTH_MAX % after the first fifth of $JOBS jobs, see above"
+  say "$JOBS jobs, and neither memory nor disk went on growing"
+}
+
 need_tools curl jq findmnt:util-linux
 mkdir -p "$OUT"
-trap 'devnet down >/dev/null 2>&1' EXIT
+trap '[ -z "$SAMPLER" ] || kill "$SAMPLER" 2>/dev/null; devnet down >/dev/null 2>&1' EXIT
 devnet down >/dev/null 2>&1
 export CIRO_DEVNET_WORKER_FLAGS="--noop --max-parallel-jobs 256"
 cd "$ROOT" || exit 1 # the fail-over bench calls scripts/devnet.sh from here
 
 fresh() { devnet down >/dev/null && devnet up 3 --workers 3 || die "no cluster to measure"; }
+
+if [ "$SOAK" = yes ]; then
+  soak
+  exit
+fi
 
 fresh
 bench lone submit --clients 1 --duration-secs 5 --follower
