@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::bid_proof::Proof;
 use super::clearing::{self, Slots};
 use super::ids::{JobId, Price, WorkerId};
 use super::job::{Cause, Job, JobSpec, JobState};
@@ -64,6 +65,8 @@ pub struct Evidence {
     pub bids: u32,
     /// The winner's, then the others from the best on.
     pub offers: Box<[Offer]>,
+    /// That the winner signed its bid.
+    pub proof: Option<Box<Proof>>,
 }
 
 /// A valid bid, judged.
@@ -171,7 +174,7 @@ impl<'a> Market<'a> {
         }
         let (price, bids) = (won.terms.price, u32::try_from(self.offers.len()).unwrap_or(u32::MAX));
         let offers = std::iter::once(won).chain(others).take(OFFERS_MAX).collect();
-        let evidence = Evidence { scale: self.scale, bids, offers };
+        let evidence = Evidence { scale: self.scale, bids, offers, proof: None };
         Some(Win { job: self.job.id, attempt: self.job.attempt.checked_add(1)?, worker, price, evidence })
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod auction;
+pub mod bid_proof;
 mod bytes;
 mod check;
 mod clearing;

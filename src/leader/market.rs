@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use super::leases::millis;
+use super::signed::Signed;
 use super::{Offer, Reign};
 use crate::clock;
 use crate::domain::auction::{self, Bid, Bidder, Win};
@@ -130,8 +131,8 @@ impl Market {
             debug!(%error, "announcement not published");
             return Outcome::Quiet;
         }
-        let bids = self.collect(&mut round, offers, started).await;
-        let wins = round.award(&bids);
+        let (mut bids, answers) = self.collect(&mut round, offers, started).await;
+        let wins = self.award(&round, &mut bids, &answers);
         metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
         self.rest(&round, &wins);
         if self.settle(wins).await { Outcome::Awarded } else { Outcome::Announced }
@@ -207,11 +208,16 @@ impl Market {
     }
 
     /// Hears bids until everyone answered or the window is over.
-    async fn collect(&self, round: &mut Round, offers: &mut mpsc::Receiver<Offer>, started: Instant) -> Vec<Bid> {
+    async fn collect(
+        &self,
+        round: &mut Round,
+        offers: &mut mpsc::Receiver<Offer>,
+        started: Instant,
+    ) -> (Vec<Bid>, BTreeMap<WorkerId, proto::Bids>) {
         let until = tokio::time::Instant::from_std(started + self.reign.context.options.window);
         let announced: BTreeMap<JobId, u32> = round.jobs.iter().map(|job| (job.id, job.attempt + 1)).collect();
         let mut missing: BTreeSet<WorkerId> = round.seats.keys().copied().collect();
-        let mut bids = Vec::new();
+        let (mut bids, mut answers) = (Vec::new(), BTreeMap::new());
         while !missing.is_empty() {
             let Ok(Some(offer)) = tokio::time::timeout_at(until, offers.recv()).await else { break };
             let current = (offer.bids.term, offer.bids.seq) == (self.reign.number, self.seq);
@@ -225,11 +231,36 @@ impl Market {
                     if let Some(seat) = round.seats.get_mut(&offer.worker) {
                         seat.room = seat.room.min(offer.bids.room);
                     }
+                    answers.insert(offer.worker, offer.bids);
                 }
                 None => self.reign.context.mesh.penalise(offer.worker, "invalid_bid"),
             }
         }
-        bids
+        (bids, answers)
+    }
+
+    /// Awards, and keeps with each award that its winner signed the bid. Only winners' signatures are looked
+    /// at; who has none is out, and the round is awarded again without it.
+    fn award(&self, round: &Round, bids: &mut Vec<Bid>, answers: &BTreeMap<WorkerId, proto::Bids>) -> Vec<Win> {
+        let mut signed = BTreeMap::new();
+        loop {
+            let mut wins = round.award(bids);
+            let mut forgers = BTreeSet::new();
+            for win in &mut wins {
+                let answer = signed.entry(win.worker).or_insert_with(|| Signed::check(win.worker, answers));
+                win.evidence.proof = answer.as_ref().and_then(|answer| answer.proof(win)).map(Box::new);
+                if win.evidence.proof.is_none() {
+                    forgers.insert(win.worker);
+                }
+            }
+            if forgers.is_empty() {
+                return wins;
+            }
+            bids.retain(|bid| !forgers.contains(&bid.worker));
+            for worker in forgers {
+                self.reign.context.mesh.penalise(worker, "unsigned_bid");
+            }
+        }
     }
 
     /// Lets jobs that nobody wanted rest, and forgets the rests of the others.

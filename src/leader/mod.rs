@@ -16,6 +16,7 @@ mod errand;
 mod leases;
 mod market;
 mod reconcile;
+mod signed;
 mod verdicts;
 
 use std::future::Future;

@@ -99,11 +99,12 @@ impl EventLoop {
                 let rtt = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
                 self.shared.update(peer, |record| record.rtt_us = Some(rtt));
             }
-            Err(ping::Failure::Timeout) => {
-                debug!(%peer, "no answer to ping, connection closed");
+            Err(ping::Failure::Unsupported) => debug!(%peer, "peer does not answer pings"),
+            // No answer, or no stream to ask on: the connection is dead, and new streams would be opened on it.
+            Err(error) => {
+                debug!(%peer, %error, "ping failed, connection closed");
                 self.swarm.close_connection(event.connection);
             }
-            Err(error) => debug!(%peer, %error, "ping failed"),
         }
     }
 

@@ -142,13 +142,11 @@ impl Lanes {
             Ok(Err(_)) if ticket.cancel() => Err(Error::Unreachable(peer)),
             Ok(Err(_)) => Err(Error::Lost(peer)),
             Err(_) => {
-                if ticket.cancel() {
-                    return Err(Error::Unreachable(peer));
-                }
+                // Also of a request that was not even sent: a stream that takes nothing any more is as dead.
                 if let Some(queue) = queue {
                     queue.doubt();
                 }
-                Err(Error::Timeout(peer))
+                Err(if ticket.cancel() { Error::Unreachable(peer) } else { Error::Timeout(peer) })
             }
         }
     }

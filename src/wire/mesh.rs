@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::proto::mesh::v1 as proto;
-use crate::domain::{Digest, JobId};
+use crate::domain::{Digest, JobId, bid_proof};
 
 pub fn encode(message: &impl Message) -> Bytes {
     Bytes::from(message.encode_to_vec())
@@ -22,6 +22,32 @@ pub fn attempt_ref(job: JobId, attempt: u32) -> proto::AttemptRef {
 pub fn parse_attempt(from: Option<&proto::AttemptRef>) -> Option<(JobId, u32)> {
     let from = from?;
     Some((super::job_id(&from.job)?, from.attempt))
+}
+
+/// What is said once for all bids of an answer.
+pub fn bids_head(bids: &proto::Bids) -> bid_proof::Head {
+    bid_proof::Head {
+        term: bids.term,
+        seq: bids.seq,
+        room: bids.room,
+        load_permille: bids.load_permille,
+        nonce: bids.nonce,
+        count: u32::try_from(bids.bids.len()).unwrap_or(u32::MAX),
+    }
+}
+
+/// The hash of each bid, in order. `None` if one is malformed.
+pub fn bid_hashes(bids: &proto::Bids) -> Option<Vec<bid_proof::Hash>> {
+    let leaf = |bid: &proto::Bid| {
+        let (job, price) = (super::job_id(&bid.job)?, super::price_from_bytes(&bid.price)?);
+        Some(bid_proof::Leaf { job, attempt: bid.attempt, price, expected_ms: bid.expected_ms }.hash())
+    };
+    bids.bids.iter().map(leaf).collect()
+}
+
+/// The bytes a worker signs for an answer: [`bid_proof`] says which. `None` if a bid is malformed.
+pub fn signed_bids(bids: &proto::Bids) -> Option<Vec<u8>> {
+    Some(bids_head(bids).statement(&bid_proof::root(&bid_hashes(bids)?)))
 }
 
 /// A refused item with a stable code.

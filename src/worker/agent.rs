@@ -164,7 +164,10 @@ impl Agent {
             room: self.room(),
             load_permille: self.parts.desk.load_permille(),
         };
-        let bids = bidder::answer(announcement, &offer);
+        let mut bids = bidder::answer(announcement, &offer);
+        bids.nonce = rand::random();
+        let Some(statement) = wire::signed_bids(&bids) else { return };
+        bids.signature = self.parts.workshop.identity.sign(&statement).into();
         let (seq, jobs, offered) = (announcement.seq, announcement.jobs.len(), bids.bids.len());
         match self.parts.mesh.publish(Topic::Bids, wire::encode(&bids)) {
             Ok(()) => debug!(seq, jobs, bids = offered, room = offer.room, "answered announcement"),

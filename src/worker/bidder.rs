@@ -58,6 +58,7 @@ pub fn answer(announcement: &Announcement, offer: &Offer<'_>) -> Bids {
         room: offer.room,
         load_permille: offer.load_permille,
         bids: Vec::new(),
+        ..Bids::default()
     };
     let mut size = bids.encoded_len();
     for bid in announcement.jobs.iter().filter_map(|job| bid_for(job, offer)).take(most_bids(offer.room)) {

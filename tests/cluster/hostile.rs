@@ -148,7 +148,13 @@ fn invented_bids() -> proto::Bids {
         price: Bytes::new(),
         expected_ms: 0,
     };
-    proto::Bids { term: 1, seq: rand::random(), room: u32::MAX, load_permille: 0, bids: (0..100).map(bid).collect() }
+    proto::Bids {
+        term: 1,
+        seq: rand::random(),
+        room: u32::MAX,
+        bids: (0..100).map(bid).collect(),
+        ..Default::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

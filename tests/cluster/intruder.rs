@@ -41,7 +41,7 @@ impl Intruder {
             max_frame: 8 << 20,
         };
         let (mesh, inbox) = mesh::start(identity.clone(), options, tasks).await.unwrap();
-        let freeloader = Freeloader { mesh: mesh.clone(), inbox, held: vec![], beats: 0 };
+        let freeloader = Freeloader { identity: identity.clone(), mesh: mesh.clone(), inbox, held: vec![], beats: 0 };
         tasks.spawn_until_stopped("intruder", freeloader.run());
         Self { mesh, identity }
     }
@@ -98,6 +98,7 @@ pub fn signed(job: JobId, attempt: u32, output: &[u8], signature: Bytes) -> prot
 
 /// Wins every job by asking nothing for it, says for ever that it runs it, and never ends it.
 struct Freeloader {
+    identity: Identity,
     mesh: Handle,
     inbox: Inbox,
     held: Vec<proto::AttemptRef>,
@@ -121,8 +122,9 @@ impl Freeloader {
         let Some(proto::Announcement { term, seq, jobs, .. }) = announcement else { return };
         let bid = |job: proto::OpenJob| proto::Bid { job: job.id, attempt: job.attempt, ..Default::default() };
         let bids = jobs.into_iter().map(bid).collect();
-        let _ =
-            self.mesh.publish(Topic::Bids, wire::encode(&proto::Bids { term, seq, room: 64, load_permille: 0, bids }));
+        let mut bids = proto::Bids { term, seq, room: 64, bids, ..Default::default() };
+        bids.signature = self.identity.sign(&wire::signed_bids(&bids).expect("well formed")).into();
+        let _ = self.mesh.publish(Topic::Bids, wire::encode(&bids));
         self.beat();
     }
 
