@@ -7,8 +7,9 @@
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
+use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny, Visitor};
 use serde_json::error::Category;
+use serde_json::value::RawValue;
 
 use super::problem::{Code, Problem};
 
@@ -88,18 +89,37 @@ pub fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value.0)
 }
 
-/// Reads a JSON array, leaving its items for [`item`].
-pub fn array(body: &[u8]) -> Result<Vec<serde_json::Value>, Problem> {
-    serde_json::from_slice(body).map_err(|error| problem(".", &error))
+/// Reads a JSON array, leaving its items as text for [`json`]. Stops keeping items after the
+/// first beyond `most`, so that what a body takes in memory does not grow with their number.
+pub fn array(body: &[u8], most: usize) -> Result<Vec<&RawValue>, Problem> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let items = reader.deserialize_any(ItemsVisitor { most }).map_err(|error| problem(".", &error))?;
+    reader.end().map_err(|error| syntax(&error))?;
+    Ok(items)
 }
 
-/// Reads one item, an object, of a parsed document.
-pub fn item<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Problem> {
-    let object: Object<T> = serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        problem(&path, error.inner())
-    })?;
-    Ok(object.0)
+struct ItemsVisitor {
+    most: usize,
+}
+
+impl<'de> Visitor<'de> for ItemsVisitor {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut items = vec![];
+        while items.len() <= self.most {
+            match seq.next_element()? {
+                Some(item) => items.push(item),
+                None => return Ok(items),
+            }
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(items)
+    }
 }
 
 fn problem(path: &str, error: &serde_json::Error) -> Problem {
@@ -238,6 +258,20 @@ mod tests {
             assert_eq!(problem.field.unwrap_or_default(), field, "{body}");
             assert_eq!(problem.detail, detail, "{body}");
         }
+    }
+
+    #[test]
+    fn an_array_is_kept_as_text_up_to_one_item_too_many() {
+        let texts = |body: &'static str, most| -> Vec<&str> {
+            array(body.as_bytes(), most).unwrap().into_iter().map(RawValue::get).collect()
+        };
+        assert_eq!(texts(r#" [ {"a": 1}, 7 ,[] ] "#, 3), [r#"{"a": 1}"#, "7", "[]"]);
+        assert_eq!(texts("[1,2,3,4,5,6]", 2), ["1", "2", "3"]);
+        assert_eq!(array(b"[1,2,3,4,", 2).unwrap_err().code, Code::InvalidJson, "what is not kept is still read");
+        assert_eq!(array(b"[1] x", 2).unwrap_err().code, Code::InvalidJson);
+        assert_eq!(array(b"{}", 2).unwrap_err().detail, "the body must be an array, not an object");
+        let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
+        assert_eq!(array(&deep, 2).unwrap().len(), 1, "deep nesting is passed over, not followed");
     }
 
     #[test]

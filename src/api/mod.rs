@@ -90,6 +90,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Time for a request's body. Beyond it: 408.
     pub body_timeout: Duration,
+    /// Time for a client to take what was sent to it. Beyond it the connection is cut.
+    pub stall: Duration,
     /// Bytes of a body. Beyond it: 413.
     pub body_bytes: usize,
     /// Bytes of the body of a batch. Beyond it: 413.
@@ -113,10 +115,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 1_024,
+            connections: 2_048,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
-            body_bytes: 8 << 20,
+            stall: Duration::from_secs(30),
+            body_bytes: 1 << 20,
             batch_bytes: 64 << 20,
             batch_items: 10_000,
             inline_bytes: 256 << 10,
@@ -156,6 +159,12 @@ impl Api {
 
     fn limits(&self) -> &Limits {
         &self.context.limits
+    }
+
+    /// Runs what takes long away from the threads that carry Raft.
+    async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+        let working = self.tasks.spawn_blocking(work);
+        working.await.map_err(|_| Problem::new(Code::Stopping, "this node takes no more requests"))
     }
 }
 

@@ -262,7 +262,7 @@ pub fn codes(route: &Route) -> BTreeSet<Code> {
     if route.body.is_some() {
         codes.extend([Code::InvalidJson, Code::UnreadableBody, Code::BodyTimeout, Code::BodyTooLarge]);
         codes.extend([Code::UnsupportedMediaType, Code::InvalidField, Code::MissingField, Code::UnknownField]);
-        codes.insert(Code::UnavailableField);
+        codes.extend([Code::UnavailableField, Code::Overloaded]);
     } else if route.method != warp::http::Method::GET {
         codes.extend([Code::UnexpectedBody, Code::UnreadableBody, Code::BodyTimeout]);
     }

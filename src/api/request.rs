@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::http::{HeaderMap, header};
 
+use super::Limits;
 use super::params::looks_like_peer_id;
 use super::problem::{Code, Problem};
 use super::route::BodySpec;
@@ -22,6 +25,9 @@ const KEY_MAX: usize = 255;
 /// Bytes and time spent on reading what nobody wants, so that the client gets to read our answer.
 const DRAIN_BYTES: usize = 16 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// Room for bodies, unless a single one may be larger. They take as much again once they are parsed.
+const ROOM_BYTES: usize = 256 << 20;
 
 pub struct Request {
     pub id: String,
@@ -119,16 +125,39 @@ fn clip(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// A body that was not read yet.
+/// Room for bodies in memory, in bytes, of one node. Beyond it: 429.
+#[derive(Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// A single body of the largest size always finds room on a node that is idle.
+    pub fn of(limits: &Limits) -> Self {
+        Self::bytes(ROOM_BYTES.max(limits.batch_bytes).max(limits.body_bytes))
+    }
+
+    fn bytes(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes)))
+    }
+
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let permits = u32::try_from(bytes).ok();
+        let taken = permits.and_then(|permits| Arc::clone(&self.0).try_acquire_many_owned(permits).ok());
+        taken.ok_or_else(|| Problem::new(Code::Overloaded, "too many bytes of requests are in flight on this node"))
+    }
+}
+
+/// A body that was not read yet. What was read takes [`Room`] until this is dropped, after the answer was made.
 pub struct Unread {
     stream: Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>,
     ended: bool,
+    room: Room,
+    taken: Option<OwnedSemaphorePermit>,
 }
 
 impl Unread {
-    pub fn new(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static) -> Self {
+    pub fn new(body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static, room: Room) -> Self {
         let stream = body.map(|part| part.map(|mut part| part.copy_to_bytes(part.remaining())));
-        Self { stream: Box::pin(stream), ended: false }
+        Self { stream: Box::pin(stream), ended: false, room, taken: None }
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, warp::Error>> {
@@ -180,9 +209,19 @@ impl Unread {
             if body.len() + part.len() > bytes {
                 return Err(too_large(bytes));
             }
+            self.take_room(part.len())?;
             body.extend_from_slice(&part);
         }
         Ok(body.freeze())
+    }
+
+    fn take_room(&mut self, bytes: usize) -> Result<(), Problem> {
+        let more = self.room.take(bytes)?;
+        match &mut self.taken {
+            Some(taken) => taken.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
     }
 
     /// Reads on for a while and throws it away: a client that still sends would not see our answer.
@@ -243,7 +282,7 @@ mod tests {
 
     fn chunks(parts: &[&'static str]) -> Unread {
         let parts: Vec<_> = parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect();
-        Unread::new(stream::iter(parts))
+        Unread::new(stream::iter(parts), Room::bytes(8))
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -263,9 +302,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_does_not_come_is_given_up() {
-        let mut body = Unread::new(stream::pending::<Result<Bytes, warp::Error>>());
+        let mut body = Unread::new(stream::pending::<Result<Bytes, warp::Error>>(), Room::bytes(8));
         let problem = body.read(&SPEC, &HeaderMap::new(), Duration::from_millis(10)).await.unwrap_err();
         assert_eq!(problem.code, Code::BodyTimeout);
+    }
+
+    #[tokio::test]
+    async fn bodies_in_flight_share_one_room() {
+        let room = Room::bytes(6);
+        let body = |parts: &[&'static str]| {
+            let parts: Vec<_> = parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect();
+            Unread::new(stream::iter(parts), room.clone())
+        };
+        let (json, second) = (headers(&[("content-type", "application/json")]), Duration::from_secs(1));
+        let mut first = body(&["ab", "cd"]);
+        assert_eq!(first.read(&SPEC, &json, second).await.unwrap(), "abcd");
+        let problem = body(&["ab", "c"]).read(&SPEC, &json, second).await.unwrap_err();
+        assert_eq!(problem.code, Code::Overloaded);
+        assert!(body(&["ab"]).read(&SPEC, &json, second).await.is_ok(), "what was refused gave its room back");
+        drop(first);
+        assert!(body(&["abcd"]).read(&SPEC, &json, second).await.is_ok());
     }
 
     #[tokio::test]

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Buf;
-use futures::Stream;
 use hyper::body::Body as _;
 use tracing::Instrument;
 use warp::Filter;
@@ -12,7 +10,7 @@ use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use warp::reply::Response;
 
 use super::problem::{Code, Problem};
-use super::request::{Request, Unread, request_id};
+use super::request::{Request, Room, Unread, request_id};
 use super::route::Route;
 use super::{Api, Context, consistency, params, respond};
 use crate::clock;
@@ -24,6 +22,7 @@ use crate::telemetry;
 pub struct Router {
     api: Api,
     routes: Vec<Route>,
+    room: Room,
 }
 
 /// What came in, as warp took it apart.
@@ -46,7 +45,8 @@ enum Found<'a> {
 impl Router {
     pub fn new(context: Context, tasks: Tasks) -> Self {
         let routes = super::routes(&context.limits);
-        Self { api: Api::new(context, tasks, &routes), routes }
+        let room = Room::of(&context.limits);
+        Self { api: Api::new(context, tasks, &routes), routes, room }
     }
 
     /// Answers a request, whatever it is.
@@ -54,14 +54,15 @@ impl Router {
         let started = clock::instant();
         let id = request_id(&inbound.headers);
         let (method, head) = (inbound.method.clone(), inbound.method == Method::HEAD);
-        let span = tracing::info_span!("http", request_id = %id, %method, path = %inbound.path);
+        // An error's level: the id must be in the log however little is logged.
+        let span = tracing::error_span!("http", request_id = %id, %method, path = %inbound.path);
         telemetry::request::scope(&id, async {
             let (route, result) = self.dispatch(&mut inbound, &id).await;
             let mut response = result.unwrap_or_else(|problem| problem.into_response(&id));
             inbound.body.drain(&inbound.headers).await;
             self.stamp(response.headers_mut(), &id);
             let (status, took) = (response.status().as_u16(), started.elapsed());
-            telemetry::metrics::http_served(known_method(&method), route, status, took);
+            telemetry::metrics::http_served(method.as_str(), route, status, took);
             tracing::debug!(route, status, took_us = took.as_micros(), "served");
             if head { without_body(response) } else { response }
         })
@@ -127,14 +128,26 @@ impl Router {
 }
 
 /// Refuses writes that a browser sends for another site's page. Programs send no `Origin`.
+///
+/// A site can make its own name resolve to this node, and then its pages have the node's origin.
+/// So a page must have been reached by a name that nobody can point elsewhere.
 fn same_origin(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let of = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    if of.is_some() && of == host {
+    if of.is_some() && of == host && host.is_some_and(is_fixed) {
         return Ok(());
     }
-    Err(Problem::new(Code::CrossOrigin, "the request's Origin is not this node").field("Origin"))
+    let problem = Problem::new(Code::CrossOrigin, "the request's Origin is not this node by address");
+    Err(problem.field("Origin"))
+}
+
+/// Whether a host, with or without a port, is an address or `localhost`.
+fn is_fixed(host: &str) -> bool {
+    let Ok(authority) = host.parse::<warp::http::uri::Authority>() else { return false };
+    let name = authority.host();
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// Who answered, and from how fresh a state. Unknown values are empty.
@@ -188,18 +201,6 @@ fn without_body(mut response: Response) -> Response {
     response.map(|_| warp::reply::Response::default().into_body())
 }
 
-/// Methods become a metric's label, so there must be few.
-fn known_method(method: &Method) -> &'static str {
-    match method.as_str() {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        "POST" => "POST",
-        "DELETE" => "DELETE",
-        "OPTIONS" => "OPTIONS",
-        _ => "other",
-    }
-}
-
 /// The router as the one filter that warp serves.
 pub fn filter(router: Arc<Router>) -> BoxedFilter<(Response,)> {
     warp::method()
@@ -208,21 +209,12 @@ pub fn filter(router: Arc<Router>) -> BoxedFilter<(Response,)> {
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
         .then(move |method, path: warp::path::FullPath, query, headers, body| {
-            let inbound = inbound(method, path.as_str(), query, headers, body);
             let router = Arc::clone(&router);
+            let body = Unread::new(body, router.room.clone());
+            let inbound = Inbound { method, path: path.as_str().to_owned(), query, headers, body };
             async move { router.answer(inbound).await }
         })
         .boxed()
-}
-
-fn inbound(
-    method: Method,
-    path: &str,
-    query: Vec<(String, String)>,
-    headers: HeaderMap,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
-) -> Inbound {
-    Inbound { method, path: path.to_owned(), query, headers, body: Unread::new(body) }
 }
 
 #[cfg(test)]
@@ -260,6 +252,25 @@ mod tests {
         for (method, path, expected) in cases {
             assert_eq!(found(method, path), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn a_page_may_write_only_to_the_address_it_came_from() {
+        let asked = |origin: &str, host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+            headers.insert(header::HOST, host.parse().unwrap());
+            same_origin(&headers).is_ok()
+        };
+        for host in ["localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "10.0.0.7"] {
+            assert!(asked(&format!("http://{host}"), host), "{host}");
+        }
+        assert!(!asked("http://127.0.0.1:3000", "127.0.0.1:8080"), "another port is another site");
+        assert!(!asked("null", "127.0.0.1:8080"));
+        for host in ["evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example:8080", "[x]"] {
+            assert!(!asked(&format!("http://{host}"), host), "{host} may be pointed here by its owner");
+        }
+        assert!(same_origin(&HeaderMap::new()).is_ok(), "a program");
     }
 
     #[test]

@@ -5,21 +5,21 @@
 //! kernel's queue holds newcomers. When the tasks are asked to stop, the
 //! listener closes, connections finish the request they are at, and what is
 //! still open after the drain time is cut.
+//!
+//! HTTP/1.1 only: over a plain connection no browser and hardly a program speaks
+//! anything else, and a connection of HTTP/2 would need limits of its own.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::service::Service;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
-use warp::http::Request;
 use warp::reply::Response;
 
 use super::router::{self, Router};
@@ -28,9 +28,6 @@ use crate::tasks::Tasks;
 
 /// Wait after a failed accept (no file descriptors left): it will not get better at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Streams of one HTTP/2 connection.
-const H2_STREAMS: u32 = 128;
 
 /// Serves the API until `tasks` are asked to stop. Connections are tasks of the same
 /// group: join it to wait for them.
@@ -74,16 +71,12 @@ async fn serve_connection(
     tasks: Tasks,
     permit: Option<OwnedSemaphorePermit>,
 ) {
-    // Small answers must not wait for more to send.
-    let _ = stream.set_nodelay(true);
-    let builder = builder(&limits);
-    let heard = CancellationToken::new();
-    let service = Announced { inner: TowerToHyperService::new(warp::service(routes)), heard: heard.clone() };
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    prepare(&stream, limits.stall);
+    let service = TowerToHyperService::new(warp::service(routes));
+    let mut connection = pin!(builder(&limits).serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = tasks.token().cancelled() => None,
-        () = silence(&heard, limits.header_timeout) => return,
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -98,39 +91,40 @@ async fn serve_connection(
     drop(permit);
 }
 
-/// Completes when no request came within `limit`. Hyper's own limit begins only when it
-/// has seen which version of HTTP is spoken.
-async fn silence(heard: &CancellationToken, limit: Duration) {
-    if tokio::time::timeout(limit, heard.cancelled()).await.is_ok() {
-        std::future::pending::<()>().await;
+/// Has the kernel cut the connection when what was sent is not taken for as long as `stall`: hyper
+/// has no limit on writing, and who stops reading an event stream would keep its place for ever.
+fn prepare(stream: &TcpStream, stall: Duration) {
+    let stall = u32::try_from(stall.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = setsockopt(stream, sockopt::TcpUserTimeout, &stall) {
+        tracing::debug!(%error, "no limit on unread answers");
     }
+    // Small answers must not wait for more to send.
+    let _ = stream.set_nodelay(true);
 }
 
-/// A service that tells when its first request comes.
-struct Announced<S> {
-    inner: S,
-    heard: CancellationToken,
+fn builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(256 << 10);
+    builder
 }
 
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Announced<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use tokio::io::AsyncWriteExt;
 
-    fn call(&self, request: Request<Incoming>) -> S::Future {
-        self.heard.cancel();
-        self.inner.call(request)
+    #[tokio::test]
+    async fn a_reader_that_stops_reading_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (_reader, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let mut stream = accepted.unwrap().0;
+        prepare(&stream, Duration::from_secs(1));
+        let start = clock::instant();
+        let cut = tokio::time::timeout(Duration::from_secs(30), async {
+            while stream.write_all(&[0; 1 << 16]).await.is_ok() {}
+        });
+        assert!(cut.await.is_ok(), "a connection that is not read is held");
+        assert!(start.elapsed() >= Duration::from_millis(900), "a reader gets its time");
     }
-}
-
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(256 << 10);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(H2_STREAMS)
-        .keep_alive_interval(limits.header_timeout)
-        .keep_alive_timeout(limits.header_timeout);
-    builder
 }

@@ -98,7 +98,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Sources;
+    use crate::config::{Environment, Sources};
 
     #[test]
     fn a_node_behind_a_port_forward_tells_where_it_is_found() {
@@ -112,5 +112,11 @@ mod tests {
         assert_eq!(forwarded.coordinator_addresses(&own), told);
         assert_eq!(forwarded.consensus_options(&own).initial_members, told[..1]);
         assert_eq!(config("").coordinator_addresses(&own), own);
+    }
+
+    #[test]
+    fn the_limits_that_tests_run_with_are_those_of_a_default_node() {
+        let configured = Config::defaults(Environment::Production).api_limits();
+        assert_eq!(format!("{configured:?}"), format!("{:?}", api::Limits::default()));
     }
 }

@@ -7,11 +7,11 @@ use super::body::{BatchBody, ItemBody, JobBody};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::{Request, media_type};
 use crate::api::submission::{Checked, Submission};
-use crate::api::{Api, decode, respond};
+use crate::api::{Api, Limits, decode, respond};
 use crate::clock;
 use crate::domain::command::{Reply, Submit};
 use crate::domain::job::Source;
-use crate::domain::{Command, Done, JobId, State};
+use crate::domain::{Command, Done, JobId, State, Timestamp};
 
 /// Bodies above this are parsed on a thread of their own, so that they do not hold up other requests.
 const PARSE_INLINE: usize = 64 << 10;
@@ -20,8 +20,8 @@ const CANCEL_REASON: &str = "cancelled by the client";
 
 pub async fn one(api: Api, request: Request) -> Result<Response, Problem> {
     let key = request.idempotency_key()?;
-    let (body, inline) = (request.body, api.limits().inline_bytes);
-    let checked = parsed(&api, body, move |body| {
+    let inline = api.limits().inline_bytes;
+    let checked = parsed(&api, request.body, move |body| {
         let submission: Submission = decode::json(body)?;
         Ok(submission.check(inline)?)
     })
@@ -49,40 +49,51 @@ async fn repeat_or(api: &Api, keyed: bool, id: JobId, late: Problem) -> Result<(
 pub async fn batch(api: Api, request: Request) -> Result<Response, Problem> {
     let key = request.idempotency_key()?;
     let lines = media_type(&request.headers).is_some_and(|name| name == "application/x-ndjson");
-    let (inline, most) = (api.limits().inline_bytes, api.limits().batch_items);
-    let items =
-        parsed(
-            &api,
-            request.body,
-            move |body| {
-                if lines { from_lines(body, inline, most) } else { from_array(body, inline, most) }
-            },
-        )
-        .await?;
+    let bounds = Bounds::of(api.limits());
+    let parse = move |body: &[u8]| if lines { from_lines(body, bounds) } else { from_array(body, bounds) };
+    let items = parsed(&api, request.body.clone(), parse).await?;
 
     let now = clock::now();
-    let (mut ids, mut commands) = (vec![], vec![]);
-    let mut outcomes: Vec<Option<Problem>> = Vec::with_capacity(items.len());
+    let late = |item: &Item| item.as_ref().is_ok_and(|checked| checked.deadline_ahead(now).is_err());
+    if key.is_some() && items.iter().any(late) {
+        // A retry must get the first outcome, which this node may not know of yet.
+        api.client().linearize(api.limits().read_deadline).await?;
+    }
+    let view = api.client().view();
+    let Decided { ids, commands, refused } = api.aside(move || decide(&view, key.as_deref(), items, now)).await?;
+    let replies = commit(&api, commands).await?;
+    let view = api.client().view();
+    api.aside(move || respond::json(&batch_body(&view, &request.id, &ids, refused, replies))).await?
+}
+
+/// A batch, item by item: its id, and why it is refused if it is; and what to commit of the others.
+struct Decided {
+    ids: Vec<JobId>,
+    refused: Vec<Option<Problem>>,
+    commands: Vec<Command>,
+}
+
+fn decide(view: &State, key: Option<&str>, items: Vec<Item>, now: Timestamp) -> Decided {
+    let mut decided = Decided { ids: vec![], refused: Vec::with_capacity(items.len()), commands: vec![] };
     for (index, item) in items.into_iter().enumerate() {
-        let id = key.as_deref().map_or_else(fresh_id, |key| JobId::from_key("api batch", &format!("{key}#{index}")));
+        let id = key.map_or_else(fresh_id, |key| JobId::from_key("api batch", &format!("{key}#{index}")));
         let ready = item.and_then(|checked| {
-            let known = key.is_some() && api.client().read(|state| state.job(id).is_some());
+            let known = key.is_some() && view.job(id).is_some();
             if !known {
                 checked.deadline_ahead(now)?;
             }
-            Ok(checked)
+            Ok(command(id, checked))
         });
-        ids.push(id);
-        outcomes.push(match ready {
-            Ok(checked) => {
-                commands.push(command(id, checked));
+        decided.ids.push(id);
+        decided.refused.push(match ready {
+            Ok(command) => {
+                decided.commands.push(command);
                 None
             }
             Err(problem) => Some(problem),
         });
     }
-    let replies = commit(&api, commands).await?;
-    respond::json(&batch_body(&api, &request.id, &ids, outcomes, replies))
+    decided
 }
 
 async fn commit(api: &Api, commands: Vec<Command>) -> Result<Vec<Reply>, Problem> {
@@ -99,15 +110,14 @@ async fn commit(api: &Api, commands: Vec<Command>) -> Result<Vec<Reply>, Problem
 }
 
 fn batch_body(
-    api: &Api,
+    view: &State,
     request_id: &str,
     ids: &[JobId],
-    outcomes: Vec<Option<Problem>>,
+    refused: Vec<Option<Problem>>,
     replies: Vec<Reply>,
 ) -> BatchBody {
     let mut replies = replies.into_iter();
-    let view = api.client().view();
-    let results: Vec<_> = outcomes
+    let results: Vec<_> = refused
         .into_iter()
         .zip(ids)
         .enumerate()
@@ -116,7 +126,7 @@ fn batch_body(
                 Some(problem) => Err(problem),
                 None => replies.next().map_or_else(
                     || Err(Problem::new(Code::Internal, "the item was not answered")),
-                    |reply| Ok((created(reply)?, job_body(&view, *id)?)),
+                    |reply| Ok((created(reply)?, job_body(view, *id)?)),
                 ),
             };
             match result {
@@ -136,21 +146,44 @@ fn batch_body(
 
 type Item = Result<Checked, Problem>;
 
-fn from_array(body: &[u8], inline: usize, most: usize) -> Result<Vec<Item>, Problem> {
-    let values = decode::array(body)?;
-    bounded(values.len(), most)?;
-    Ok(values.into_iter().map(|value| Ok(decode::item::<Submission>(value)?.check(inline)?)).collect())
+/// What a batch is held to.
+#[derive(Clone, Copy)]
+struct Bounds {
+    items: usize,
+    /// An item has no more room than a body of its own would have: what is parsed takes a multiple of its text.
+    item_bytes: usize,
+    inline_bytes: usize,
 }
 
-fn from_lines(body: &[u8], inline: usize, most: usize) -> Result<Vec<Item>, Problem> {
+impl Bounds {
+    fn of(limits: &Limits) -> Self {
+        Self { items: limits.batch_items, item_bytes: limits.body_bytes, inline_bytes: limits.inline_bytes }
+    }
+
+    fn item(self, text: &[u8]) -> Item {
+        if text.len() > self.item_bytes {
+            let detail = format!("the item has {} bytes, the limit is {}", text.len(), self.item_bytes);
+            return Err(Problem::new(Code::BodyTooLarge, detail));
+        }
+        Ok(decode::json::<Submission>(text)?.check(self.inline_bytes)?)
+    }
+}
+
+fn from_array(body: &[u8], bounds: Bounds) -> Result<Vec<Item>, Problem> {
+    let items = decode::array(body, bounds.items)?;
+    bounded(items.len(), bounds.items)?;
+    Ok(items.into_iter().map(|item| bounds.item(item.get().as_bytes())).collect())
+}
+
+fn from_lines(body: &[u8], bounds: Bounds) -> Result<Vec<Item>, Problem> {
     let lines: Vec<_> = body
         .split(|byte| *byte == b'\n')
         .map(<[u8]>::trim_ascii)
         .filter(|line| !line.is_empty())
-        .take(most + 1)
+        .take(bounds.items + 1)
         .collect();
-    bounded(lines.len(), most)?;
-    Ok(lines.into_iter().map(|line| Ok(decode::json::<Submission>(line)?.check(inline)?)).collect())
+    bounded(lines.len(), bounds.items)?;
+    Ok(lines.into_iter().map(|line| bounds.item(line)).collect())
 }
 
 fn bounded(items: usize, most: usize) -> Result<(), Problem> {
@@ -183,8 +216,7 @@ async fn parsed<T: Send + 'static>(
     if body.len() <= PARSE_INLINE {
         return parse(&body);
     }
-    let parsing = api.tasks.spawn_blocking(move || parse(&body));
-    parsing.await.unwrap_or_else(|_| Err(Problem::new(Code::Stopping, "this node takes no more requests")))
+    api.aside(move || parse(&body)).await?
 }
 
 fn command(id: JobId, checked: Checked) -> Command {
@@ -218,11 +250,15 @@ mod tests {
 
     const GOOD: &str = r#"{"type":"sha256","payload":"aGk="}"#;
 
+    fn up_to(items: usize) -> Bounds {
+        Bounds { items, item_bytes: 1_000, inline_bytes: 16 }
+    }
+
     #[test]
     fn items_are_judged_alone_and_keep_their_order() {
         let array = format!(r#"[{GOOD},{{"type":"sha256"}},7,{GOOD}]"#);
         let lines = format!("{GOOD}\r\n{{\"type\":\"sha256\"}}\n\n7\n{GOOD}\n");
-        for items in [from_array(array.as_bytes(), 16, 10), from_lines(lines.as_bytes(), 16, 10)] {
+        for items in [from_array(array.as_bytes(), up_to(10)), from_lines(lines.as_bytes(), up_to(10))] {
             let codes: Vec<_> =
                 items.unwrap().iter().map(|item| item.as_ref().err().map(|problem| problem.code)).collect();
             assert_eq!(codes, [None, Some(Code::MissingField), Some(Code::InvalidField), None]);
@@ -232,19 +268,32 @@ mod tests {
     #[test]
     fn a_broken_line_spoils_only_itself() {
         let lines = format!("{GOOD}\n{{\n{GOOD}");
-        let items = from_lines(lines.as_bytes(), 16, 10).unwrap();
+        let items = from_lines(lines.as_bytes(), up_to(10)).unwrap();
         assert_eq!(items.iter().filter(|item| item.is_ok()).count(), 2);
         assert_eq!(items[1].as_ref().unwrap_err().code, Code::InvalidJson);
-        assert_eq!(from_array(b"[{", 16, 10).unwrap_err().code, Code::InvalidJson);
-        assert_eq!(from_array(b"{}", 16, 10).unwrap_err().code, Code::InvalidField);
+        assert_eq!(from_array(b"[{", up_to(10)).unwrap_err().code, Code::InvalidJson);
+        assert_eq!(from_array(b"{}", up_to(10)).unwrap_err().code, Code::InvalidField);
     }
 
     #[test]
     fn batches_are_bounded() {
         let array = format!("[{}]", [GOOD; 3].join(","));
-        assert!(from_array(array.as_bytes(), 16, 3).is_ok());
-        assert!(from_array(array.as_bytes(), 16, 2).is_err());
-        assert!(from_array(b"[]", 16, 2).is_err());
-        assert!(from_lines(b"\n\n", 16, 2).is_err());
+        assert!(from_array(array.as_bytes(), up_to(3)).is_ok());
+        assert!(from_array(array.as_bytes(), up_to(2)).is_err());
+        assert!(from_array(b"[]", up_to(2)).is_err());
+        assert!(from_lines(b"\n\n", up_to(2)).is_err());
+    }
+
+    #[test]
+    fn an_item_has_no_more_room_than_a_job_submitted_alone() {
+        let large = format!(r#"{{"type":"sha256","payload":"","tags":[{}]}}"#, vec![r#""""#; 1_000].join(","));
+        for items in [
+            from_array(format!("[{GOOD},{large}]").as_bytes(), up_to(10)),
+            from_lines(format!("{GOOD}\n{large}").as_bytes(), up_to(10)),
+        ] {
+            let items = items.unwrap();
+            assert!(items[0].is_ok());
+            assert_eq!(items[1].as_ref().unwrap_err().code, Code::BodyTooLarge);
+        }
     }
 }
