@@ -11,6 +11,7 @@ use super::route::Route;
 use super::status::{MemberBody, members};
 use super::submission::invalid;
 use super::{Api, decode, respond};
+use crate::consensus;
 use crate::domain::NodeId;
 
 const BODY_MAX: usize = 64 << 10;
@@ -123,7 +124,14 @@ async fn transfer(api: Api, request: Request) -> Result<Response, Problem> {
         let problem = Problem::new(Code::Conflict, "no other member votes, so nobody can take the leadership");
         return Err(problem.hint("GET /cluster lists the members."));
     }
-    let leader = api.client().transfer_leadership(to, api.limits().write_deadline).await?;
+    let moved = api.client().transfer_leadership(to, api.limits().write_deadline).await;
+    let leader = moved.map_err(|error| match error {
+        consensus::Error::Timeout => {
+            let problem = Problem::new(Code::OutcomeUnknown, "the move was not seen within the time allowed");
+            problem.hint("It may still happen: GET /cluster says who leads.")
+        }
+        error => error.into(),
+    })?;
     respond::json(&Transferred { leader_id: leader.to_string(), term: api.client().status().term })
 }
 

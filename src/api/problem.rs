@@ -50,7 +50,7 @@ codes! {
     InvalidId 404 "invalid_id" "The id in the path is not an id" "Job ids are UUIDs, worker and node ids are peer ids (12D3KooW…)."
     UnexpectedBody 400 "unexpected_body" "This route takes no body" "Send the request without a body."
     UnreadableBody 400 "unreadable_body" "The body could not be read" "Send the whole body, framed as HTTP demands."
-    CrossOrigin 403 "cross_origin" "Another site's page may not write" "Send the request from a program, or from a page of this node."
+    CrossOrigin 403 "cross_origin" "Another site's page may not write" "Send the request from a program, or from a page of this node that was opened by its address."
     UnknownRoute 404 "unknown_route" "There is no such route" "See /docs for the routes of this node."
     UnknownJob 404 "unknown_job" "There is no such job" "Finished jobs are forgotten after a while; a read on a node that lags may need ?consistency=linearizable."
     UnknownWorker 404 "unknown_worker" "There is no such worker" "GET /workers?state=all lists the workers that are registered."
@@ -79,7 +79,8 @@ codes! {
     NotAvailable 501 "operation_not_available" "The operation is not available" "See the detail."
     NoLeader 503 "no_leader" "No leader is reachable" "Nothing was done; send the request again. An election takes about a second."
     OutcomeUnknown 503 "outcome_unknown" "The outcome is unknown" "It may or may not have taken effect; send it again with the same Idempotency-Key."
-    NotCaughtUp 503 "not_caught_up" "This node has not applied that index" "Send the request again, or ask another node."
+    StorageFull 503 "storage_full" "There is no room for new jobs" "Nothing was done. Make room on the disk, then send the request again."
+    NotCaughtUp 503 "not_caught_up" "This node has not caught up" "Send the request again, or ask another node."
     TooStale 503 "too_stale" "This node's state is too old" "Send the request again, or ask another node."
     NotReady 503 "not_ready" "This node is not ready" "It catches up or looks for a leader; ask another node."
     Stopping 503 "stopping" "This node is shutting down" "Send the request to another node."
@@ -175,8 +176,14 @@ impl Problem {
 impl From<consensus::Error> for Problem {
     fn from(error: consensus::Error) -> Self {
         match error {
-            consensus::Error::NoLeader | consensus::Error::Timeout => {
-                Self::new(Code::NoLeader, "no leader answered within the time allowed")
+            consensus::Error::NoLeader => Self::new(Code::NoLeader, "no leader answered within the time allowed"),
+            // Of a read: writes end in `Unknown`.
+            consensus::Error::Timeout => {
+                Self::new(Code::NotCaughtUp, "this node did not reach what is committed within the time allowed")
+            }
+            // One line for each request would fill the disk further; the node's health says it.
+            error if error.is_full() => {
+                Self::new(Code::StorageFull, "the disk of this node or of the leader has no room for new jobs")
             }
             consensus::Error::Unknown(_) => Self::new(Code::OutcomeUnknown, "the leader was lost before it answered"),
             consensus::Error::Overloaded => Self::new(Code::Overloaded, "too many writes are in flight"),
@@ -241,6 +248,19 @@ mod tests {
             assert!((400..600).contains(&code.status()));
         }
         assert_eq!(page.matches("\n## `").count(), Code::ALL.len(), "a section for a code that does not exist");
+    }
+
+    #[test]
+    fn what_consensus_says_is_told_truly() {
+        for (error, code) in [
+            (consensus::Error::NoLeader, Code::NoLeader),
+            (consensus::Error::Timeout, Code::NotCaughtUp),
+            (consensus::Error::Unknown("x".to_owned()), Code::OutcomeUnknown),
+            (consensus::Error::full(), Code::StorageFull),
+            (consensus::Error::Setup("x".to_owned()), Code::Unavailable),
+        ] {
+            assert_eq!(Problem::from(error).code, code);
+        }
     }
 
     #[test]

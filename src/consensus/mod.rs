@@ -73,6 +73,19 @@ pub enum Error {
     Storage(#[from] storage::Error),
 }
 
+impl Error {
+    /// Whether a disk has no room for new jobs, here or on the leader.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Storage(storage::Error::Full(_)))
+    }
+
+    /// For tests of layers that do not know the storage.
+    #[cfg(test)]
+    pub fn full() -> Self {
+        Self::Storage(storage::Error::Full("/test".into()))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Leader,
