@@ -63,7 +63,7 @@ impl Param {
             }
             Kind::Choice(values) => (values.contains(&value), format!("one of {}", values.join(", "))),
             Kind::Text(max) => ((1..=*max).contains(&value.chars().count()), format!("text of 1 to {max} characters")),
-            Kind::Name => (is_name(value), "a lower-case letter, then at most 63 of a–z, 0–9 and _".to_owned()),
+            Kind::Name => (is_name(value), NAME_RULE.to_owned()),
             Kind::Time => (text::parse_time(value).is_some(), "a time in RFC 3339".to_owned()),
             Kind::JobId => (value.parse::<crate::domain::JobId>().is_ok(), "a UUID".to_owned()),
             Kind::PeerId => (looks_like_peer_id(value), "a peer id (12D3KooW…)".to_owned()),
@@ -77,9 +77,11 @@ impl Param {
 }
 
 pub const NAME: &str = "^[a-z][a-z0-9_]{0,63}$";
+pub const NAME_RULE: &str = "a lower-case letter, then at most 63 of a–z, 0–9 and _";
 pub const PEER_ID: &str = "^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$";
 
-fn is_name(text: &str) -> bool {
+/// Whether text has the form of [`NAME`].
+pub fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|first: char| first.is_ascii_lowercase())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')

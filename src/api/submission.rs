@@ -11,12 +11,15 @@
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use utoipa::ToSchema;
 
 use super::decode::Int;
+use super::params::{NAME_RULE, is_name};
 use super::text;
 use crate::domain::job::{Input, Requirements, Retry};
 use crate::domain::score::Policy;
+use crate::domain::worker::REPUTATION_START;
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
 
 /// Most tags of a job, and frameworks or regions it may name.
@@ -45,7 +48,7 @@ pub struct Submission {
     pub payload: Option<String>,
     /// Inputs by reference are not available yet: null, or left out.
     #[schema(schema_with = only_null)]
-    pub input: Option<serde_json::Value>,
+    pub input: Option<IgnoredAny>,
     /// 1 (last) to 10 (first).
     #[schema(value_type = Option<u8>, minimum = 1, maximum = 10, default = 5)]
     pub priority: Option<Int>,
@@ -72,7 +75,7 @@ pub struct Submission {
     pub client_address: Option<String>,
     /// Callbacks are not available yet: null, or left out.
     #[schema(schema_with = only_null)]
-    pub callback_url: Option<serde_json::Value>,
+    pub callback_url: Option<IgnoredAny>,
     /// How the job is paid: only `none` is available yet.
     #[schema(pattern = "^none$", example = "none")]
     pub settlement: Option<String>,
@@ -91,14 +94,17 @@ pub struct RequirementsDto {
     pub min_gpu_memory_gb: Option<f64>,
     #[schema(schema_with = names_schema)]
     pub required_frameworks: Option<Vec<String>>,
-    #[schema(schema_with = names_schema)]
+    /// Not available yet: empty, null, or left out.
+    #[schema(schema_with = no_names)]
     pub preferred_regions: Option<Vec<String>>,
-    #[schema(value_type = Option<u32>, minimum = 0, maximum = 3600000)]
+    /// Not available yet: 0, null, or left out.
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 0)]
     pub max_network_latency_ms: Option<Int>,
     /// 0 to 1.
     #[schema(minimum = 0, maximum = 1)]
     pub max_worker_load: Option<f64>,
-    #[schema(value_type = Option<u32>, minimum = 0, maximum = 1000)]
+    /// More than 500, which every worker has, is not available yet.
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 500)]
     pub min_reputation: Option<Int>,
 }
 
@@ -170,7 +176,9 @@ impl Submission {
     /// The first field that is missing, out of range, or asks for what is not available.
     pub fn check(self, inline_bytes: usize) -> Result<Checked, FieldError> {
         refuse_unavailable(&self)?;
-        check_type(&self.r#type)?;
+        if !is_name(&self.r#type) {
+            return Err(invalid("type", format!("type must be {NAME_RULE}")));
+        }
         let payload = payload(self.payload, inline_bytes)?;
         integer("redundancy", self.redundancy, 1..=1, 1).map_err(|error| FieldError {
             hint: Some("Leave redundancy out: running a job on several workers is not available yet."),
@@ -198,41 +206,32 @@ impl Submission {
 }
 
 fn refuse_unavailable(submission: &Submission) -> Result<(), FieldError> {
-    let refuse = |field, detail: &str, hint| {
-        Err(FieldError { fault: Fault::NotAvailable, field, detail: detail.to_owned(), hint: Some(hint) })
-    };
     if submission.input.is_some() {
-        return refuse(
+        return Err(unavailable(
             "input",
             "input by reference is not available: workers can not fetch it yet",
             "Send the bytes as payload.",
-        );
+        ));
     }
     if submission.callback_url.is_some() {
-        return refuse(
+        return Err(unavailable(
             "callback_url",
             "callback_url is not available: nothing would be delivered",
             "Leave it out; follow GET /events or GET /jobs/{id}?wait=terminal.",
-        );
+        ));
     }
     match submission.settlement.as_deref() {
         None | Some("none") => Ok(()),
-        Some(_) => refuse(
+        Some(_) => Err(unavailable(
             "settlement",
             "settlement is not available: this cluster is not connected to a chain",
             "Leave it out, or say none.",
-        ),
+        )),
     }
 }
 
-fn check_type(kind: &str) -> Result<(), FieldError> {
-    let mut bytes = kind.bytes();
-    let first = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase());
-    let rest = bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-    if first && rest && kind.len() <= 64 {
-        return Ok(());
-    }
-    Err(invalid("type", "type must be a lower-case letter, then at most 63 of a–z, 0–9 and _".to_owned()))
+fn unavailable(field: &'static str, detail: &str, hint: &'static str) -> FieldError {
+    FieldError { fault: Fault::NotAvailable, field, detail: detail.to_owned(), hint: Some(hint) }
 }
 
 fn payload(payload: Option<String>, inline_bytes: usize) -> Result<Vec<u8>, FieldError> {
@@ -268,7 +267,7 @@ fn deadline(text: &str) -> Result<Timestamp, FieldError> {
 }
 
 /// A felt in the range of addresses (below 2^251), in one spelling.
-fn address(text: &str) -> Result<String, FieldError> {
+pub(super) fn address(text: &str) -> Result<String, FieldError> {
     let refused =
         || invalid("client_address", "client_address must be 0x and hex digits of a number below 2^251".to_owned());
     let digits = text.strip_prefix("0x").ok_or_else(refused)?;
@@ -284,26 +283,46 @@ fn address(text: &str) -> Result<String, FieldError> {
 
 fn requirements(dto: RequirementsDto) -> Result<Requirements, FieldError> {
     let gb = 0.0..=1_048_576.0;
-    Ok(Requirements {
+    let load = number("requirements.max_worker_load", dto.max_worker_load, 0.0..=1.0, 0.0)?;
+    let latency = integer("requirements.max_network_latency_ms", dto.max_network_latency_ms, 0..=3_600_000, 0)?;
+    let needs = Requirements {
         min_cpu_cores: small(integer("requirements.min_cpu_cores", dto.min_cpu_cores, 0..=65_536, 0)?),
         min_ram_mb: text::mb(number("requirements.min_ram_gb", dto.min_ram_gb, gb.clone(), 0.0)?),
         min_gpu_memory_mb: text::mb(number("requirements.min_gpu_memory_gb", dto.min_gpu_memory_gb, gb, 0.0)?),
         required_frameworks: names("requirements.required_frameworks", dto.required_frameworks, NAMES_MAX)?,
         preferred_regions: names("requirements.preferred_regions", dto.preferred_regions, NAMES_MAX)?,
-        max_network_latency_ms: small(integer(
-            "requirements.max_network_latency_ms",
-            dto.max_network_latency_ms,
-            0..=3_600_000,
-            0,
-        )?),
-        max_worker_load_permille: permille(number(
-            "requirements.max_worker_load",
-            dto.max_worker_load,
-            0.0..=1.0,
-            0.0,
-        )?),
+        max_network_latency_ms: small(latency),
+        max_worker_load_permille: permille(load),
         min_reputation: small(integer("requirements.min_reputation", dto.min_reputation, 0..=1_000, 0)?),
-    })
+    };
+    refuse_without_effect(&needs)?;
+    Ok(needs)
+}
+
+/// A wish that nothing looks at is refused rather than ignored.
+fn refuse_without_effect(needs: &Requirements) -> Result<(), FieldError> {
+    if !needs.preferred_regions.is_empty() {
+        return Err(unavailable(
+            "requirements.preferred_regions",
+            "preferred_regions is not available: awards do not look at regions yet",
+            "Leave it out.",
+        ));
+    }
+    if needs.max_network_latency_ms > 0 {
+        return Err(unavailable(
+            "requirements.max_network_latency_ms",
+            "max_network_latency_ms is not available: latency to workers is not measured yet",
+            "Leave it out, or say 0.",
+        ));
+    }
+    if needs.min_reputation > REPUTATION_START {
+        return Err(unavailable(
+            "requirements.min_reputation",
+            "min_reputation above 500 is not available: every worker has 500, since reputation does not change yet",
+            "Leave it out.",
+        ));
+    }
+    Ok(())
 }
 
 fn retry(dto: RetryDto) -> Result<Retry, FieldError> {
@@ -394,6 +413,10 @@ fn only_null() -> utoipa::openapi::schema::Object {
 
 fn tags_schema() -> utoipa::openapi::schema::Array {
     names_of(TAGS_MAX)
+}
+
+fn no_names() -> utoipa::openapi::schema::Array {
+    names_of(0)
 }
 
 pub(super) fn names_schema() -> utoipa::openapi::schema::Array {

@@ -150,6 +150,7 @@ async fn lists_are_filtered_and_paged() {
     assert_eq!(count("state=running").await, 0);
     assert_eq!(count("state=all&type=odd").await, 25);
     assert_eq!(count("state=all&client=0xab").await, 25);
+    assert_eq!(count("state=all&client=0x00Ab").await, 25, "however it is spelt");
     assert_eq!(count("state=all&tag=t7").await, 1);
     assert_eq!(count("since=2999-01-01T00:00:00Z").await, 0);
     assert_eq!(count("since=2020-01-01T00:00:00%2B02:00&state=all").await, 50);

@@ -123,19 +123,24 @@ impl Run {
             let line = lines.find(|line| line.cause == cause && line.attempt == job.attempt)?;
             Some(text::time(line.at))
         };
-        // A pending job has no worker, even if an attempt failed before.
         if !job.state.is_final() {
             return Self { worker: None, assigned_at: None, started_at: None };
         }
-        let worker = job.outcome.as_ref().map(|outcome| outcome.worker);
-        let worker = worker.or_else(|| job.history.iter().rev().find_map(|line| line.worker));
-        Self { worker, assigned_at: when(Cause::Awarded), started_at: when(Cause::Started) }
+        Self { worker: worker_of(job), assigned_at: when(Cause::Awarded), started_at: when(Cause::Started) }
     }
 }
 
 /// The worker that runs the job, or ran it last.
 pub fn worker_of(job: &Job) -> Option<WorkerId> {
-    Run::of(job).worker
+    if let Some(award) = &job.award {
+        return Some(award.worker);
+    }
+    // A pending job has no worker, even if an attempt failed before.
+    if !job.state.is_final() {
+        return None;
+    }
+    let worker = job.outcome.as_ref().map(|outcome| outcome.worker);
+    worker.or_else(|| job.history.iter().rev().find_map(|line| line.worker))
 }
 
 impl JobBody {

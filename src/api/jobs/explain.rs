@@ -3,6 +3,8 @@
 //! Answered from replicated state and the last heartbeats, so every node can
 //! say it. Bids are soft and live with the leader only; they are not told here.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 use warp::reply::Response;
@@ -11,9 +13,10 @@ use super::body::{ErrorBody, TransitionBody};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::{Api, Context, respond, text};
+use crate::clock;
 use crate::domain::matching::{Live, misfits};
 use crate::domain::worker::WorkerState;
-use crate::domain::{Job, JobState, State, Worker};
+use crate::domain::{Job, JobState, State, Timestamp, Worker};
 
 /// Workers told of. Beyond it the answer says how many were left out.
 const WORKERS_MAX: usize = 1_000;
@@ -84,31 +87,33 @@ struct AwardBody {
 pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
     let id = request.job()?;
     let view = api.client().view();
-    let unknown = || Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"));
-    let job = view.job(id).ok_or_else(unknown)?;
-    respond::json(&explain(&view, &api.context, job))
+    let context = Arc::clone(&api.context);
+    let explained = move || {
+        let unknown = || Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"));
+        let job = view.job(id).ok_or_else(unknown)?;
+        respond::json(&explain(&view, &context, job, clock::now()))
+    };
+    // Looks at every worker and at the whole queue.
+    api.aside(explained).await?
 }
 
-fn explain(state: &State, context: &Context, job: &Job) -> Explanation {
+/// `now` is this node's clock: the state's stands still while nothing is written.
+fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Explanation {
+    let now = now.max(state.now());
     let pending = job.state == JobState::Pending;
-    let known = if pending { state.workers().count() } else { 0 };
-    let workers: Vec<_> = if pending {
-        state.workers().take(WORKERS_MAX).map(|worker| fit(state, context, job, worker)).collect()
-    } else {
-        vec![]
-    };
-    let waits = pending && job.next_attempt_at > state.now();
-    let (reason, detail) = if pending { why_pending(job, &workers, waits) } else { why(job) };
+    let known: Vec<_> = state.workers().filter(|_| pending).map(|worker| fit(state, context, job, worker)).collect();
+    let waits = pending && job.next_attempt_at > now;
+    let (reason, detail) = if pending { why_pending(job, &known, waits) } else { why(job) };
     Explanation {
         job_id: job.id.to_string(),
         state: job.state.as_str(),
         attempt: job.attempt,
         reason,
         detail,
-        queue_position: (pending && !waits).then(|| queue_position(state, job)),
+        queue_position: (pending && !waits).then(|| queue_position(state, job, now)),
         next_attempt_at: pending.then(|| text::time(job.next_attempt_at.max(job.submitted_at))),
-        workers_omitted: known - workers.len(),
-        workers,
+        workers_omitted: known.len().saturating_sub(WORKERS_MAX),
+        workers: known.into_iter().take(WORKERS_MAX).collect(),
         award: job.award.as_ref().map(AwardBody::of),
         error: job.error.as_ref().map(ErrorBody::of),
         history: job.history.iter().map(TransitionBody::of).collect(),
@@ -172,8 +177,8 @@ fn why(job: &Job) -> (&'static str, String) {
     (job.state.as_str(), detail)
 }
 
-fn queue_position(state: &State, job: &Job) -> usize {
-    state.open_jobs(state.now()).take(QUEUE_MAX).take_while(|open| open.id != job.id).count()
+fn queue_position(state: &State, job: &Job, now: Timestamp) -> usize {
+    state.open_jobs(now).take(QUEUE_MAX).take_while(|open| open.id != job.id).count()
 }
 
 impl AwardBody {

@@ -9,6 +9,7 @@ use super::body::{JobBody, JobEvents, JobList, JobStatus, ResultBody, Transition
 use crate::api::page::{Page, after};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
+use crate::api::submission::address;
 use crate::api::{Api, respond, text};
 use crate::domain::{Job, JobId, State, Timestamp, WorkerId};
 
@@ -32,7 +33,7 @@ impl Filter {
             state: owned("state").unwrap_or_else(|| "active".to_owned()),
             kind: owned("type"),
             worker: request.worker_filter("worker"),
-            client: owned("client"),
+            client: owned("client").map(|client| address(&client).unwrap_or(client)),
             tag: owned("tag"),
             since: request.text("since").and_then(text::parse_time),
         }
@@ -59,17 +60,22 @@ impl Filter {
 }
 
 pub async fn list(api: Api, request: Request) -> Result<Response, Problem> {
-    let filter = Filter::of(&request);
     let view = api.client().view();
-    let mut page = Page::of(&request);
-    let start = after(&request).map(JobId);
+    // A filter may pass over every job before it finds one.
+    api.aside(move || respond::json(&page(&view, &request))).await?
+}
+
+fn page(view: &State, request: &Request) -> JobList {
+    let filter = Filter::of(request);
+    let mut page = Page::of(request);
+    let start = after(request).map(JobId);
     if filter.wants_finished() {
         fill(&mut page, &filter, view.jobs_after(start));
     } else {
         fill(&mut page, &filter, view.active_jobs_after(start));
     }
     let (jobs, next_cursor) = page.finish();
-    respond::json(&JobList { jobs, next_cursor, applied_index: view.applied() })
+    JobList { jobs, next_cursor, applied_index: view.applied() }
 }
 
 fn fill<'a>(page: &mut Page<JobBody, 16>, filter: &Filter, jobs: impl Iterator<Item = &'a Arc<Job>>) {
@@ -142,4 +148,17 @@ pub async fn events(api: Api, request: Request) -> Result<Response, Problem> {
 pub fn look<R>(api: &Api, id: JobId, look: impl FnOnce(&State, &Job) -> R) -> Result<R, Problem> {
     let unknown = || Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"));
     api.client().read(|state| state.job(id).map(|job| look(state, job))).ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_found_under_every_spelling_of_its_address() {
+        for spelling in ["0xabc", "0x0AbC", "0xABC"] {
+            let filter = Filter::of(&Request::with_query(vec![("client", spelling.to_owned())]));
+            assert_eq!(filter.client.as_deref(), Some("0xabc"), "{spelling}");
+        }
+    }
 }

@@ -61,6 +61,9 @@ fn every_field_is_bounded_and_named() {
         (r#""input":{"uri":"s3://x"}"#, 422, "input", ""),
         (r#""retry":{"multiplier":0}"#, 422, "retry.multiplier", "retry.multiplier must be from 1 to 100, not 0"),
         (r#""requirements":{"min_ram_gb":-1}"#, 422, "requirements.min_ram_gb", ""),
+        (r#""requirements":{"preferred_regions":["eu"]}"#, 422, "requirements.preferred_regions", ""),
+        (r#""requirements":{"max_network_latency_ms":1}"#, 422, "requirements.max_network_latency_ms", ""),
+        (r#""requirements":{"min_reputation":501}"#, 422, "requirements.min_reputation", ""),
         (r#""requirements":{"gpu":1}"#, 422, "requirements.gpu", "requirements.gpu is not a field of this body"),
         (r#""requirements":[]"#, 422, "requirements", "requirements must be an object, not an array"),
     ];
@@ -72,6 +75,21 @@ fn every_field_is_bounded_and_named() {
             assert_eq!(problem.detail, detail, "{field}");
         }
     }
+}
+
+#[test]
+fn wishes_without_effect_may_be_left_empty() {
+    let spelt = with(
+        r#""requirements":{"preferred_regions":[],"max_network_latency_ms":0,"min_reputation":500,"max_worker_load":1}"#,
+    );
+    let spec = check(&spelt).unwrap().spec;
+    assert_eq!((spec.requirements.min_reputation, spec.requirements.max_worker_load_permille), (500, 1_000));
+}
+
+#[test]
+fn what_is_refused_may_be_of_any_size_and_is_not_kept() {
+    let large = with(&format!(r#""input":[{}]"#, vec!["0"; 10_000].join(",")));
+    assert_eq!(check(&large).unwrap_err().field.as_deref(), Some("input"));
 }
 
 #[test]

@@ -176,10 +176,7 @@ impl LocationBody {
 
 async fn register(api: Api, request: Request) -> Result<Response, Problem> {
     let registration: Registration = decode::json(&request.body)?;
-    let command = registration.check()?;
-    let Command::RegisterWorker { worker, .. } = command else {
-        return Err(Problem::new(Code::Internal, "the registration was not understood"));
-    };
+    let (worker, command) = registration.check()?;
     let known = api.client().read(|state| state.worker(worker).is_some());
     let (_, reply) = api.client().submit(command, api.limits().write_deadline).await?;
     reply?;

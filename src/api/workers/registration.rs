@@ -7,8 +7,8 @@ use crate::api::decode::{self, Int};
 use crate::api::params::{Kind, NAME, PEER_ID, Param};
 use crate::api::submission::{Fault, FieldError, integer, invalid, names, names_schema, number, small};
 use crate::api::text;
-use crate::domain::Command;
 use crate::domain::worker::{Capabilities, Location, Tee};
+use crate::domain::{Command, WorkerId};
 
 /// What a worker declares.
 #[derive(Deserialize, ToSchema)]
@@ -74,20 +74,22 @@ struct LocationIn {
 
 impl Registration {
     /// Checks every field.
-    pub fn check(self) -> Result<Command, FieldError> {
-        let worker = self.id.parse().map_err(|_| invalid("id", "id must be a peer id (12D3KooW…)".to_owned()))?;
+    pub fn check(self) -> Result<(WorkerId, Command), FieldError> {
+        let worker: WorkerId =
+            self.id.parse().map_err(|_| invalid("id", "id must be a peer id (12D3KooW…)".to_owned()))?;
         let capabilities = self.capabilities.ok_or_else(|| FieldError {
             fault: Fault::Missing,
             field: "capabilities",
             detail: "capabilities is required".to_owned(),
             hint: None,
         })?;
-        Ok(Command::RegisterWorker {
+        let command = Command::RegisterWorker {
             worker,
             capabilities: Box::new(capabilities.check()?),
             location: self.location.map_or_else(|| Ok(Location::default()), LocationIn::check)?,
             version: short("version", self.version, 64)?,
-        })
+        };
+        Ok((worker, command))
     }
 }
 
@@ -192,7 +194,7 @@ mod tests {
     fn check(fields: &str) -> Result<Command, Problem> {
         let id = PeerId([7; 32]);
         let body = format!(r#"{{"id":"{id}",{fields}}}"#);
-        Ok(decode::json::<Registration>(body.as_bytes())?.check()?)
+        Ok(decode::json::<Registration>(body.as_bytes())?.check()?.1)
     }
 
     #[test]
