@@ -19,6 +19,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// For the head of a stream.
+const STREAM_LIMIT: Duration = Duration::from_secs(15);
+
 /// Largest answer read into memory: a batch's or a full page's.
 const ANSWER_MAX: usize = 256 << 20;
 
@@ -160,7 +163,7 @@ impl Client {
     pub async fn call_from(&self, first: usize, call: &Call) -> Result<Answer, Failure> {
         let give_up = clock::instant() + self.patience;
         let mut pause = FIRST_PAUSE;
-        let mut last = None;
+        let mut last: Option<Failure> = None;
         loop {
             for turn in 0..self.nodes.len() {
                 let node = (first + turn) % self.nodes.len();
@@ -170,7 +173,11 @@ impl Client {
                         return Ok(answer);
                     }
                     Attempt::Final(failure) => return Err(failure),
-                    Attempt::Again(failure) => last = Some(failure),
+                    Attempt::Again(failure) => {
+                        // One try that may have had its effect outweighs all that had none.
+                        let doubtful = failure.doubtful || last.is_some_and(|last| last.doubtful);
+                        last = Some(Failure { doubtful, ..failure });
+                    }
                 }
             }
             if clock::instant() + pause >= give_up {
@@ -192,28 +199,35 @@ impl Client {
     /// Opens a stream of server-sent events on the first node that gives one.
     pub async fn stream(&self, path: &str, last_event: Option<&str>) -> Result<reqwest::Response, Failure> {
         let give_up = clock::instant() + self.patience;
-        let mut node = self.current.load(Ordering::Relaxed);
+        let mut node = self.current.load(Ordering::Relaxed) % self.nodes.len();
         loop {
             let mut request = self.request(node, Method::GET, path).header("Accept", "text/event-stream");
             if let Some(id) = last_event {
                 request = request.header("Last-Event-ID", id);
             }
-            let failure = match request.send().await {
-                Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) => match self.judge(node, response, &Call::get(path)).await {
+            let failure = match tokio::time::timeout(STREAM_LIMIT, request.send()).await {
+                Err(_) => Failure::new(Kind::Unreachable, format!("{} does not answer", shown(&self.nodes[node]))),
+                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
+                Ok(Ok(response)) => match self.judge(node, response, &Call::get(path)).await {
                     Attempt::Done(answer) => Failure::problem(answer.status, &answer.body),
                     Attempt::Final(failure) => return Err(failure),
                     Attempt::Again(failure) => failure,
                 },
-                Err(error) => self.unreachable(node, &error),
+                Ok(Err(error)) => self.unreachable(node, &error),
             };
             if clock::instant() >= give_up {
                 return Err(failure);
             }
-            node = (node + 1) % self.nodes.len();
-            self.current.store(node, Ordering::Relaxed);
+            self.pass_over();
+            node = self.current.load(Ordering::Relaxed);
             tokio::time::sleep(FIRST_PAUSE).await;
         }
+    }
+
+    /// Begins with another node next time.
+    pub fn pass_over(&self) {
+        let next = (self.current.load(Ordering::Relaxed) + 1) % self.nodes.len();
+        self.current.store(next, Ordering::Relaxed);
     }
 
     fn request(&self, node: usize, method: Method, path: &str) -> RequestBuilder {
@@ -233,8 +247,12 @@ impl Client {
         }
         match request.send().await {
             Ok(response) => self.judge(node, response, call).await,
-            Err(error) if error.is_connect() || call.repeatable => Attempt::Again(self.unreachable(node, &error)),
-            Err(error) => Attempt::Final(self.unreachable(node, &error).hint("it may or may not have taken effect")),
+            Err(error) if error.is_connect() => Attempt::Again(self.unreachable(node, &error)),
+            Err(error) if call.repeatable => Attempt::Again(self.unreachable(node, &error).doubtful()),
+            Err(error) => {
+                let failure = self.unreachable(node, &error).hint("it may or may not have taken effect");
+                Attempt::Final(failure.doubtful())
+            }
         }
     }
 
@@ -271,6 +289,7 @@ impl Client {
 
     fn broken(&self, node: usize, reason: &str) -> Failure {
         Failure::new(Kind::Unreachable, format!("{} broke off its answer: {reason}", shown(&self.nodes[node])))
+            .doubtful()
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Remote, output};
 const PEERS: &[(&str, &str)] = &[
     ("id", "id"),
     ("connected", "connected"),
-    ("member", "member"),
+    ("roles", "roles"),
     ("transport", "transport"),
     ("rtt_us", "rtt_us"),
     ("score", "gossip_score"),
@@ -67,16 +67,15 @@ async fn members(client: &Client, remote: &Remote) -> Result<(), Failure> {
     let count = client.nodes().count();
     if count > 1 {
         let views = futures::future::join_all((0..count).map(|node| view(client, node))).await;
-        if let Value::Object(fields) = &mut cluster {
-            fields.insert("views".to_owned(), Value::Array(views.clone()));
+        match &mut cluster {
+            Value::Object(fields) if remote.json => {
+                fields.insert("views".to_owned(), Value::Array(views));
+            }
+            _ => {
+                output::list(&views, NODES)?;
+                output::line("")?;
+            }
         }
-        if !remote.json {
-            output::list(&views, NODES)?;
-            output::line("")?;
-        }
-    }
-    if let (false, Value::Object(fields)) = (remote.json, &mut cluster) {
-        fields.remove("views");
     }
     show(&cluster, remote)
 }
@@ -112,8 +111,10 @@ pub async fn health(remote: &Remote) -> Result<(), Failure> {
     let answer = remote.client()?.call(&Call::get("/health").any_status()).await?;
     show(&answer.body, remote)?;
     match (answer.status, answer.body["status"].as_str()) {
-        (200, Some("healthy" | "degraded") | None) => Ok(()),
-        (_, status) => Err(Failure::new(Kind::Failed, format!("{} is {}", answer.node, status.unwrap_or("unhealthy")))),
+        (200, Some("healthy" | "degraded")) => Ok(()),
+        (_, status) => {
+            Err(Failure::new(Kind::Failed, format!("{} is {}", answer.node, status.unwrap_or("not a healthy node"))))
+        }
     }
 }
 

@@ -24,11 +24,13 @@ pub struct Failure {
     pub hint: Option<String>,
     /// The reader of our output went away: not worth a word.
     pub silent: bool,
+    /// What was asked for may have been done all the same.
+    pub doubtful: bool,
 }
 
 impl Failure {
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, silent: false }
+        Self { kind, message: message.into(), hint: None, silent: false, doubtful: false }
     }
 
     pub fn usage(message: impl Into<String>) -> Self {
@@ -38,6 +40,12 @@ impl Failure {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    #[must_use]
+    pub fn doubtful(mut self) -> Self {
+        self.doubtful = true;
         self
     }
 
@@ -58,7 +66,9 @@ impl Failure {
             502..=504 => Kind::Unreachable,
             _ => Kind::Failed,
         };
-        Self { kind, message, hint: text("hint"), silent: false }
+        // Also a node that failed, or something between it and us, may have passed the request on.
+        let doubtful = text("code").as_deref() == Some("outcome_unknown") || matches!(status, 500 | 502 | 504);
+        Self { kind, message, hint: text("hint"), silent: false, doubtful }
     }
 
     pub fn code(&self) -> u8 {

@@ -64,8 +64,10 @@ pub fn sources(named: &[PathBuf], payload: Option<&str>) -> Result<Vec<Source>, 
 /// Adds the file, or every regular file below the directory, in the order of their names. Links are not followed.
 fn walk(path: &Path, sources: &mut Vec<Source>) -> Result<(), Failure> {
     let mut waiting = vec![path.to_owned()];
+    let mut first = true;
     while let Some(path) = waiting.pop() {
-        let named = sources.is_empty() && waiting.is_empty();
+        // What was named may be a link; what is found below it is not followed.
+        let named = std::mem::take(&mut first);
         let about = if named { fs::metadata(&path) } else { fs::symlink_metadata(&path) };
         let about = about.map_err(|error| cannot_read(&path, &error))?;
         if about.is_dir() {
@@ -117,6 +119,19 @@ mod tests {
             found.iter().map(|s| s.name().replace(&format!("{}/", dir.path().display()), "")).collect();
         assert_eq!(names, ["a", "b/c/y", "b/x", "z"]);
         assert_eq!(found[1].read().unwrap(), b"3");
+    }
+
+    #[test]
+    fn every_link_that_is_named_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("file"), "x").unwrap();
+        for name in ["one", "two"] {
+            std::os::unix::fs::symlink(path("file"), path(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("/nowhere", path("dangling")).unwrap();
+        assert_eq!(sources(&[path("one"), path("two")], Some("text")).unwrap().len(), 3);
+        assert_eq!(sources(&[path("one"), path("dangling")], None).unwrap_err().code(), 2);
     }
 
     #[test]

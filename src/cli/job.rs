@@ -1,7 +1,7 @@
 //! `job …`: submit, look, wait, cancel.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -89,7 +89,9 @@ pub async fn run(command: Command, remote: &Remote) -> Result<(), Failure> {
         Command::Get { id } => show(&client, &fresh(&job_path(&id)), remote).await,
         Command::List(args) => list(&client, args, remote).await,
         Command::Cancel { id } => cancel(&client, &id, remote).await,
-        Command::Wait { ids, timeout } => wait_all(&client, &ids, Duration::from_secs(timeout), remote).await,
+        Command::Wait { ids, timeout } => {
+            wait_all(&client, &ids, Limit::new(Duration::from_secs(timeout)), remote).await
+        }
         Command::Result { id, output } => result(&client, &id, output, remote).await,
         Command::Explain { id } => show(&client, &fresh(&format!("{}/explain", job_path(&id))), remote).await,
         Command::Watch { id: Some(id) } => watch::job(&client, &id, remote.json).await,
@@ -162,7 +164,7 @@ async fn cancel(client: &Client, id: &str, remote: &Remote) -> Result<(), Failur
     if remote.json { output::json(&answer.body) } else { output::line(&format!("{id} cancelled")) }
 }
 
-async fn wait_all(client: &Client, ids: &[String], limit: Duration, remote: &Remote) -> Result<(), Failure> {
+async fn wait_all(client: &Client, ids: &[String], limit: Limit, remote: &Remote) -> Result<(), Failure> {
     let jobs = submit::wait_for(client, ids.iter().map(|id| (id.clone(), None)).collect(), limit).await;
     let jobs = jobs.into_iter().collect::<Result<Vec<_>, _>>()?;
     match jobs.as_slice() {
@@ -173,17 +175,33 @@ async fn wait_all(client: &Client, ids: &[String], limit: Duration, remote: &Rem
     judge(&jobs)
 }
 
+/// A time to wait, counted once for all that is waited for.
+#[derive(Clone, Copy)]
+pub(super) struct Limit {
+    total: Duration,
+    give_up: Instant,
+}
+
+impl Limit {
+    pub(super) fn new(total: Duration) -> Self {
+        Self { total, give_up: clock::instant() + total }
+    }
+
+    fn left(self) -> Duration {
+        self.give_up.saturating_duration_since(clock::instant())
+    }
+}
+
 /// Holds until the job has ended. `seen`: an index that the answer must include.
 ///
 /// # Errors
 ///
 /// Also when `limit` passes first: [`Kind::Timeout`].
-pub(super) async fn wait(client: &Client, id: &str, seen: Option<u64>, limit: Duration) -> Result<Value, Failure> {
-    let give_up = clock::instant() + limit;
+pub(super) async fn wait(client: &Client, id: &str, seen: Option<u64>, limit: Limit) -> Result<Value, Failure> {
     loop {
-        let left = give_up.saturating_duration_since(clock::instant());
-        // At least a second for each request, also for the last one.
-        let held = left.min(HELD).as_secs().max(1);
+        let left = limit.left();
+        // Whole seconds, at least one while there is time; after that one look.
+        let held = if left.is_zero() { 0 } else { left.min(HELD).as_secs().max(1) };
         let call = Call::get(job_path(id)).query("wait", "terminal").query("timeout_secs", held);
         let call = match seen {
             Some(index) => call.query("min_index", index),
@@ -193,9 +211,9 @@ pub(super) async fn wait(client: &Client, id: &str, seen: Option<u64>, limit: Du
         if is_final(&answer.body) {
             return Ok(answer.body);
         }
-        if clock::instant() >= give_up {
+        if limit.left().is_zero() {
             let state = output::cell(&answer.body["state"]);
-            let message = format!("job {id} is still {state} after {} s", limit.as_secs());
+            let message = format!("job {id} is still {state} after {} s", limit.total.as_secs());
             return Err(Failure::new(Kind::Timeout, message)
                 .hint(format!("`ciro-coordinator job explain {id}` says why; `job wait {id}` goes on waiting")));
         }

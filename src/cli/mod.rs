@@ -169,9 +169,11 @@ fn complain(failure: &Failure) {
 /// Hundreds of clients in one process: they get all cores.
 fn measure(args: bench::Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(bench::run(args)).map_err(|error| match error.downcast::<std::io::Error>() {
-        Ok(error) => Failure::from(error),
-        Err(error) => Failure::new(Kind::Failed, failure::chain(error.as_ref())),
+    runtime.block_on(bench::run(args)).map_err(|error| match error.downcast_ref::<std::io::Error>() {
+        Some(pipe) if pipe.kind() == std::io::ErrorKind::BrokenPipe => {
+            Failure { silent: true, ..Failure::new(Kind::Failed, "the reader went away") }
+        }
+        _ => Failure::new(Kind::Failed, failure::chain(error.as_ref())),
     })
 }
 

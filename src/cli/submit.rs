@@ -64,9 +64,6 @@ pub struct Args {
     /// Framework the worker must have; several times for several
     #[arg(long = "framework", value_name = "NAME")]
     frameworks: Vec<String>,
-    /// Region the worker should be in; several times for several
-    #[arg(long = "region", value_name = "NAME")]
-    regions: Vec<String>,
     /// Several times for several
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
@@ -103,15 +100,14 @@ impl Args {
         set("timeout_secs", self.timeout_secs.map(Value::from));
         set("client_address", self.client_address.clone().map(Value::from));
         set("tags", texts(&self.tags));
-        merge(&mut spec, "retry", [("max_attempts", self.max_attempts.map(Value::from))]);
+        merge(&mut spec, "retry", [("max_attempts", self.max_attempts.map(Value::from))])?;
         let requirements = [
             ("min_cpu_cores", self.min_cpu_cores.map(Value::from)),
             ("min_ram_gb", self.min_ram_gb.map(Value::from)),
             ("min_gpu_memory_gb", self.min_gpu_memory_gb.map(Value::from)),
             ("required_frameworks", texts(&self.frameworks)),
-            ("preferred_regions", texts(&self.regions)),
         ];
-        merge(&mut spec, "requirements", requirements);
+        merge(&mut spec, "requirements", requirements)?;
         if spec.contains_key("type") {
             Ok(spec)
         } else {
@@ -134,14 +130,23 @@ fn texts(values: &[String]) -> Option<Value> {
 }
 
 /// Sets what was given in the object `name`, which appears only if anything was.
-fn merge<const N: usize>(spec: &mut Map<String, Value>, name: &str, values: [(&str, Option<Value>); N]) {
+fn merge<const N: usize>(
+    spec: &mut Map<String, Value>,
+    name: &str,
+    values: [(&str, Option<Value>); N],
+) -> Result<(), Failure> {
     for (key, value) in values {
         let Some(value) = value else { continue };
-        let object = spec.entry(name).or_insert_with(|| json!({}));
-        if let Value::Object(object) = object {
-            object.insert(key.to_owned(), value);
+        let object = spec.entry(name).or_insert(Value::Null);
+        if object.is_null() {
+            *object = json!({});
         }
+        let Value::Object(object) = object else {
+            return Err(Failure::usage(format!("{name} in the spec is not an object, so no flag can add to it")));
+        };
+        object.insert(key.to_owned(), value);
     }
+    Ok(())
 }
 
 fn read_spec(path: &PathBuf) -> Result<Map<String, Value>, Failure> {
@@ -157,8 +162,56 @@ struct Item {
     key: String,
 }
 
-/// What became of one submission: its name, and the job.
-type Outcome = (String, Result<Value, Failure>);
+/// What became of one submission.
+struct Outcome {
+    name: String,
+    key: String,
+    /// As it was seen last, once it was accepted.
+    job: Option<Value>,
+    /// Why it was not accepted; or why it was not waited for to its end.
+    failure: Option<Failure>,
+}
+
+impl Outcome {
+    fn of(name: String, key: String, submitted: Result<Value, Failure>) -> Self {
+        match submitted {
+            Ok(job) => Self { name, key, job: Some(job), failure: None },
+            Err(failure) if failure.doubtful => {
+                let hint = format!("it may have been accepted; repeat with --idempotency-key {key}");
+                Self { name, key, job: None, failure: Some(failure.hint(hint)) }
+            }
+            Err(failure) => Self { name, key, job: None, failure: Some(failure) },
+        }
+    }
+
+    /// How the wait for an accepted job went.
+    fn waited(&mut self, ended: Result<Value, Failure>) {
+        match ended {
+            Ok(job) => self.job = Some(job),
+            Err(failure) => self.failure = Some(failure),
+        }
+    }
+
+    /// One word for the state where the job does not say it.
+    fn state(&self, failure: &Failure) -> &'static str {
+        match failure.kind {
+            Kind::Timeout => "unfinished",
+            _ if failure.doubtful || self.job.is_some() => "unknown",
+            Kind::Refused | Kind::Usage => "refused",
+            _ => "not accepted",
+        }
+    }
+
+    fn row(&self) -> Value {
+        let mut job = self.job.clone().unwrap_or_else(|| json!({}));
+        let Some(failure) = &self.failure else {
+            return json!({ "input_name": self.name, "error": output::at(&job, "error.detail"), "job": job });
+        };
+        job["state"] = json!(self.state(failure));
+        let key = (self.job.is_none() && failure.doubtful).then_some(&self.key);
+        json!({ "input_name": self.name, "job": job, "error": failure.message, "idempotency_key": key })
+    }
+}
 
 pub async fn run(args: Args, client: &Client, remote: &Remote) -> Result<(), Failure> {
     let spec = args.spec()?;
@@ -198,12 +251,13 @@ async fn submit_all(client: &Client, items: impl ExactSizeIterator<Item = Item>)
     let first = stream::iter(items.enumerate()).map(|(turn, item)| {
         let bar = bar.clone();
         async move {
-            let job = match item.body {
-                Ok(body) => client.call_from(turn, &Call::post("/jobs").body(body).key(item.key)).await.map(|a| a.body),
+            let Item { name, body, key } = item;
+            let job = match body {
+                Ok(body) => client.call_from(turn, &Call::post("/jobs").body(body).key(&key)).await.map(|a| a.body),
                 Err(failure) => Err(failure),
             };
             bar.inc(1);
-            (item.name, job)
+            Outcome::of(name, key, job)
         }
     });
     let outcomes = first.buffered(AT_ONCE).collect().await;
@@ -211,25 +265,23 @@ async fn submit_all(client: &Client, items: impl ExactSizeIterator<Item = Item>)
     outcomes
 }
 
-async fn wait_each(client: &Client, outcomes: Vec<Outcome>, args: &Args) -> Vec<Outcome> {
-    let accepted = outcomes.iter().filter_map(|(_, job)| {
-        let job = job.as_ref().ok()?;
+async fn wait_each(client: &Client, mut outcomes: Vec<Outcome>, args: &Args) -> Vec<Outcome> {
+    let accepted = |outcome: &Outcome| {
+        let job = outcome.job.as_ref()?;
         Some((job["id"].as_str()?.to_owned(), job["submitted_index"].as_u64()))
-    });
-    let ended = wait_for(client, accepted.collect(), Duration::from_secs(args.wait_timeout)).await;
-    let mut ended = ended.into_iter();
-    let wait_result = |(name, job): Outcome| match job {
-        Ok(job) if job["id"].is_string() => (name, ended.next().unwrap_or(Ok(job))),
-        other => (name, other),
     };
-    outcomes.into_iter().map(wait_result).collect()
+    let limit = job::Limit::new(Duration::from_secs(args.wait_timeout));
+    let ended = wait_for(client, outcomes.iter().filter_map(accepted).collect(), limit).await;
+    let waiting = outcomes.iter_mut().filter(|outcome| accepted(outcome).is_some());
+    waiting.zip(ended).for_each(|(outcome, ended)| outcome.waited(ended));
+    outcomes
 }
 
 /// Waits for jobs, many at once, in the order given.
 pub(super) async fn wait_for(
     client: &Client,
     jobs: Vec<(String, Option<u64>)>,
-    limit: Duration,
+    limit: job::Limit,
 ) -> Vec<Result<Value, Failure>> {
     let bar = output::progress(jobs.len() as u64, "waiting");
     let waits = stream::iter(jobs).map(|(id, seen)| {
@@ -246,52 +298,83 @@ pub(super) async fn wait_for(
 }
 
 fn one(outcomes: Vec<Outcome>, args: &Args, remote: &Remote) -> Result<(), Failure> {
-    let Some((_, outcome)) = outcomes.into_iter().next() else { return Ok(()) };
-    let job = outcome?;
-    match remote.json {
-        true => output::json(&job)?,
-        false if args.wait => output::thing(&job)?,
-        false => output::line(&output::cell(&job["id"]))?,
+    let Some(Outcome { job, failure, .. }) = outcomes.into_iter().next() else { return Ok(()) };
+    if let Some(job) = &job {
+        match remote.json {
+            true => output::json(job)?,
+            false if args.wait && failure.is_none() => output::thing(job)?,
+            false => output::line(&output::cell(&job["id"]))?,
+        }
     }
-    if args.wait { job::judge(&[job]) } else { Ok(()) }
+    match (failure, job) {
+        (Some(failure), _) => Err(failure),
+        (None, Some(job)) if args.wait => job::judge(&[job]),
+        (None, _) => Ok(()),
+    }
 }
 
 fn many(outcomes: &[Outcome], args: &Args, remote: &Remote) -> Result<(), Failure> {
-    let rows: Vec<Value> = outcomes.iter().map(|(name, job)| row(name, job)).collect();
+    let rows: Vec<Value> = outcomes.iter().map(Outcome::row).collect();
     if remote.json {
         output::json(&json!({ "jobs": rows }))?;
     } else {
-        output::list(&rows, columns(args.wait))?;
+        output::list(&rows, &columns(args.wait, &rows))?;
     }
-    let failures: Vec<&Failure> = outcomes.iter().filter_map(|(_, job)| job.as_ref().err()).collect();
+    let failures: Vec<&Failure> = outcomes.iter().filter_map(|outcome| outcome.failure.as_ref()).collect();
     if let Some(first) = failures.first() {
         let message = format!("{} of {} jobs: {}", failures.len(), outcomes.len(), first.message);
         return Err(Failure { message, ..(*first).clone() });
     }
-    let jobs: Vec<Value> = outcomes.iter().filter_map(|(_, job)| job.as_ref().ok().cloned()).collect();
+    let jobs: Vec<Value> = outcomes.iter().filter_map(|outcome| outcome.job.clone()).collect();
     if args.wait { job::judge(&jobs) } else { Ok(()) }
 }
 
-fn columns(waited: bool) -> &'static [(&'static str, &'static str)] {
-    let all = &[
-        ("input", "input_name"),
-        ("job", "job.id"),
-        ("state", "job.state"),
-        ("worker", "job.worker_id"),
-        ("price", "job.price"),
-        ("attempt", "job.attempt"),
-        ("error", "error"),
-    ];
-    let (brief, _) = all.split_at(3);
-    if waited { all } else { brief }
+/// Without a wait only what can differ: what went wrong, and the keys of those that may have been accepted.
+fn columns(waited: bool, rows: &[Value]) -> Vec<(&'static str, &'static str)> {
+    let any = |field: &str| rows.iter().any(|row| !row[field].is_null());
+    let mut columns = vec![("input", "input_name"), ("job", "job.id"), ("state", "job.state")];
+    if waited {
+        columns.extend([("worker", "job.worker_id"), ("price", "job.price"), ("attempt", "job.attempt")]);
+    }
+    if waited || any("error") {
+        columns.push(("error", "error"));
+    }
+    if any("idempotency_key") {
+        columns.push(("idempotency key", "idempotency_key"));
+    }
+    columns
 }
 
-fn row(name: &str, outcome: &Result<Value, Failure>) -> Value {
-    match outcome {
-        Ok(job) => json!({ "input_name": name, "job": job, "error": output::at(job, "error.detail") }),
-        Err(failure) => {
-            let state = if failure.kind == Kind::Timeout { "unfinished" } else { "refused" };
-            json!({ "input_name": name, "job": { "state": state }, "error": failure.message })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(submitted: Result<Value, Failure>) -> Outcome {
+        Outcome::of("a".to_owned(), "k-1".to_owned(), submitted)
+    }
+
+    #[test]
+    fn a_row_says_refused_only_of_what_was_refused() {
+        let state = |outcome: &Outcome| outcome.row()["job"]["state"].clone();
+        assert_eq!(state(&outcome(Err(Failure::new(Kind::Refused, "no")))), "refused");
+        assert_eq!(state(&outcome(Err(Failure::new(Kind::Unreachable, "nobody")))), "not accepted");
+        let doubtful = outcome(Err(Failure::new(Kind::Unreachable, "no answer").doubtful()));
+        assert_eq!((state(&doubtful), &doubtful.row()["idempotency_key"]), (json!("unknown"), &json!("k-1")));
+        assert!(doubtful.failure.unwrap().hint.unwrap().ends_with("repeat with --idempotency-key k-1"));
+        for (kind, word) in [(Kind::Unreachable, "unknown"), (Kind::Refused, "unknown"), (Kind::Timeout, "unfinished")]
+        {
+            let mut accepted = outcome(Ok(json!({ "id": "j", "state": "pending" })));
+            accepted.waited(Err(Failure::new(kind, "x")));
+            assert_eq!(accepted.row()["job"], json!({ "id": "j", "state": word }), "the id is not lost");
         }
+    }
+
+    #[test]
+    fn flags_win_over_a_spec_or_say_that_they_can_not() {
+        let mut spec = Map::from_iter([("retry".to_owned(), Value::Null), ("requirements".to_owned(), json!([]))]);
+        merge(&mut spec, "retry", [("max_attempts", Some(json!(2)))]).unwrap();
+        assert_eq!(spec["retry"], json!({ "max_attempts": 2 }));
+        assert_eq!(merge(&mut spec, "requirements", [("min_ram_gb", Some(json!(2)))]).unwrap_err().code(), 2);
+        merge(&mut spec, "requirements", [("min_ram_gb", None)]).unwrap();
     }
 }

@@ -169,6 +169,38 @@ fn a_submission_is_repeated_under_the_same_key_until_its_fate_is_known() {
 }
 
 #[test]
+fn a_failure_says_whether_the_call_may_have_had_its_effect() {
+    let unsure = Server::new(|_, _| problem(503, "outcome_unknown"));
+    let headless = Server::new(|_, _| problem(503, "no_leader"));
+    let hangs_up = Server::new(|_, _| Reply::Nothing);
+    let dead = nobody();
+    let doubtful = |urls: &[&str]| {
+        let call = Call::post("/jobs").body(json!({})).key("k");
+        block_on(async { client(urls, 300).call(&call).await.map(drop) }).unwrap_err().doubtful
+    };
+    assert!(doubtful(&[&unsure.url]));
+    assert!(doubtful(&[&hangs_up.url]));
+    assert!(doubtful(&[&hangs_up.url, &headless.url, &dead]), "what comes after does not undo it");
+    assert!(!doubtful(&[&headless.url, &dead]));
+}
+
+#[test]
+fn many_jobs_are_waited_for_no_longer_than_one() {
+    let server = cluster("running");
+    let client = client(&[&server.url], 1_000);
+    let started = crate::clock::instant();
+    block_on(async {
+        let limit = job::Limit::new(Duration::from_secs(1));
+        let jobs = (0..200).map(|number| (format!("j{number}"), None)).collect();
+        let ended = submit::wait_for(&client, jobs, limit).await;
+        assert!(ended.iter().all(|ended| ended.as_ref().is_err_and(|failure| failure.code() == 6)));
+        Ok(())
+    })
+    .unwrap();
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
 fn what_must_not_be_repeated_is_not() {
     let silent = Server::new(|_, _| Reply::Nothing);
     let unsure = Server::new(|_, _| problem(503, "outcome_unknown"));

@@ -4,17 +4,21 @@
 //! read again and continued where we were. So nothing is lost or shown twice
 //! when a node dies and another one takes over the stream.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::client::{Client, segment};
-use super::failure::Failure;
+use super::failure::{Failure, printable};
 use super::job::{self, fresh, job_path};
 use super::output;
+use crate::clock;
 
 /// The history is read at least this often, should the stream say nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A stream that is silent for longer is dead: a node says something every 15 seconds.
+const SILENCE: Duration = Duration::from_secs(45);
 
 /// Longest event held while its end is awaited.
 const EVENT_MAX: usize = 1 << 20;
@@ -26,6 +30,8 @@ struct Events<'c> {
     response: Option<reqwest::Response>,
     pending: Vec<u8>,
     last_id: Option<String>,
+    heard: Instant,
+    silence: Duration,
 }
 
 /// One event: its name and its data.
@@ -38,7 +44,7 @@ struct Event {
 
 impl<'c> Events<'c> {
     fn new(client: &'c Client, path: String) -> Self {
-        Self { client, path, response: None, pending: vec![], last_id: None }
+        Self { client, path, response: None, pending: vec![], last_id: None, heard: clock::instant(), silence: SILENCE }
     }
 
     /// The next event; connects again, where it was, when the stream breaks. May be dropped.
@@ -58,17 +64,31 @@ impl<'c> Events<'c> {
     async fn read_more(&mut self) -> Result<(), Failure> {
         let response = match &mut self.response {
             Some(response) => response,
-            none => none.insert(self.client.stream(&self.path, self.last_id.as_deref()).await?),
+            none => {
+                let response = self.client.stream(&self.path, self.last_id.as_deref()).await?;
+                self.heard = clock::instant();
+                none.insert(response)
+            }
         };
-        match response.chunk().await {
-            Ok(Some(chunk)) if self.pending.len() + chunk.len() <= EVENT_MAX => self.pending.extend_from_slice(&chunk),
-            _ => {
-                self.response = None;
-                self.pending.clear();
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        let left = self.silence.saturating_sub(self.heard.elapsed());
+        match tokio::time::timeout(left, response.chunk()).await {
+            Ok(Ok(Some(chunk))) if self.pending.len() + chunk.len() <= EVENT_MAX => {
+                self.heard = clock::instant();
+                self.pending.extend_from_slice(&chunk);
+            }
+            Ok(_) => self.broken().await,
+            Err(_) => {
+                self.client.pass_over();
+                self.broken().await;
             }
         }
         Ok(())
+    }
+
+    async fn broken(&mut self) {
+        self.response = None;
+        self.pending.clear();
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -117,7 +137,8 @@ pub async fn job(client: &Client, id: &str, as_json: bool) -> Result<(), Failure
     loop {
         let job = client.call(&fresh(&job_path(id))).await?.body;
         let history = client.call(&fresh(&format!("{}/events", job_path(id)))).await?.body;
-        for entry in shown.news(entries(&history)) {
+        let entries = history["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for entry in shown.news(entries) {
             show(entry, as_json)?;
         }
         if job::is_final(&job) {
@@ -150,21 +171,12 @@ impl Shown {
     }
 }
 
-/// The transitions, whatever the list is called.
-fn entries(history: &Value) -> &[Value] {
-    let list = match history {
-        Value::Object(fields) => fields.values().find_map(Value::as_array),
-        other => other.as_array(),
-    };
-    list.map(Vec::as_slice).unwrap_or_default()
-}
-
 fn show(entry: &Value, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return output::line(&entry.to_string());
     }
     let cell = |key: &str| output::cell(&entry[key]);
-    let worker = ["worker_id", "worker"].into_iter().map(cell).find(|text| text != "-").unwrap_or_default();
+    let worker = entry["worker_id"].as_str().map(printable).unwrap_or_default();
     let (at, state, cause) = (cell("at"), cell("state"), cell("cause"));
     output::line(format!("{at}  {state:<10} attempt {:<3} {cause:<14} {worker}", cell("attempt")).trim_end())
 }
@@ -184,6 +196,34 @@ mod tests {
         assert_eq!(shown.news(&entries(&[1, 4, 4, 4, 6])).len(), 2, "a third of one log entry, and the next");
         assert_eq!(shown.news(&entries(&[1, 9])).len(), 1, "what was between is forgotten");
         assert_eq!(shown.news(&[]).len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_falls_silent_is_taken_up_at_another_node() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let node = async |text: String| {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let answer = async move {
+                let mut stream = listener.accept().await.unwrap().0;
+                // An answer before the request would be a fault of its own.
+                assert_ne!(stream.read(&mut [0; 1_024]).await.unwrap(), 0);
+                stream.write_all(text.as_bytes()).await.unwrap();
+                std::future::pending::<()>().await;
+            };
+            (url, answer)
+        };
+        let (silent, first) = node(head.to_owned()).await;
+        let (speaking, second) = node(format!("{head}id: 7\nevent: job\ndata: {{}}\n\n")).await;
+        let client = Client::new(&[silent, speaking], Duration::from_secs(5)).unwrap();
+        let mut events = Events { silence: Duration::from_millis(200), ..Events::new(&client, "/events".to_owned()) };
+        let next = tokio::time::timeout(Duration::from_secs(10), events.next());
+        let event = tokio::select! {
+            event = next => event.expect("another node is asked").unwrap(),
+            ((), ()) = async { tokio::join!(first, second) } => unreachable!("the nodes do not end"),
+        };
+        assert_eq!(event.id.as_deref(), Some("7"));
     }
 
     #[test]
