@@ -28,7 +28,7 @@ pub(super) struct Status {
     pub jobs: BTreeMap<String, u64>,
     pub workers: BTreeMap<String, u64>,
     pub members: Vec<Value>,
-    jobs_submitted_total: Option<u64>,
+    jobs_submitted_total: u64,
 }
 
 impl Status {
@@ -40,10 +40,7 @@ impl Status {
     /// so the counts by state would not do.
     pub(super) fn ended(&self) -> u64 {
         let open = self.pending() + self.count("assigned") + self.count("running");
-        match self.jobs_submitted_total {
-            Some(total) => total.saturating_sub(open),
-            None => self.count("completed") + self.count("failed") + self.count("cancelled"),
-        }
+        self.jobs_submitted_total.saturating_sub(open)
     }
 
     fn count(&self, state: &str) -> u64 {
@@ -140,9 +137,14 @@ impl Cluster {
         if status.is_success() { Ok(()) } else { Err(problem(status, &body)) }
     }
 
-    pub(super) async fn cancel(&self, node: &str, id: &str) -> anyhow::Result<()> {
-        self.http.delete(format!("{node}/jobs/{id}")).send().await.context("cancel a job")?;
-        Ok(())
+    /// Cancels a job by whichever node does it. To tidy up: that none does is no failure of the bench.
+    pub(super) async fn cancel(&self, id: &str) {
+        for node in &self.nodes {
+            let answer = self.http.delete(format!("{node}/jobs/{id}")).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return;
+            }
+        }
     }
 
     /// Submits one job. The same `key` is the same job.
@@ -242,8 +244,6 @@ mod tests {
         )
         .unwrap();
         assert_eq!((status.pending(), status.ended()), (10, 985));
-        let older: Status = serde_json::from_str(r#"{"jobs":{"pending":10,"completed":50,"failed":1}}"#).unwrap();
-        assert_eq!(older.ended(), 51);
     }
 
     #[test]

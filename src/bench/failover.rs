@@ -38,7 +38,7 @@ pub(super) async fn run(args: &FailoverArgs, cluster: &Cluster) -> anyhow::Resul
     let result = bench.run(args.rounds).await;
     let restarted = restarted(&held, cluster).await;
     for id in &held {
-        cluster.cancel(cluster.node(0), id).await?;
+        cluster.cancel(id).await;
     }
     result?;
     let restarted = restarted?;
@@ -77,7 +77,7 @@ impl Rounds<'_> {
         leader.kill()?;
         let id = first_acceptance(&others, &key).await?;
         self.took.add(began.elapsed());
-        others.cancel(others.node(0), &id).await?;
+        others.cancel(&id).await;
         self.devnet.restart(&leader).await?;
         self.wait_ready().await
     }

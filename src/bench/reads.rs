@@ -35,7 +35,7 @@ pub(super) async fn run(args: &ReadsArgs, cluster: &Cluster, tasks: &Tasks) -> a
         }
     });
     let outcome = outcome.await?;
-    cluster.cancel(cluster.node(0), &id).await?;
+    cluster.cancel(&id).await;
     if outcome.requests == 0 {
         bail!("no read was answered: {}", outcome.first_failure.unwrap_or_default());
     }

@@ -23,7 +23,7 @@ pub(super) struct Setup {
     pub nodes: Vec<Node>,
     pub members: usize,
     pub workers_online: u64,
-    /// How a write is made durable before it is acknowledged.
+    /// How a node of this build makes a write durable before it acknowledges it. Not measured.
     pub fsync: &'static str,
     pub cpu: String,
     pub cores: usize,
@@ -66,7 +66,7 @@ impl Setup {
             nodes,
             members,
             workers_online,
-            fsync: "flush + fdatasync, group commit",
+            fsync: "as built: flush + fdatasync, group commit",
             cpu: cpu_model(&read("/proc/cpuinfo")),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             memory_mib: memory_mib(&read("/proc/meminfo")),
