@@ -17,6 +17,8 @@ mod jobs;
 mod node;
 #[path = "integration/raw.rs"]
 mod raw;
+#[path = "integration/results.rs"]
+mod results;
 #[path = "integration/streams.rs"]
 mod streams;
 #[path = "integration/views.rs"]

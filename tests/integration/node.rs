@@ -100,6 +100,19 @@ impl Node {
         }
     }
 
+    /// A directory for what runs beside the node; goes with it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where the mesh of this node can be reached by TCP.
+    pub fn p2p(&self) -> String {
+        let card: Value = serde_json::from_slice(&fs::read(self.dir.path().join("data/node.json")).unwrap()).unwrap();
+        let addresses = card["p2p"].as_array().unwrap().iter().filter_map(Value::as_str);
+        let tcp = addresses.into_iter().find(|address| address.contains("/tcp/")).unwrap();
+        if tcp.contains("/p2p/") { tcp.to_owned() } else { format!("{tcp}/p2p/{}", card["node_id"].as_str().unwrap()) }
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }

@@ -1,5 +1,6 @@
 //! Events as they happen, again, and after a gap; and the end of the node.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -67,10 +68,14 @@ async fn open_streams_and_waits_do_not_hold_up_the_end() {
     let mut node = Node::start().await;
     let id = submit(&node).await;
     let stream = node.http.get(format!("{}/events", node.api)).send().await.unwrap();
-    let wait = node.http.get(format!("{}/jobs/{id}?wait=terminal&timeout_secs=60", node.api)).send();
-    let wait = tokio::time::timeout(Duration::from_millis(300), wait).await;
-    assert!(wait.is_err(), "the answer is held");
+    let mut wait = pin!(node.http.get(format!("{}/jobs/{id}?wait=terminal&timeout_secs=60", node.api)).send());
+    let early = tokio::time::timeout(Duration::from_millis(300), wait.as_mut()).await;
+    assert!(early.is_err(), "the answer is held");
     assert!(node.stop(Duration::from_secs(12)).await, "the node stops in time\n{}", node.log());
+    let ended = tokio::time::timeout(Duration::from_secs(5), wait).await.expect("the wait has ended");
+    if let Ok(answer) = ended {
+        assert_eq!(answer.status(), 503, "told to go elsewhere, unless it was cut");
+    }
     let rest = stream.bytes_stream().collect::<Vec<_>>();
     tokio::time::timeout(Duration::from_secs(5), rest).await.expect("the stream has ended");
 }
