@@ -16,10 +16,8 @@ use utoipa::ToSchema;
 
 use super::decode::Int;
 use super::params::{NAME_RULE, is_name};
-use super::text;
+use super::{market, text};
 use crate::domain::job::{Input, Requirements, Retry};
-use crate::domain::score::Policy;
-use crate::domain::worker::REPUTATION_START;
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
 
 /// Most tags of a job, and frameworks or regions it may name.
@@ -63,6 +61,14 @@ pub struct Submission {
     pub timeout_secs: Option<Int>,
     #[serde(default, deserialize_with = "super::decode::object")]
     pub requirements: Option<RequirementsDto>,
+    /// How offers are weighed.
+    #[schema(
+        pattern = "^(balanced|best_match|lowest_cost|fastest_response|highest_reputation)$",
+        default = "balanced"
+    )]
+    pub policy: Option<String>,
+    #[serde(default, deserialize_with = "super::decode::object")]
+    pub weights: Option<market::WeightsDto>,
     #[serde(default, deserialize_with = "super::decode::object")]
     pub retry: Option<RetryDto>,
     /// Workers that run the job independently; only 1 is available yet.
@@ -94,17 +100,16 @@ pub struct RequirementsDto {
     pub min_gpu_memory_gb: Option<f64>,
     #[schema(schema_with = names_schema)]
     pub required_frameworks: Option<Vec<String>>,
-    /// Not available yet: empty, null, or left out.
-    #[schema(schema_with = no_names)]
+    /// A wish: offers from elsewhere count as the farthest.
+    #[schema(schema_with = names_schema)]
     pub preferred_regions: Option<Vec<String>>,
-    /// Not available yet: 0, null, or left out.
-    #[schema(value_type = Option<u32>, minimum = 0, maximum = 0)]
+    /// Longest round trip between the leader and the worker, as the leader measures it.
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 3600000)]
     pub max_network_latency_ms: Option<Int>,
     /// 0 to 1.
     #[schema(minimum = 0, maximum = 1)]
     pub max_worker_load: Option<f64>,
-    /// More than 500, which every worker has, is not available yet.
-    #[schema(value_type = Option<u32>, minimum = 0, maximum = 500)]
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 1000)]
     pub min_reputation: Option<Int>,
 }
 
@@ -192,8 +197,8 @@ impl Submission {
             deadline: self.deadline.as_deref().map(deadline).transpose()?,
             timeout_secs: small(integer("timeout_secs", self.timeout_secs, 1..=86_400, 3_600)?),
             requirements: requirements(self.requirements.unwrap_or_default())?,
-            policy: Policy::default(),
-            weights: None,
+            policy: market::policy(self.policy.as_deref())?,
+            weights: market::weights(self.weights)?,
             retry: retry(self.retry.unwrap_or_default())?,
             redundancy: 1,
             tags: names("tags", self.tags, TAGS_MAX)?,
@@ -285,7 +290,7 @@ fn requirements(dto: RequirementsDto) -> Result<Requirements, FieldError> {
     let gb = 0.0..=1_048_576.0;
     let load = number("requirements.max_worker_load", dto.max_worker_load, 0.0..=1.0, 0.0)?;
     let latency = integer("requirements.max_network_latency_ms", dto.max_network_latency_ms, 0..=3_600_000, 0)?;
-    let needs = Requirements {
+    Ok(Requirements {
         min_cpu_cores: small(integer("requirements.min_cpu_cores", dto.min_cpu_cores, 0..=65_536, 0)?),
         min_ram_mb: text::mb(number("requirements.min_ram_gb", dto.min_ram_gb, gb.clone(), 0.0)?),
         min_gpu_memory_mb: text::mb(number("requirements.min_gpu_memory_gb", dto.min_gpu_memory_gb, gb, 0.0)?),
@@ -294,35 +299,7 @@ fn requirements(dto: RequirementsDto) -> Result<Requirements, FieldError> {
         max_network_latency_ms: small(latency),
         max_worker_load_permille: permille(load),
         min_reputation: small(integer("requirements.min_reputation", dto.min_reputation, 0..=1_000, 0)?),
-    };
-    refuse_without_effect(&needs)?;
-    Ok(needs)
-}
-
-/// A wish that nothing looks at is refused rather than ignored.
-fn refuse_without_effect(needs: &Requirements) -> Result<(), FieldError> {
-    if !needs.preferred_regions.is_empty() {
-        return Err(unavailable(
-            "requirements.preferred_regions",
-            "preferred_regions is not available: awards do not look at regions yet",
-            "Leave it out.",
-        ));
-    }
-    if needs.max_network_latency_ms > 0 {
-        return Err(unavailable(
-            "requirements.max_network_latency_ms",
-            "max_network_latency_ms is not available: latency to workers is not measured yet",
-            "Leave it out, or say 0.",
-        ));
-    }
-    if needs.min_reputation > REPUTATION_START {
-        return Err(unavailable(
-            "requirements.min_reputation",
-            "min_reputation above 500 is not available: every worker has 500, since reputation does not change yet",
-            "Leave it out.",
-        ));
-    }
-    Ok(())
+    })
 }
 
 fn retry(dto: RetryDto) -> Result<Retry, FieldError> {
@@ -413,10 +390,6 @@ fn only_null() -> utoipa::openapi::schema::Object {
 
 fn tags_schema() -> utoipa::openapi::schema::Array {
     names_of(TAGS_MAX)
-}
-
-fn no_names() -> utoipa::openapi::schema::Array {
-    names_of(0)
 }
 
 pub(super) fn names_schema() -> utoipa::openapi::schema::Array {

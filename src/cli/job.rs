@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::{Call, Client, segment};
 use super::failure::{Failure, Kind};
-use super::{Remote, output, submit, watch};
+use super::{Remote, award, output, submit, watch};
 use crate::clock;
 
 /// How long one request waits for a job to end; then the next one does.
@@ -55,6 +55,8 @@ pub enum Command {
     },
     /// Why a job is where it is
     Explain { id: String },
+    /// Judge the award of a job again, from its record: costs, winner, the winner's signature
+    VerifyAward { id: String },
     /// Follow a job until it ends; without an id everything that happens
     Watch { id: Option<String> },
 }
@@ -94,6 +96,7 @@ pub async fn run(command: Command, remote: &Remote) -> Result<(), Failure> {
         }
         Command::Result { id, output } => result(&client, &id, output, remote).await,
         Command::Explain { id } => show(&client, &fresh(&format!("{}/explain", job_path(&id))), remote).await,
+        Command::VerifyAward { id } => award::verify(&client, &id, remote).await,
         Command::Watch { id: Some(id) } => watch::job(&client, &id, remote.json).await,
         Command::Watch { id: None } => watch::everything(&client, remote.json).await,
     }

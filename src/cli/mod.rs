@@ -5,6 +5,7 @@
 //! through [`output`]. Answers are on standard output, all else on standard
 //! error, and the exit code says how it went ([`failure::Kind`]).
 
+mod award;
 mod client;
 mod cluster;
 mod failure;

@@ -64,6 +64,12 @@ pub struct Args {
     /// Framework the worker must have; several times for several
     #[arg(long = "framework", value_name = "NAME")]
     frameworks: Vec<String>,
+    /// Region the worker should be in; several times for several
+    #[arg(long = "region", value_name = "NAME")]
+    regions: Vec<String>,
+    /// How offers are weighed: balanced, best_match, lowest_cost, fastest_response or highest_reputation
+    #[arg(long, value_name = "NAME")]
+    policy: Option<String>,
     /// Several times for several
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
@@ -99,6 +105,7 @@ impl Args {
         set("deadline", self.deadline.clone().map(Value::from));
         set("timeout_secs", self.timeout_secs.map(Value::from));
         set("client_address", self.client_address.clone().map(Value::from));
+        set("policy", self.policy.clone().map(Value::from));
         set("tags", texts(&self.tags));
         merge(&mut spec, "retry", [("max_attempts", self.max_attempts.map(Value::from))])?;
         let requirements = [
@@ -106,6 +113,7 @@ impl Args {
             ("min_ram_gb", self.min_ram_gb.map(Value::from)),
             ("min_gpu_memory_gb", self.min_gpu_memory_gb.map(Value::from)),
             ("required_frameworks", texts(&self.frameworks)),
+            ("preferred_regions", texts(&self.regions)),
         ];
         merge(&mut spec, "requirements", requirements)?;
         if spec.contains_key("type") {

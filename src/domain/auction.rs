@@ -22,7 +22,7 @@ use super::clearing::{self, Slots};
 use super::ids::{JobId, Price, WorkerId};
 use super::job::{Cause, Job, JobSpec, JobState};
 use super::matching::{Live, fits};
-use super::score::{Scale, Terms, cost, step, weights};
+use super::score::{Scale, Terms, Weights, cost, step, weights};
 use super::worker::{Verdict, Worker};
 
 /// Offers that an award records, the winner's included.
@@ -89,6 +89,19 @@ pub enum Fate {
     Elsewhere,
     /// An attempt of this job has come to nothing on this worker before.
     LetDown,
+}
+
+impl Fate {
+    pub const ALL: [Self; 4] = [Self::Won, Self::Lost, Self::Elsewhere, Self::LetDown];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Elsewhere => "elsewhere",
+            Self::LetDown => "let_down",
+        }
+    }
 }
 
 /// A worker that may win, and how many attempts it can take on in this clearing.
@@ -225,19 +238,24 @@ fn lot(job: JobId, worker: WorkerId) -> u64 {
 /// # Errors
 ///
 /// What does not hold, in words.
-pub fn verify(spec: &JobSpec, worker: WorkerId, price: Price, evidence: &Evidence) -> Result<(), String> {
+pub fn verify(
+    max_price: Option<Price>,
+    weights: &Weights,
+    worker: WorkerId,
+    price: Price,
+    evidence: &Evidence,
+) -> Result<(), String> {
     let Some(won) = evidence.offers.first().filter(|offer| offer.fate == Fate::Won) else {
         return Err("the first recorded offer is not the winner's".to_owned());
     };
     if (won.worker, won.terms.price) != (worker, price) {
         return Err("the job was awarded on other terms than the winning offer's".to_owned());
     }
-    if spec.max_price.is_some_and(|most| price > most) {
+    if max_price.is_some_and(|most| price > most) {
         return Err("the price is above the job's ceiling".to_owned());
     }
-    let weights = weights(spec);
     for offer in &evidence.offers {
-        let computed = cost(&weights, &evidence.scale, &offer.terms);
+        let computed = cost(weights, &evidence.scale, &offer.terms);
         if computed != offer.cost {
             return Err(format!("the offer of {} costs {computed}, recorded is {}", offer.worker, offer.cost));
         }

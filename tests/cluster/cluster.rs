@@ -247,6 +247,11 @@ impl Cluster {
         (0..self.nodes.len()).filter(|node| awake(&self.nodes[*node])).collect()
     }
 
+    /// What the command line prints when it asks `node`.
+    pub fn cli(&self, node: usize, args: &[&str]) -> String {
+        run(clean(coordinator()).args(["--node", &format!("http://127.0.0.1:{}", self.nodes[node].api)]).args(args))
+    }
+
     /// Where the nodes are reached: multiaddrs.
     pub fn addresses(&self) -> Vec<String> {
         self.members.split(',').map(str::to_owned).collect()

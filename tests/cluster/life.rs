@@ -96,3 +96,26 @@ async fn a_leader_that_stops_in_good_order_hands_over_first() {
     println!("the process ended after {:?}", start.elapsed());
     cluster.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_award_can_be_judged_again_on_any_node() {
+    let mut cluster = Cluster::start(3, 2).await;
+    let follower = cluster.follower().await;
+    // The first round may be over before both workers are heard of.
+    let id = until(secs(20), "both workers bid for a job", async || {
+        let ticket = cluster.client.submit(follower, &cluster.client.mark(0.1)).await;
+        cluster.client.ended(follower, &ticket.id, secs(20)).await;
+        let told = cluster.client.get(follower, &format!("/jobs/{}/explain", ticket.id)).await?.body;
+        (told["award"]["evidence"]["bids"] == 2).then_some(ticket.id)
+    })
+    .await;
+    for node in 0..3 {
+        let said = cluster.cli(node, &["job", "verify-award", &id, "--json"]);
+        let judged: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(judged["verified"], true, "node {node}: {judged}");
+        let evidence = &judged["award"]["evidence"];
+        assert_eq!(evidence["offers"][0]["fate"], "won", "{evidence}");
+        assert!(evidence["offers"][0]["rtt_us"].as_u64() > Some(0), "the distance was measured: {evidence}");
+    }
+    cluster.finish().await;
+}

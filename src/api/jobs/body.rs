@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::api::market::WeightsBody;
 use crate::api::problem;
 use crate::api::text;
 use crate::domain::job::{Cause, Job, Outcome, Requirements, Retry, Source, Transition};
@@ -47,6 +48,11 @@ pub struct JobBody {
     error: Option<ErrorBody>,
     input: InputBody,
     requirements: RequirementsBody,
+    /// How offers are weighed.
+    #[schema(pattern = "^(balanced|best_match|lowest_cost|fastest_response|highest_reputation)$")]
+    policy: &'static str,
+    /// In place of the policy's.
+    weights: Option<WeightsBody>,
     retry: RetryBody,
     redundancy: u8,
     tags: Vec<String>,
@@ -170,6 +176,8 @@ impl JobBody {
             error: job.error.as_ref().map(ErrorBody::of),
             input: InputBody { sha256: job.spec.input.sha256.to_string(), size: job.spec.input.size },
             requirements: RequirementsBody::of(&job.spec.requirements),
+            policy: job.spec.policy.as_str(),
+            weights: job.spec.weights.map(WeightsBody::of),
             retry: RetryBody::of(&job.spec.retry),
             redundancy: job.spec.redundancy,
             tags: job.spec.tags.clone(),

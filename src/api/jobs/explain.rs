@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use warp::reply::Response;
 
 use super::body::{ErrorBody, TransitionBody};
+use crate::api::market::AwardBody;
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::{Api, Context, respond, text};
@@ -69,19 +70,6 @@ struct MisfitBody {
     requirement: &'static str,
     wanted: String,
     offered: String,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = Award)]
-struct AwardBody {
-    worker_id: String,
-    price: String,
-    #[schema(format = DateTime)]
-    assigned_at: String,
-    #[schema(format = DateTime)]
-    started_at: Option<String>,
-    #[schema(format = DateTime)]
-    lease_until: String,
 }
 
 pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
@@ -179,16 +167,4 @@ fn why(job: &Job) -> (&'static str, String) {
 
 fn queue_position(state: &State, job: &Job, now: Timestamp) -> usize {
     state.open_jobs(now).take(QUEUE_MAX).take_while(|open| open.id != job.id).count()
-}
-
-impl AwardBody {
-    fn of(award: &crate::domain::job::Award) -> Self {
-        Self {
-            worker_id: award.worker.to_string(),
-            price: award.price.to_string(),
-            assigned_at: text::time(award.assigned_at),
-            started_at: award.started_at.map(text::time),
-            lease_until: text::time(award.lease_until),
-        }
-    }
 }

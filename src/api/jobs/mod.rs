@@ -25,8 +25,14 @@ pub fn routes(limits: &Limits) -> Vec<Route> {
 }
 
 fn writes(limits: &Limits) -> Vec<Route> {
-    let accepted =
-        [Code::IdempotencyConflict, Code::JobForgotten, Code::BacklogFull, Code::PayloadTooLarge, Code::StorageFull, Code::NotCaughtUp];
+    let accepted = [
+        Code::IdempotencyConflict,
+        Code::JobForgotten,
+        Code::BacklogFull,
+        Code::PayloadTooLarge,
+        Code::StorageFull,
+        Code::NotCaughtUp,
+    ];
     let items = serde_json::json!({
         "type": "array",
         "minItems": 1,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::api::decode;
 use crate::api::problem::Problem;
+use crate::domain::score::{Policy, Weights};
 
 fn check(body: &str) -> Result<Checked, Problem> {
     Ok(decode::json::<Submission>(body.as_bytes())?.check(16)?)
@@ -61,9 +62,10 @@ fn every_field_is_bounded_and_named() {
         (r#""input":{"uri":"s3://x"}"#, 422, "input", ""),
         (r#""retry":{"multiplier":0}"#, 422, "retry.multiplier", "retry.multiplier must be from 1 to 100, not 0"),
         (r#""requirements":{"min_ram_gb":-1}"#, 422, "requirements.min_ram_gb", ""),
-        (r#""requirements":{"preferred_regions":["eu"]}"#, 422, "requirements.preferred_regions", ""),
-        (r#""requirements":{"max_network_latency_ms":1}"#, 422, "requirements.max_network_latency_ms", ""),
-        (r#""requirements":{"min_reputation":501}"#, 422, "requirements.min_reputation", ""),
+        (r#""requirements":{"min_reputation":1001}"#, 422, "requirements.min_reputation", ""),
+        (r#""policy":"mine""#, 422, "policy", ""),
+        (r#""weights":{"price":101}"#, 422, "weights.price", "weights.price must be from 0 to 100, not 101"),
+        (r#""weights":{}"#, 422, "weights", "weights must not all be 0"),
         (r#""requirements":{"gpu":1}"#, 422, "requirements.gpu", "requirements.gpu is not a field of this body"),
         (r#""requirements":[]"#, 422, "requirements", "requirements must be an object, not an array"),
     ];
@@ -78,12 +80,11 @@ fn every_field_is_bounded_and_named() {
 }
 
 #[test]
-fn wishes_without_effect_may_be_left_empty() {
-    let spelt = with(
-        r#""requirements":{"preferred_regions":[],"max_network_latency_ms":0,"min_reputation":500,"max_worker_load":1}"#,
-    );
-    let spec = check(&spelt).unwrap().spec;
-    assert_eq!((spec.requirements.min_reputation, spec.requirements.max_worker_load_permille), (500, 1_000));
+fn a_job_says_how_offers_are_weighed() {
+    let spec = check(&with(r#""policy":"lowest_cost""#)).unwrap().spec;
+    assert_eq!((spec.policy, spec.weights), (Policy::LowestCost, None));
+    let spec = check(&with(r#""weights":{"time":3}"#)).unwrap().spec;
+    assert_eq!(spec.weights, Some(Weights { price: 0, time: 3, reputation: 0, load: 0, distance: 0 }));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::request::Request;
 use super::route::Route;
 use super::{Api, respond, text};
 use crate::clock;
+use crate::domain::reputation::Change;
 use crate::domain::worker::{Capabilities, Location, REPUTATION_START, Tee, Verdict, WorkerState};
 use crate::domain::{Command, State, Worker, WorkerId};
 use crate::mesh::Heard;
@@ -298,6 +299,34 @@ struct ReputationBody {
     failed: u64,
     /// Attempts whose lease ran out, or that ended with the worker's life.
     lost: u64,
+    /// Wins nothing until then.
+    #[schema(format = DateTime)]
+    banned_until: Option<String>,
+    /// The last changes, oldest first.
+    changes: Vec<ChangeBody>,
+}
+
+/// One fact that changed a reputation.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReputationChange)]
+struct ChangeBody {
+    #[schema(format = DateTime)]
+    at: String,
+    #[schema(format = "uuid")]
+    job_id: String,
+    #[schema(pattern = "^(completed|failed_by_worker|timed_out|lost|declined)$")]
+    fact: &'static str,
+    delta: i32,
+    /// The score after it.
+    score: u32,
+}
+
+impl ChangeBody {
+    fn of(change: &Change) -> Self {
+        let Change { at, job, fact, value } = *change;
+        let (at, job_id) = (text::time(at), job.to_string());
+        Self { at, job_id, fact: fact.as_str(), delta: fact.delta(), score: value }
+    }
 }
 
 async fn health(api: Api, request: Request) -> Result<Response, Problem> {
@@ -319,6 +348,8 @@ async fn health(api: Api, request: Request) -> Result<Response, Problem> {
                 completed: worker.completed,
                 failed: worker.failed,
                 lost: worker.lost,
+                banned_until: worker.banned_until.map(text::time),
+                changes: worker.changes.iter().map(ChangeBody::of).collect(),
             },
         })
     });

@@ -15,6 +15,7 @@ use crate::domain::journal::Event;
 use crate::domain::matching::misfits;
 use crate::domain::reputation::{Fact, is_banned};
 use crate::domain::schedule::retry_delay_ms;
+use crate::domain::score::weights;
 use crate::domain::worker::{Verdict, Worker};
 
 /// After a decline the job waits this long, so that a full worker is not asked in a tight loop.
@@ -130,7 +131,9 @@ impl Step<'_> {
         if let Some(most) = job.spec.max_price.filter(|most| price > *most) {
             return Err(Refusal::Invalid(format!("price {price} is above the job's max_price {most}")));
         }
-        evidence.map_or(Ok(()), |given| verify(&job.spec, worker, price, given)).map_err(Refusal::Invalid)?;
+        if let Some(evidence) = evidence {
+            verify(job.spec.max_price, &weights(&job.spec), worker, price, evidence).map_err(Refusal::Invalid)?;
+        }
         let known = self.state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
         self.available(known, job).map_err(|why| Refusal::NotAvailable { worker, why })?;
         let evidence = evidence.cloned().map(Box::new);

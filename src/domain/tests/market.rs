@@ -94,7 +94,7 @@ fn an_award_records_what_it_takes_to_judge_it_again() {
     assert_eq!(fates, [(worker(2), Fate::Won), (worker(1), Fate::Elsewhere)]);
     assert_eq!(first.evidence.bids, 2);
 
-    let judge = |evidence: &Evidence| verify(&spec(b"x"), first.worker, first.price, evidence);
+    let judge = |evidence: &Evidence| verify(None, &Policy::Balanced.weights(), first.worker, first.price, evidence);
     assert_eq!(judge(&first.evidence), Ok(()));
     let tampered = |change: fn(&mut Evidence)| {
         let mut evidence = first.evidence.clone();

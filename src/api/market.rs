@@ -1,0 +1,204 @@
+//! How offers are weighed, as clients say it and as it is shown to them.
+//!
+//! An award is shown with all it takes to judge it again: see
+//! `ciro-coordinator job verify-award`, which does that from these fields.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::decode::Int;
+use super::submission::{FieldError, integer, invalid, small};
+use super::text;
+use crate::domain::auction::{Evidence, Offer};
+use crate::domain::bid_proof::Proof;
+use crate::domain::job::Award;
+use crate::domain::score::{Policy, WEIGHT_MAX, Weights};
+
+/// How much each thing counts, in place of the policy's weights; what is left out counts nothing, and not all may.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = WeightsIn)]
+pub struct WeightsDto {
+    #[schema(value_type = Option<u8>, minimum = 0, maximum = 100)]
+    pub price: Option<Int>,
+    #[schema(value_type = Option<u8>, minimum = 0, maximum = 100)]
+    pub time: Option<Int>,
+    #[schema(value_type = Option<u8>, minimum = 0, maximum = 100)]
+    pub reputation: Option<Int>,
+    #[schema(value_type = Option<u8>, minimum = 0, maximum = 100)]
+    pub load: Option<Int>,
+    #[schema(value_type = Option<u8>, minimum = 0, maximum = 100)]
+    pub distance: Option<Int>,
+}
+
+pub fn policy(name: Option<&str>) -> Result<Policy, FieldError> {
+    let Some(name) = name else { return Ok(Policy::default()) };
+    Policy::ALL.into_iter().find(|policy| policy.as_str() == name).ok_or_else(|| {
+        let names: Vec<&str> = Policy::ALL.into_iter().map(Policy::as_str).collect();
+        invalid("policy", format!("policy must be one of {}", names.join(", ")))
+    })
+}
+
+pub fn weights(dto: Option<WeightsDto>) -> Result<Option<Weights>, FieldError> {
+    let Some(dto) = dto else { return Ok(None) };
+    let one = |field, value| Ok::<u8, FieldError>(small(integer(field, value, 0..=WEIGHT_MAX.into(), 0)?));
+    let weights = Weights {
+        price: one("weights.price", dto.price)?,
+        time: one("weights.time", dto.time)?,
+        reputation: one("weights.reputation", dto.reputation)?,
+        load: one("weights.load", dto.load)?,
+        distance: one("weights.distance", dto.distance)?,
+    };
+    if weights.sum() == 0 {
+        return Err(invalid("weights", "weights must not all be 0".to_owned()));
+    }
+    Ok(Some(weights))
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Weights)]
+pub struct WeightsBody {
+    price: u8,
+    time: u8,
+    reputation: u8,
+    load: u8,
+    distance: u8,
+}
+
+impl WeightsBody {
+    pub fn of(weights: Weights) -> Self {
+        let Weights { price, time, reputation, load, distance } = weights;
+        Self { price, time, reputation, load, distance }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Award)]
+pub struct AwardBody {
+    worker_id: String,
+    price: String,
+    #[schema(format = DateTime)]
+    assigned_at: String,
+    #[schema(format = DateTime)]
+    started_at: Option<String>,
+    #[schema(format = DateTime)]
+    lease_until: String,
+    /// Why it went to this worker.
+    evidence: Option<EvidenceBody>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Evidence)]
+struct EvidenceBody {
+    /// Valid bids in all; the best of them are shown.
+    bids: u32,
+    scale: ScaleBody,
+    /// The winner's first, then from the best on.
+    offers: Vec<OfferBody>,
+    proof: Option<ProofBody>,
+}
+
+/// What counted as the worst price and time: the job's ceiling, or the worst bid.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Scale)]
+struct ScaleBody {
+    price: String,
+    expected_ms: u32,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Offer)]
+struct OfferBody {
+    worker_id: String,
+    price: String,
+    /// 0: the worker did not say.
+    expected_ms: u32,
+    /// In thousandths.
+    load_permille: u32,
+    reputation: u32,
+    /// Round trip from the leader; null if it was not measured.
+    rtt_us: Option<u32>,
+    /// In a preferred region, or the job prefers none.
+    preferred: bool,
+    /// 0 to 1000, the higher the better: 1000 less a thousandth of the cost.
+    score: f64,
+    /// In millionths, the lower the better.
+    cost: u32,
+    /// Won, lost, elsewhere (its room went to other jobs), or let_down (it failed this job before).
+    #[schema(pattern = "^(won|lost|elsewhere|let_down)$")]
+    fate: &'static str,
+}
+
+/// That the winner signed its bid: the head of its answer, and the way from the bid to the root.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BidProof)]
+struct ProofBody {
+    term: u64,
+    seq: u64,
+    room: u32,
+    load_permille: u32,
+    nonce: String,
+    count: u32,
+    place: u32,
+    path: Vec<String>,
+    signature: String,
+}
+
+impl AwardBody {
+    pub fn of(award: &Award) -> Self {
+        Self {
+            worker_id: award.worker.to_string(),
+            price: award.price.to_string(),
+            assigned_at: text::time(award.assigned_at),
+            started_at: award.started_at.map(text::time),
+            lease_until: text::time(award.lease_until),
+            evidence: award.evidence.as_deref().map(EvidenceBody::of),
+        }
+    }
+}
+
+impl EvidenceBody {
+    fn of(evidence: &Evidence) -> Self {
+        Self {
+            bids: evidence.bids,
+            scale: ScaleBody { price: evidence.scale.price.to_string(), expected_ms: evidence.scale.expected_ms },
+            offers: evidence.offers.iter().map(OfferBody::of).collect(),
+            proof: evidence.proof.as_deref().map(ProofBody::of),
+        }
+    }
+}
+
+impl OfferBody {
+    fn of(offer: &Offer) -> Self {
+        let terms = &offer.terms;
+        Self {
+            worker_id: offer.worker.to_string(),
+            price: terms.price.to_string(),
+            expected_ms: terms.expected_ms,
+            load_permille: terms.load_permille,
+            reputation: terms.reputation,
+            rtt_us: terms.rtt_us,
+            preferred: terms.preferred,
+            score: f64::from(1_000_000_u32.saturating_sub(offer.cost)) / 1_000.0,
+            cost: offer.cost,
+            fate: offer.fate.as_str(),
+        }
+    }
+}
+
+impl ProofBody {
+    fn of(proof: &Proof) -> Self {
+        let head = proof.head;
+        Self {
+            term: head.term,
+            seq: head.seq,
+            room: head.room,
+            load_permille: head.load_permille,
+            nonce: head.nonce.to_string(),
+            count: head.count,
+            place: proof.place,
+            path: proof.path.iter().map(|hash| format!("0x{}", hex::encode(hash))).collect(),
+            signature: text::base64(&proof.signature),
+        }
+    }
+}

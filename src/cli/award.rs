@@ -1,0 +1,143 @@
+//! `job verify-award`: judges an award again, here, from what any node shows of it.
+//!
+//! Nothing is taken on the node's word but the terms themselves: costs are
+//! computed again, the winner is compared with the others, and the winner's
+//! signature is checked against the bid that it is said to be on.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::failure::{Failure, Kind};
+use super::job::{fresh, job_path};
+use super::{Remote, output};
+use crate::domain::auction::{self, Evidence, Fate, Offer};
+use crate::domain::bid_proof::{Head, Leaf, Proof};
+use crate::domain::score::{Policy, Scale, Terms, Weights};
+use crate::domain::{JobId, Price, WorkerId};
+use crate::mesh;
+
+const COLUMNS: &[(&str, &str)] = &[
+    ("worker", "worker_id"),
+    ("fate", "fate"),
+    ("score", "score"),
+    ("price", "price"),
+    ("expected ms", "expected_ms"),
+    ("load", "load_permille"),
+    ("reputation", "reputation"),
+    ("rtt us", "rtt_us"),
+];
+
+pub(super) async fn verify(client: &Client, id: &str, remote: &Remote) -> Result<(), Failure> {
+    let job = client.call(&fresh(&job_path(id))).await?.body;
+    let award = client.call(&fresh(&format!("{}/explain", job_path(id)))).await?.body["award"].clone();
+    if award["evidence"].is_null() {
+        return Err(Failure::new(
+            Kind::Failed,
+            format!("no award of job {id} is in force, so there is nothing to judge"),
+        ));
+    }
+    let judged = judge(&job, &award);
+    if remote.json {
+        let verdict = judged.as_ref().err();
+        output::json(&json!({ "job_id": id, "verified": verdict.is_none(), "reason": verdict, "award": award }))?;
+    } else {
+        output::list(award["evidence"]["offers"].as_array().map_or(&[], Vec::as_slice), COLUMNS)?;
+    }
+    match judged {
+        Ok(()) if remote.json => Ok(()),
+        Ok(()) => output::line("the award holds: costs, winner and the winner's signature"),
+        Err(reason) => Err(Failure::new(Kind::Failed, format!("the award of job {id} does not hold: {reason}"))),
+    }
+}
+
+/// Whether the award follows from what is shown, and its winner signed it.
+fn judge(job: &Value, award: &Value) -> Result<(), String> {
+    let shown = |what: &str| format!("the node shows no usable {what}");
+    let worker: WorkerId = read(&award["worker_id"]).ok_or_else(|| shown("worker_id"))?;
+    let price: Price = read(&award["price"]).ok_or_else(|| shown("price"))?;
+    let evidence = evidence(&award["evidence"]).ok_or_else(|| shown("evidence"))?;
+    let (max_price, weights) = (read(&job["max_price"]), weights(job).ok_or_else(|| shown("policy"))?);
+    auction::verify(max_price, &weights, worker, price, &evidence)?;
+    let leaf = leaf(job, &evidence).ok_or_else(|| shown("terms"))?;
+    let proof = evidence.proof.ok_or("it is not shown that the winner signed its bid")?;
+    let statement = proof.statement(&leaf).ok_or("the proof does not fit the winner's answer")?;
+    if mesh::verify(worker, &statement, &proof.signature) {
+        return Ok(());
+    }
+    Err("the winner did not sign this bid".to_owned())
+}
+
+fn leaf(job: &Value, evidence: &Evidence) -> Option<Leaf> {
+    let terms = evidence.offers.first()?.terms;
+    let (id, attempt): (JobId, u32) = (read(&job["id"])?, number(&job["attempt"])?);
+    Some(Leaf { job: id, attempt, price: terms.price, expected_ms: terms.expected_ms })
+}
+
+fn weights(job: &Value) -> Option<Weights> {
+    let own = &job["weights"];
+    if own.is_null() {
+        let name = job["policy"].as_str()?;
+        return Policy::ALL.into_iter().find(|policy| policy.as_str() == name).map(Policy::weights);
+    }
+    Some(Weights {
+        price: number(&own["price"])?,
+        time: number(&own["time"])?,
+        reputation: number(&own["reputation"])?,
+        load: number(&own["load"])?,
+        distance: number(&own["distance"])?,
+    })
+}
+
+fn evidence(shown: &Value) -> Option<Evidence> {
+    let offers = shown["offers"].as_array()?.iter().map(offer).collect::<Option<Vec<_>>>()?;
+    Some(Evidence {
+        scale: Scale { price: read(&shown["scale"]["price"])?, expected_ms: number(&shown["scale"]["expected_ms"])? },
+        bids: number(&shown["bids"])?,
+        offers: offers.into(),
+        proof: proof(&shown["proof"]).map(Box::new),
+    })
+}
+
+fn offer(shown: &Value) -> Option<Offer> {
+    let fate = shown["fate"].as_str()?;
+    Some(Offer {
+        worker: read(&shown["worker_id"])?,
+        terms: Terms {
+            price: read(&shown["price"])?,
+            expected_ms: number(&shown["expected_ms"])?,
+            load_permille: number(&shown["load_permille"])?,
+            reputation: number(&shown["reputation"])?,
+            rtt_us: number(&shown["rtt_us"]),
+            preferred: shown["preferred"].as_bool()?,
+        },
+        cost: number(&shown["cost"])?,
+        fate: Fate::ALL.into_iter().find(|known| known.as_str() == fate)?,
+    })
+}
+
+fn proof(shown: &Value) -> Option<Proof> {
+    let hash = |text: &Value| hex::decode(text.as_str()?.strip_prefix("0x")?).ok()?.try_into().ok();
+    Some(Proof {
+        head: Head {
+            term: shown["term"].as_u64()?,
+            seq: shown["seq"].as_u64()?,
+            room: number(&shown["room"])?,
+            load_permille: number(&shown["load_permille"])?,
+            nonce: read(&shown["nonce"])?,
+            count: number(&shown["count"])?,
+        },
+        place: number(&shown["place"])?,
+        path: shown["path"].as_array()?.iter().map(hash).collect::<Option<Vec<_>>>()?,
+        signature: BASE64.decode(shown["signature"].as_str()?).ok()?,
+    })
+}
+
+fn read<T: std::str::FromStr>(value: &Value) -> Option<T> {
+    value.as_str()?.parse().ok()
+}
+
+fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
+    T::try_from(value.as_u64()?).ok()
+}
