@@ -146,13 +146,14 @@ struct ProofBody {
 
 impl AwardBody {
     pub fn of(award: &Award) -> Self {
+        let sealed = award.evidence.as_ref().and_then(|sealed| sealed.open(award.worker, award.price));
         Self {
             worker_id: award.worker.to_string(),
             price: award.price.to_string(),
             assigned_at: text::time(award.assigned_at),
             started_at: award.started_at.map(text::time),
             lease_until: text::time(award.lease_until),
-            evidence: award.evidence.as_deref().map(EvidenceBody::of),
+            evidence: sealed.map(|evidence| EvidenceBody::of(&evidence)),
         }
     }
 }

@@ -222,7 +222,7 @@ pub(super) const KEYS: &[Key] = &[
     integer("scheduler.window_ms", 10, 60_000, 200, "How long bids are collected before a job is awarded."),
     integer("scheduler.lease_secs", 2, 86_400, 60, "A worker that does not renew for this long loses the job."),
     integer("scheduler.offline_after_ms", 500, 600_000, 4_000, "Silence after which a worker counts as offline."),
-    integer("scheduler.max_open_per_announcement", 1, 512, 256, "Jobs in one announcement; more wait a tick."),
+    integer("scheduler.max_open_per_announcement", 1, 512, 512, "Jobs in one announcement; more wait a tick."),
     // blockchain
     flag("blockchain.enabled", OFF, "Needs a build with chain support, which this is not."),
     hidden(word("blockchain.rpc_url", text::http_url, Default::By(rpc_url), "Starknet JSON-RPC.")),

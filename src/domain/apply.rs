@@ -127,7 +127,7 @@ impl Step<'_> {
             Command::Resume { worker } => self.set_draining(*worker, false),
             Command::SetVerdict { worker, verdict } => self.set_verdict(*worker, *verdict),
             Command::Assign { job, attempt, worker, price, lease_ms, evidence } => {
-                self.assign(*job, *attempt, *worker, *price, *lease_ms, evidence.as_deref())
+                self.assign(*job, *attempt, *worker, *price, *lease_ms, evidence.as_ref())
             }
             Command::Started { job, attempt, worker } => self.started(*job, *attempt, *worker),
             Command::Renew { job, attempt, lease_ms } => self.renew(*job, *attempt, *lease_ms),
@@ -216,8 +216,15 @@ impl Step<'_> {
         })
     }
 
-    /// Forgets the oldest finished jobs beyond the bounds; their keys stay longer.
+    /// Forgets the oldest finished jobs beyond the bounds, their evidence sooner, their keys later.
     fn forget(&mut self) {
+        while self.state.index.evidenced.len() > self.state.limits.evidence {
+            let Some((&(_, id), ())) = self.state.index.evidenced.first() else { break };
+            let stripped = self.change(id, |job| job.award.iter_mut().for_each(|award| award.evidence = None));
+            if stripped.is_err() {
+                break;
+            }
+        }
         let State { limits, jobs, payloads, outputs, retired, index, now, .. } = &mut *self.state;
         while index.finished.len() > limits.finished || index.finished_bytes > limits.finished_bytes {
             let Some((&(_, id), ())) = index.finished.first() else { break };

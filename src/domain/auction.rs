@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::bid_proof::Proof;
+use super::bytes;
 use super::clearing::{self, Slots};
 use super::ids::{JobId, Price, WorkerId};
 use super::job::{Cause, Job, JobSpec, JobState};
@@ -67,6 +68,49 @@ pub struct Evidence {
     pub offers: Box<[Offer]>,
     /// That the winner signed its bid.
     pub proof: Option<Box<Proof>>,
+}
+
+/// [`Evidence`] as the log and the state keep it: small, since every job has one, and read rarely.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed(#[serde(with = "bytes::boxed")] Box<[u8]>);
+
+/// Longest [`Sealed`], in bytes.
+pub(super) const SEALED_MAX: usize = 2 << 10;
+
+/// What is in a [`Sealed`]: all but what the award says anyway.
+#[derive(Serialize, Deserialize)]
+struct Compact {
+    scale: Scale,
+    bids: u32,
+    won: Terms,
+    cost: u32,
+    others: Vec<Offer>,
+    proof: Option<Box<Proof>>,
+}
+
+impl Sealed {
+    /// `None` if the first offer is not the winner's.
+    pub fn of(evidence: Evidence) -> Option<Self> {
+        let Evidence { scale, bids, offers, proof } = evidence;
+        let mut offers = offers.into_vec().into_iter();
+        let Offer { terms, cost, fate: Fate::Won, .. } = offers.next()? else { return None };
+        let won = Terms { price: Price(0), ..terms };
+        let compact = Compact { scale, bids, won, cost, others: offers.collect(), proof };
+        bincode::serde::encode_to_vec(compact, bincode::config::standard()).ok().map(|bytes| Self(bytes.into()))
+    }
+
+    /// The evidence of an award to `worker` for `price`. `None` if these are not the bytes of one.
+    pub fn open(&self, worker: WorkerId, price: Price) -> Option<Evidence> {
+        let config = bincode::config::standard().with_limit::<SEALED_MAX>();
+        let (compact, _): (Compact, _) = bincode::serde::decode_from_slice(&self.0, config).ok()?;
+        let Compact { scale, bids, won, cost, others, proof } = compact;
+        let won = Offer { worker, terms: Terms { price, ..won }, cost, fate: Fate::Won };
+        Some(Evidence { scale, bids, offers: std::iter::once(won).chain(others).collect(), proof })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// A valid bid, judged.

@@ -6,7 +6,7 @@
 //! to the root, and the signature: enough for anyone to see, later and off line,
 //! that this worker offered these terms.
 //!
-//! Hashes are SHA-256 cut to 20 bytes. A leaf and a node are hashed with
+//! Hashes are SHA-256 cut to 16 bytes. A leaf and a node are hashed with
 //! different first bytes, so none passes for the other. Without a partner a hash
 //! moves up as it is.
 //!
@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use super::bytes;
 use super::ids::{JobId, Price};
 
-pub type Hash = [u8; 20];
+pub type Hash = [u8; 16];
 
 /// Levels of the largest tree we look at.
 pub const LEVELS_MAX: usize = 16;
@@ -103,25 +103,32 @@ impl Proof {
     }
 }
 
-/// The root over `leaves`; of none, zeros.
-pub fn root(leaves: &[Hash]) -> Hash {
-    let mut level = leaves.to_vec();
-    while level.len() > 1 {
-        level = above(&level);
-    }
-    level.first().copied().unwrap_or_default()
+/// The tree over the bids of one message, kept whole to show the way from any of them.
+pub struct Tree {
+    /// From the leaves up. The last has one hash, or none if there are no leaves.
+    levels: Vec<Vec<Hash>>,
 }
 
-/// The partners on the way from the leaf at `place` to the root.
-pub fn path(leaves: &[Hash], mut place: usize) -> Vec<Hash> {
-    let mut path = Vec::new();
-    let mut level = leaves.to_vec();
-    while level.len() > 1 {
-        path.extend(level.get(place ^ 1));
-        level = above(&level);
-        place /= 2;
+impl Tree {
+    pub fn over(leaves: Vec<Hash>) -> Self {
+        let mut levels = vec![leaves];
+        while let Some(level) = levels.last().filter(|level| level.len() > 1) {
+            levels.push(above(level));
+        }
+        Self { levels }
     }
-    path
+
+    /// Of no leaves, zeros.
+    pub fn root(&self) -> Hash {
+        self.levels.last().and_then(|level| level.first()).copied().unwrap_or_default()
+    }
+
+    /// The partners on the way from the leaf at `place` to the root.
+    pub fn path(&self, place: usize) -> Vec<Hash> {
+        let partner = |(height, level): (usize, &Vec<Hash>)| level.get((place >> height) ^ 1).copied();
+        let below_root = self.levels.len() - 1;
+        self.levels.iter().enumerate().take(below_root).filter_map(partner).collect()
+    }
 }
 
 fn above(level: &[Hash]) -> Vec<Hash> {
@@ -137,8 +144,8 @@ fn node(left: &Hash, right: &Hash) -> Hash {
 }
 
 fn cut(bytes: &[u8]) -> Hash {
-    let mut hash = [0; 20];
-    hash.copy_from_slice(&Sha256::digest(bytes)[..20]);
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&Sha256::digest(bytes)[..16]);
     hash
 }
 
@@ -155,9 +162,10 @@ mod tests {
         for count in 1..=40u8 {
             let leaves: Vec<Hash> = (0..count).map(|n| leaf(n).hash()).collect();
             let head = Head { term: 3, seq: 9, count: count.into(), ..Head::default() };
-            let signed = head.statement(&root(&leaves));
+            let tree = Tree::over(leaves);
+            let signed = head.statement(&tree.root());
             for n in 0..count {
-                let proof = Proof { head, place: n.into(), path: path(&leaves, n.into()), signature: vec![] };
+                let proof = Proof { head, place: n.into(), path: tree.path(n.into()), signature: vec![] };
                 assert!(proof.path.len() <= LEVELS_MAX);
                 assert_eq!(proof.statement(&leaf(n)), Some(signed.clone()), "{n} of {count}");
                 let cheaper = Leaf { price: Price(1_000), ..leaf(n) };
@@ -167,7 +175,7 @@ mod tests {
                     assert_ne!(elsewhere.statement(&leaf(n)), Some(signed.clone()), "another place");
                 }
                 let mut longer = proof;
-                longer.path.push([0; 20]);
+                longer.path.push([0; 16]);
                 assert_eq!(longer.statement(&leaf(n)), None, "a way that is too long");
             }
         }
@@ -175,10 +183,10 @@ mod tests {
 
     #[test]
     fn a_node_does_not_pass_for_a_leaf_and_the_head_counts() {
-        let leaves = [leaf(1).hash(), leaf(2).hash()];
-        assert_ne!(root(&leaves), root(&[root(&leaves), root(&leaves)]));
+        let root = Tree::over(vec![leaf(1).hash(), leaf(2).hash()]).root();
+        assert_ne!(root, Tree::over(vec![root, root]).root());
         let head = Head { count: 2, ..Head::default() };
         let other = Head { nonce: 1, ..head };
-        assert_ne!(head.statement(&root(&leaves)), other.statement(&root(&leaves)));
+        assert_ne!(head.statement(&root), other.statement(&root));
     }
 }

@@ -57,6 +57,19 @@ impl<'de> Visitor<'de> for OwnedVisitor {
     }
 }
 
+/// For `#[serde(with)]` on a `Box<[u8]>`.
+pub(super) mod boxed {
+    use super::{Deserialize, Deserializer, Owned, Serializer};
+
+    pub(in crate::domain) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(in crate::domain) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<[u8]>, D::Error> {
+        Owned::deserialize(deserializer).map(|Owned(bytes)| bytes.into_boxed_slice())
+    }
+}
+
 /// For `#[serde(with)]` on a `Vec<u8>`.
 pub(super) mod whole {
     use super::{Deserialize, Deserializer, Owned, Serializer};

@@ -6,8 +6,7 @@
 //!
 //! Absent: everything that needs the state to decide.
 
-use super::auction::OFFERS_MAX;
-use super::bid_proof::{LEVELS_MAX, Proof};
+use super::auction::{SEALED_MAX, Sealed};
 use super::command::{Command, Complete, Fail, Submit};
 use super::ids::Digest;
 use super::job::{JobSpec, Requirements, Retry};
@@ -46,9 +45,7 @@ pub(super) fn command(command: &Command) -> Verdict {
         }
         Command::Assign { attempt, lease_ms, evidence, .. } => {
             range("attempt", u64::from(*attempt), 1, u64::from(u32::MAX - 1))?;
-            let offers = evidence.as_ref().map_or(1, |evidence| evidence.offers.len() as u64);
-            range("evidence", offers, 1, OFFERS_MAX as u64)?;
-            evidence.as_ref().and_then(|evidence| evidence.proof.as_deref()).map_or(Ok(()), proof)?;
+            range("evidence", evidence.as_ref().map_or(0, Sealed::len) as u64, 0, SEALED_MAX as u64)?;
             range("lease_ms", *lease_ms, 1, LEASE_MAX_MS)
         }
         Command::Renew { lease_ms, .. } => range("lease_ms", *lease_ms, 1, LEASE_MAX_MS),
@@ -64,11 +61,6 @@ pub(super) fn command(command: &Command) -> Verdict {
         | Command::PassDeadline { .. }
         | Command::Delivered { .. } => Ok(()),
     }
-}
-
-fn proof(proof: &Proof) -> Verdict {
-    range("proof", proof.path.len() as u64, 0, LEVELS_MAX as u64)?;
-    range("signature", proof.signature.len() as u64, 0, SIGNATURE_MAX as u64)
 }
 
 fn submit(submit: &Submit) -> Verdict {

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::auction::Evidence;
+use super::auction::Sealed;
 use super::bytes;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::job::{JobSpec, JobState, Source};
@@ -57,7 +57,7 @@ pub enum Command {
         worker: WorkerId,
         price: Price,
         lease_ms: u64,
-        evidence: Option<Box<Evidence>>,
+        evidence: Option<Sealed>,
     },
     Started {
         job: JobId,

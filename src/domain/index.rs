@@ -14,6 +14,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::auction::Sealed;
 use super::cow::{Map, Set};
 use super::ids::{JobId, WorkerId};
 use super::job::{Job, JobSpec, JobState};
@@ -38,6 +39,8 @@ pub(super) struct Index {
     pub(super) deadlines: Set<(Timestamp, JobId)>,
     pub(super) active: Set<JobId>,
     pub(super) finished: Set<(Timestamp, JobId)>,
+    /// Those among them whose award still has its evidence.
+    pub(super) evidenced: Set<(Timestamp, JobId)>,
     /// Jobs remembered, in the order of [`JobState::ALL`].
     pub(super) counts: [u64; 6],
     pub(super) backlog_bytes: usize,
@@ -54,6 +57,7 @@ pub(super) struct Facets {
     held: Option<WorkerId>,
     deadline: Option<(Timestamp, JobId)>,
     finished: Option<(Timestamp, JobId)>,
+    evidenced: Option<(Timestamp, JobId)>,
     bytes: usize,
 }
 
@@ -63,6 +67,7 @@ impl Facets {
         let due = job.next_attempt_at <= now;
         let held = matches!(job.state, JobState::Assigned | JobState::Running);
         let is_final = job.state.is_final();
+        let finished = is_final.then(|| (job.finished_at.unwrap_or_default(), job.id));
         Self {
             id: job.id,
             state: job.state,
@@ -70,7 +75,8 @@ impl Facets {
             waiting: (pending && !due).then_some((job.next_attempt_at, job.id)),
             held: job.award.as_ref().filter(|_| held).map(|award| award.worker),
             deadline: job.spec.deadline.filter(|_| !is_final).map(|deadline| (deadline, job.id)),
-            finished: is_final.then(|| (job.finished_at.unwrap_or_default(), job.id)),
+            finished,
+            evidenced: finished.filter(|_| job.award.as_ref().is_some_and(|award| award.evidence.is_some())),
             bytes: weight(job),
         }
     }
@@ -92,7 +98,8 @@ fn weight(job: &Job) -> usize {
     let output = job.outcome.as_ref().map_or(0, |outcome| outcome.output_size);
     let error = job.error.as_ref().map_or(0, |error| error.code.len() + error.detail.len());
     let bytes = usize::try_from(payload.saturating_add(output)).unwrap_or(usize::MAX);
-    bytes.saturating_add(error + texts(&job.spec) + job.history.len() * TRANSITION_BYTES)
+    let evidence = job.award.as_ref().and_then(|award| award.evidence.as_ref()).map_or(0, Sealed::len);
+    bytes.saturating_add(evidence + error + texts(&job.spec) + job.history.len() * TRANSITION_BYTES)
 }
 
 pub(super) fn texts(spec: &JobSpec) -> usize {
@@ -121,6 +128,7 @@ impl Index {
         swap(&mut self.waiting, was.and_then(|f| f.waiting), is.and_then(|f| f.waiting));
         swap(&mut self.deadlines, was.and_then(|f| f.deadline), is.and_then(|f| f.deadline));
         swap(&mut self.finished, was.and_then(|f| f.finished), is.and_then(|f| f.finished));
+        swap(&mut self.evidenced, was.and_then(|f| f.evidenced), is.and_then(|f| f.evidenced));
         swap(&mut self.active, active(was), active(is));
         self.hand_over(was, is);
         if let Some(was) = was {

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::auction::Evidence;
+use super::auction::Sealed;
 use super::bytes;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::score::{Policy, Weights};
@@ -130,7 +130,7 @@ pub struct Award {
     pub started_at: Option<Timestamp>,
     pub lease_until: Timestamp,
     /// Why this worker got it.
-    pub evidence: Option<Box<Evidence>>,
+    pub evidence: Option<Sealed>,
 }
 
 /// How the last attempt that reported came out well.

@@ -39,7 +39,7 @@ use super::worker::Worker;
 const MAGIC: [u8; 8] = *b"ciro-sm\n";
 
 /// Grows with every change of what is written.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// A frame is closed when it has this many bytes.
 const FRAME_TARGET: usize = 64 << 10;

@@ -37,6 +37,8 @@ pub struct Limits {
     /// Bytes of outputs (and inputs of failed jobs), texts and history kept. Beyond it the oldest finished jobs are
     /// forgotten.
     pub finished_bytes: usize,
+    /// Finished jobs whose award keeps its evidence. Beyond it the oldest lose it.
+    pub evidence: usize,
     /// Idempotency keys kept of finished jobs that are forgotten. Beyond it the oldest go, and a retry is a new job.
     pub retired: usize,
     /// Registered workers. Beyond it the one that is offline longest makes room, or else registrations are refused.
@@ -53,6 +55,7 @@ pub const LIMITS: Limits = Limits {
     backlog_bytes: 256 << 20,
     finished: 100_000,
     finished_bytes: 128 << 20,
+    evidence: 20_000,
     retired: 250_000,
     workers: 20_000,
     journal_keep: KEEP,

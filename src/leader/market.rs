@@ -22,7 +22,7 @@ use super::leases::millis;
 use super::signed::Signed;
 use super::{Offer, Reign};
 use crate::clock;
-use crate::domain::auction::{self, Bid, Bidder, Win};
+use crate::domain::auction::{self, Bid, Bidder, Sealed, Win};
 use crate::domain::matching::fits;
 use crate::domain::reputation::is_banned;
 use crate::domain::worker::{Verdict, Worker};
@@ -46,7 +46,10 @@ const FRESH: Duration = Duration::from_millis(2_500);
 const CHOICE: usize = 2;
 
 /// Pairs of job and worker looked at in one round. Jobs that no worker fits rest, so the next round sees others.
-const LOOKS_MAX: usize = 100_000;
+const LOOKS_MAX: usize = 20_000;
+
+/// Jobs at rest beyond which looking for others takes long.
+const RESTS_MANY: usize = 10_000;
 
 /// Rest of a job that no worker with room fits.
 const REST_UNFIT: Duration = Duration::from_secs(5);
@@ -144,13 +147,20 @@ impl Market {
         let context = self.reign.context.clone();
         let fresh: BTreeSet<WorkerId> =
             context.roster.fresher_than(now, FRESH).into_iter().filter(|(_, h)| !h.stopping).map(|(w, _)| w).collect();
-        // A frozen view: with many jobs and workers this takes longer than `apply` should wait.
-        let view = context.client.view();
-        let able: Vec<&Arc<Worker>> = able(&view, &fresh).collect();
+        // `apply` waits for a read, so a look that will take long has a frozen view, which costs memory.
+        let round = if self.rests.len() > RESTS_MANY {
+            self.look(&context.client.view(), &fresh, now)
+        } else {
+            context.client.read(|state| self.look(state, &fresh, now))
+        };
+        (!round.jobs.is_empty()).then_some(round)
+    }
+
+    fn look(&mut self, state: &State, fresh: &BTreeSet<WorkerId>, now: Instant) -> Round {
+        let able: Vec<&Arc<Worker>> = able(state, fresh).collect();
         self.wake(able.iter().map(|worker| worker.id).collect());
-        let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(|worker| seat(&view, worker)).collect();
-        let jobs = self.pick(&view, &seats, now);
-        (!jobs.is_empty()).then_some(Round { jobs, seats })
+        let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(|worker| seat(state, worker)).collect();
+        Round { jobs: self.pick(state, &seats, now), seats }
     }
 
     /// A worker that was not there before may want what the others did not.
@@ -162,7 +172,7 @@ impl Market {
     }
 
     /// The first jobs to be served that a worker with room fits. The others that were looked at rest.
-    fn pick(&mut self, view: &State, seats: &BTreeMap<WorkerId, Seat>, now: Instant) -> Vec<Arc<Job>> {
+    fn pick(&mut self, state: &State, seats: &BTreeMap<WorkerId, Seat>, now: Instant) -> Vec<Arc<Job>> {
         let context = &self.reign.context;
         let kinds: BTreeSet<&str> = seats.values().flat_map(Seat::kinds).collect();
         let room: usize = seats.values().map(|seat| seat.room as usize).sum();
@@ -171,7 +181,7 @@ impl Market {
         let resting = |job: &Job| rests.get(&job.id).is_some_and(|(until, _)| *until > now);
         let (mut jobs, mut unfit) = (Vec::new(), Vec::new());
         let looks = (LOOKS_MAX / seats.len().max(1)).max(limit);
-        for job in view.open_jobs_of(context.client.log_now(), &kinds).filter(|job| !resting(job)).take(looks) {
+        for job in state.open_jobs_of(context.client.log_now(), &kinds).filter(|job| !resting(job)).take(looks) {
             if jobs.len() == limit {
                 break;
             }
@@ -288,7 +298,7 @@ impl Market {
         let commands = wins
             .into_iter()
             .map(|Win { job, attempt, worker, price, evidence }| {
-                let evidence = Some(Box::new(evidence));
+                let evidence = Sealed::of(evidence);
                 Command::Assign { job, attempt, worker, price, lease_ms, evidence }
             })
             .collect();

@@ -14,16 +14,16 @@ use crate::wire::proto::mesh::v1 as proto;
 /// A worker's answer whose signature holds.
 pub(super) struct Signed<'a> {
     answer: &'a proto::Bids,
-    hashes: Vec<bid_proof::Hash>,
+    tree: bid_proof::Tree,
 }
 
 impl<'a> Signed<'a> {
     /// `None`: there is no answer, or it is not signed by `worker`.
     pub fn check(worker: WorkerId, answers: &'a BTreeMap<WorkerId, proto::Bids>) -> Option<Self> {
         let answer = answers.get(&worker)?;
-        let hashes = wire::bid_hashes(answer)?;
-        let statement = wire::bids_head(answer).statement(&bid_proof::root(&hashes));
-        mesh::verify(worker, &statement, &answer.signature).then_some(Self { answer, hashes })
+        let tree = wire::bids_tree(answer)?;
+        let statement = wire::bids_head(answer).statement(&tree.root());
+        mesh::verify(worker, &statement, &answer.signature).then_some(Self { answer, tree })
     }
 
     /// That the bid which won is among those signed.
@@ -33,7 +33,7 @@ impl<'a> Signed<'a> {
         Some(bid_proof::Proof {
             head: wire::bids_head(self.answer),
             place: u32::try_from(place).ok()?,
-            path: bid_proof::path(&self.hashes, place),
+            path: self.tree.path(place),
             signature: self.answer.signature.to_vec(),
         })
     }

@@ -36,18 +36,18 @@ pub fn bids_head(bids: &proto::Bids) -> bid_proof::Head {
     }
 }
 
-/// The hash of each bid, in order. `None` if one is malformed.
-pub fn bid_hashes(bids: &proto::Bids) -> Option<Vec<bid_proof::Hash>> {
+/// The tree over the bids. `None` if one is malformed.
+pub fn bids_tree(bids: &proto::Bids) -> Option<bid_proof::Tree> {
     let leaf = |bid: &proto::Bid| {
         let (job, price) = (super::job_id(&bid.job)?, super::price_from_bytes(&bid.price)?);
         Some(bid_proof::Leaf { job, attempt: bid.attempt, price, expected_ms: bid.expected_ms }.hash())
     };
-    bids.bids.iter().map(leaf).collect()
+    bids.bids.iter().map(leaf).collect::<Option<_>>().map(bid_proof::Tree::over)
 }
 
 /// The bytes a worker signs for an answer: [`bid_proof`] says which. `None` if a bid is malformed.
 pub fn signed_bids(bids: &proto::Bids) -> Option<Vec<u8>> {
-    Some(bids_head(bids).statement(&bid_proof::root(&bid_hashes(bids)?)))
+    Some(bids_head(bids).statement(&bids_tree(bids)?.root()))
 }
 
 /// A refused item with a stable code.

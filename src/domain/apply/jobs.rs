@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use super::{Step, cut};
-use crate::domain::auction::{Evidence, verify};
+use crate::domain::auction::{Sealed, verify};
 use crate::domain::command::{Complete, Done, Fail, Refusal, Reply, Submit};
 use crate::domain::ids::{Digest, JobId, Price, WorkerId};
 use crate::domain::index::{Facets, texts};
-use crate::domain::job::{Award, Cause, Job, JobError, JobState, Outcome, Transition};
+use crate::domain::job::{Award, Cause, Job, JobError, JobSpec, JobState, Outcome, Transition};
 use crate::domain::journal::Event;
 use crate::domain::matching::misfits;
 use crate::domain::reputation::{Fact, is_banned};
@@ -113,7 +113,7 @@ impl Step<'_> {
         worker: WorkerId,
         price: Price,
         lease_ms: u64,
-        evidence: Option<&Evidence>,
+        evidence: Option<&Sealed>,
     ) -> Reply {
         let job = self.job(id)?;
         let now = self.state.now;
@@ -131,12 +131,10 @@ impl Step<'_> {
         if let Some(most) = job.spec.max_price.filter(|most| price > *most) {
             return Err(Refusal::Invalid(format!("price {price} is above the job's max_price {most}")));
         }
-        if let Some(evidence) = evidence {
-            verify(job.spec.max_price, &weights(&job.spec), worker, price, evidence).map_err(Refusal::Invalid)?;
-        }
+        evidence.map_or(Ok(()), |sealed| judge(&job.spec, worker, price, sealed)).map_err(Refusal::Invalid)?;
         let known = self.state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
         self.available(known, job).map_err(|why| Refusal::NotAvailable { worker, why })?;
-        let evidence = evidence.cloned().map(Box::new);
+        let evidence = evidence.cloned();
         let lease_until = now.after_ms(lease_ms);
         let award = Award { worker, price, assigned_at: now, started_at: None, lease_until, evidence };
         self.transition(id, Cause::Awarded, |job| {
@@ -297,6 +295,11 @@ impl Step<'_> {
             _ => Ok(job),
         }
     }
+}
+
+fn judge(spec: &JobSpec, worker: WorkerId, price: Price, sealed: &Sealed) -> Result<(), String> {
+    let evidence = sealed.open(worker, price).ok_or("the evidence of the award can not be read")?;
+    verify(spec.max_price, &weights(spec), worker, price, &evidence)
 }
 
 fn next_attempt(job: &Job) -> u32 {

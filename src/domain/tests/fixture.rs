@@ -18,6 +18,7 @@ pub(super) const SMALL: Limits = Limits {
     backlog_bytes: 1_500,
     finished: 4,
     finished_bytes: 3_000,
+    evidence: 2,
     retired: 3,
     workers: 3,
     journal_keep: 10,
@@ -174,6 +175,7 @@ fn check_sums(state: &State) {
     assert!(state.index.finished.len() <= limits.finished);
     assert!(state.index.finished_bytes <= limits.finished_bytes);
     assert!(state.workers.len() <= limits.workers);
+    assert!(state.index.evidenced.len() <= limits.evidence);
     assert!(state.retired.len() <= limits.retired);
     assert!(state.retired.iter().all(|(_, (id, _))| id.is_from_key() && state.job(*id).is_none()));
     let kept: usize = state.outputs.iter().map(|(_, bytes)| bytes.len()).sum();

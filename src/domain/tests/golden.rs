@@ -256,6 +256,7 @@ impl Story {
                 "backlog_bytes" => limits.backlog_bytes = value,
                 "finished" => limits.finished = value,
                 "finished_bytes" => limits.finished_bytes = value,
+                "evidence" => limits.evidence = value,
                 "retired" => limits.retired = value,
                 "workers" => limits.workers = value,
                 "journal_keep" => limits.journal_keep = value,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_assert, prop_assert_eq, proptest};
 
-use super::fixture::{fail, job, register, spec, submit, worker};
+use super::fixture::{check, complete, fail, job, register, spec, submit, worker};
 use crate::domain::apply::Position;
-use crate::domain::auction::{Bid, Bidder, Evidence, Fate, Win, award, verify};
+use crate::domain::auction::{Bid, Bidder, Evidence, Fate, Sealed, Win, award, verify};
 use crate::domain::command::{Command, Record};
 use crate::domain::ids::{JobId, Price, WorkerId};
 use crate::domain::job::{Job, JobSpec};
@@ -45,6 +45,24 @@ fn bidders(state: &State) -> BTreeMap<WorkerId, Bidder<'_>> {
 
 fn winner(wins: &[Win], id: JobId) -> Option<WorkerId> {
     wins.iter().find(|win| win.job == id).map(|win| win.worker)
+}
+
+#[test]
+fn the_newest_finished_jobs_keep_the_evidence_of_their_award() {
+    let mut state = market(3, &[9]);
+    state.limits.evidence = 2;
+    let wins = clear(&state, &[bid(0, 1, 1, 0), bid(1, 1, 1, 0), bid(2, 1, 1, 0)]);
+    for (n, win) in (2..).zip(&wins) {
+        let evidence = Sealed::of(win.evidence.clone());
+        let (job, worker, price) = (win.job, win.worker, win.price);
+        let assign = Command::Assign { job, attempt: 1, worker, price, lease_ms: 30_000, evidence };
+        let record = Record { at: Timestamp(n * 1_000), commands: vec![assign, complete(job, 1, worker, b"done")] };
+        assert!(state.apply(Position { index: n, term: 1 }, &record).iter().all(Result::is_ok));
+        check(&state);
+    }
+    let kept: Vec<bool> =
+        wins.iter().map(|win| state.job(win.job).unwrap().award.as_ref().unwrap().evidence.is_some()).collect();
+    assert_eq!(kept, [false, true, true]);
 }
 
 const LIVE: Live = Live { load_permille: 1_000, rtt_us: Some(40_000) };
@@ -107,6 +125,8 @@ fn an_award_records_what_it_takes_to_judge_it_again() {
     assert!(tampered(|e| e.offers.reverse()).is_err(), "another winner");
     assert!(tampered(|e| e.scale.price = Price(1)).is_err(), "another scale");
     assert!(tampered(|e| e.offers = Box::new([])).is_err(), "nothing");
+    let sealed = Sealed::of(first.evidence.clone()).unwrap();
+    assert_eq!(sealed.open(first.worker, first.price), Some(first.evidence.clone()));
 }
 
 #[test]
@@ -226,7 +246,7 @@ proptest! {
         let mut state = state;
         let assign = |win: &Win| Command::Assign {
             job: win.job, attempt: win.attempt, worker: win.worker, price: win.price, lease_ms: 1_000,
-            evidence: Some(Box::new(win.evidence.clone())),
+            evidence: Sealed::of(win.evidence.clone()),
         };
         let record = Record { at: Timestamp(2_000), commands: wins.iter().map(assign).collect() };
         assert!(state.apply(Position { index: 2, term: 1 }, &record).iter().all(Result::is_ok));
