@@ -55,7 +55,7 @@ pub const LIMITS: Limits = Limits {
     backlog_bytes: 256 << 20,
     finished: 100_000,
     finished_bytes: 128 << 20,
-    evidence: 20_000,
+    evidence: 2_000,
     retired: 250_000,
     workers: 20_000,
     journal_keep: KEEP,
