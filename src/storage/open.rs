@@ -36,7 +36,7 @@ pub(super) const DB: &str = "db";
 /// at which sled turns it into a file of its own. Fixed for the life of a store.
 const SEGMENT_BYTES: usize = 8 << 20;
 
-const CACHE_BYTES: u64 = 16 << 20;
+const CACHE_BYTES: u64 = 32 << 20;
 
 /// How long sled may take to let go of a store this process has just closed.
 const CLOSING: Duration = Duration::from_secs(5);
