@@ -90,6 +90,10 @@ impl Seen {
             self.broken.push(format!("node {node} went back from applied {highest} to {applied}"));
         }
         *highest = applied.max(*highest);
+        // The log begins at index 0, which is also what a node shows that has applied nothing yet.
+        if applied == 0 {
+            return;
+        }
         let hash = status["state_hash"].as_str().unwrap_or("none").to_owned();
         let (first, by) = self.hashes.entry(applied).or_insert_with(|| (hash.clone(), node));
         if *first != hash {
