@@ -42,6 +42,7 @@ apt_install() {
   command -v apt-get >/dev/null 2>&1 || return 1
   local -a install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@")
   as_root "${install[@]}" >/dev/null 2>&1 && return 0
+  # Old lists may do as well: it is the second installation that decides.
   as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >/dev/null 2>&1 || true
   as_root "${install[@]}" >/dev/null
 }
