@@ -33,7 +33,7 @@ use super::types::{Entry, LogId, TypeConfig, Vote};
 const READ_MAX: usize = 1 << 20;
 
 /// Bytes of the newest entries kept in memory, for followers that keep up and for `apply`.
-const TAIL_MAX: usize = 8 << 20;
+const TAIL_MAX: usize = 4 << 20;
 
 /// Keys deleted in one go behind a purge, so that nobody waits long for the tree.
 const SWEEP: usize = 256;

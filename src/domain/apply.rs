@@ -203,7 +203,7 @@ impl Step<'_> {
         let next = self.state.now.after_ms(retried.unwrap_or(0));
         let change = |job: &mut Job| {
             job.failures = failures;
-            job.error = Some(error);
+            job.error = Some(error.into());
         };
         if retried.is_none() {
             return self.finish(id, JobState::Failed, cause, change);

@@ -7,11 +7,14 @@
 //! Input and output bytes are not here: [`crate::domain::State`] keeps them
 //! apart, so that a transition touches a small record only.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::auction::Sealed;
 use super::bytes;
 use super::ids::{Digest, JobId, Price, WorkerId};
+use super::rare::{Rare, Usual};
 use super::score::{Policy, Weights};
 use super::time::Timestamp;
 
@@ -62,18 +65,18 @@ pub struct JobSpec {
     pub deadline: Option<Timestamp>,
     /// Longest run of one attempt.
     pub timeout_secs: u32,
-    pub requirements: Requirements,
+    pub requirements: Rare<Requirements>,
     /// How offers are weighed.
     pub policy: Policy,
     /// In place of the policy's.
     pub weights: Option<Weights>,
-    pub retry: Retry,
+    pub retry: Rare<Retry>,
     pub redundancy: u8,
     pub tags: Vec<String>,
     /// The client's account on chain, `0x…`.
-    pub client_address: Option<String>,
-    pub callback_url: Option<String>,
-    pub settlement: Option<String>,
+    pub client_address: Option<Box<str>>,
+    pub callback_url: Option<Box<str>>,
+    pub settlement: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +84,14 @@ pub struct Input {
     pub sha256: Digest,
     pub size: u64,
     /// `None`: the bytes came with the submission.
-    pub uri: Option<String>,
+    pub uri: Option<Box<str>>,
+}
+
+impl Usual for Requirements {
+    fn usual() -> &'static Self {
+        static USUAL: LazyLock<Requirements> = LazyLock::new(Requirements::default);
+        &USUAL
+    }
 }
 
 /// What a worker must have. Zero and empty mean "do not care".
@@ -109,6 +119,13 @@ pub struct Retry {
 impl Default for Retry {
     fn default() -> Self {
         Self { max_attempts: 3, initial_delay_ms: 5_000, multiplier_permille: 2_000, max_delay_ms: 300_000 }
+    }
+}
+
+impl Usual for Retry {
+    fn usual() -> &'static Self {
+        static USUAL: LazyLock<Retry> = LazyLock::new(Retry::default);
+        &USUAL
     }
 }
 
@@ -143,8 +160,8 @@ pub struct Outcome {
     pub exit_code: i32,
     pub duration_ms: u64,
     /// ed25519 by the worker over `wire::signed_result`.
-    #[serde(with = "bytes::whole")]
-    pub signature: Vec<u8>,
+    #[serde(with = "bytes::boxed")]
+    pub signature: Box<[u8]>,
 }
 
 /// Why a job, or its last attempt, did not end well.
@@ -201,7 +218,7 @@ pub struct Job {
     pub failures: u32,
     pub award: Option<Award>,
     pub outcome: Option<Outcome>,
-    pub error: Option<JobError>,
+    pub error: Option<Box<JobError>>,
     pub submitted_at: Timestamp,
     pub submitted_index: u64,
     pub finished_at: Option<Timestamp>,

@@ -18,6 +18,7 @@ mod index;
 pub mod job;
 pub mod journal;
 pub mod matching;
+pub mod rare;
 pub mod reputation;
 mod retired;
 pub mod schedule;

@@ -137,7 +137,7 @@ fn assignment(item: &Item) -> proto::Assignment {
         input: Some(job_proto::Input {
             sha256: bytes::Bytes::copy_from_slice(&input.sha256.0),
             size: input.size,
-            uri: input.uri.clone().unwrap_or_default(),
+            uri: input.uri.as_deref().unwrap_or_default().to_owned(),
             inline: payload.as_ref().map(|bytes| bytes::Bytes::copy_from_slice(bytes)).unwrap_or_default(),
         }),
         timeout_secs: job.spec.timeout_secs,

@@ -173,7 +173,7 @@ impl JobBody {
             next_attempt_at: pending.then(|| text::time(job.next_attempt_at.max(job.submitted_at))),
             deadline: job.spec.deadline.map(text::time),
             timeout_secs: job.spec.timeout_secs,
-            error: job.error.as_ref().map(ErrorBody::of),
+            error: job.error.as_deref().map(ErrorBody::of),
             input: InputBody { sha256: job.spec.input.sha256.to_string(), size: job.spec.input.size },
             requirements: RequirementsBody::of(&job.spec.requirements),
             policy: job.spec.policy.as_str(),
@@ -181,10 +181,10 @@ impl JobBody {
             retry: RetryBody::of(&job.spec.retry),
             redundancy: job.spec.redundancy,
             tags: job.spec.tags.clone(),
-            client_address: job.spec.client_address.clone(),
+            client_address: job.spec.client_address.as_deref().map(str::to_owned),
             submitted_index: job.submitted_index,
             source: source(job.source),
-            settlement: SettlementBody { mode: job.spec.settlement.clone().unwrap_or_else(|| "none".to_owned()) },
+            settlement: SettlementBody { mode: job.spec.settlement.as_deref().unwrap_or("none").to_owned() },
         }
     }
 }

@@ -103,7 +103,7 @@ fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Expla
         workers_omitted: known.len().saturating_sub(WORKERS_MAX),
         workers: known.into_iter().take(WORKERS_MAX).collect(),
         award: job.award.as_ref().map(AwardBody::of),
-        error: job.error.as_ref().map(ErrorBody::of),
+        error: job.error.as_deref().map(ErrorBody::of),
         history: job.history.iter().map(TransitionBody::of).collect(),
         applied_index: state.applied(),
     }

@@ -47,7 +47,7 @@ impl Filter {
         };
         state
             && self.kind.as_ref().is_none_or(|kind| *kind == job.spec.kind)
-            && self.client.as_ref().is_none_or(|client| job.spec.client_address.as_ref() == Some(client))
+            && self.client.as_ref().is_none_or(|client| job.spec.client_address.as_deref() == Some(client))
             && self.tag.as_ref().is_none_or(|tag| job.spec.tags.contains(tag))
             && self.since.is_none_or(|since| job.submitted_at >= since)
             && self.worker.is_none_or(|worker| worker.is_some() && worker == worker_of(job))

@@ -19,8 +19,8 @@ fn defaults_are_filled_in() {
     assert_eq!(checked.payload, b"hi");
     assert_eq!(checked.spec.input, Input { sha256: Digest::of(b"hi"), size: 2, uri: None });
     assert_eq!((checked.spec.priority, checked.spec.timeout_secs, checked.spec.redundancy), (5, 3_600, 1));
-    assert_eq!(checked.spec.retry, Retry::default());
-    assert_eq!(checked.spec.requirements, Requirements::default());
+    assert_eq!(*checked.spec.retry, Retry::default());
+    assert_eq!(*checked.spec.requirements, Requirements::default());
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Step<'_> {
             state if state.is_final() => Err(Refusal::Finished { job: id, state }),
             _ => {
                 let error = JobError { code: "cancelled".to_owned(), detail: cut(reason) };
-                self.finish(id, JobState::Cancelled, Cause::Cancelled, |job| job.error = Some(error))
+                self.finish(id, JobState::Cancelled, Cause::Cancelled, |job| job.error = Some(error.into()))
             }
         }
     }
@@ -230,7 +230,7 @@ impl Step<'_> {
             output_size: u64::try_from(complete.output.len()).unwrap_or(u64::MAX),
             exit_code: complete.exit_code,
             duration_ms: complete.duration_ms,
-            signature: complete.signature.clone(),
+            signature: complete.signature.as_slice().into(),
         };
         if Digest::of(&complete.output) != complete.output_sha256 {
             return Err(Refusal::Invalid("output_sha256 is not of the output".to_owned()));
@@ -272,7 +272,7 @@ impl Step<'_> {
             code: "deadline_exceeded".to_owned(),
             detail: format!("the deadline passed while the job was {}", job.state.as_str()),
         };
-        self.finish(id, JobState::Failed, Cause::DeadlinePassed, |job| job.error = Some(error))
+        self.finish(id, JobState::Failed, Cause::DeadlinePassed, |job| job.error = Some(error.into()))
     }
 
     fn job(&self, id: JobId) -> Result<&Job, Refusal> {
