@@ -155,5 +155,5 @@ async fn members_fixed(_api: Api, _request: Request) -> Result<Response, Problem
 
 async fn no_backup(_api: Api, _request: Request) -> Result<Response, Problem> {
     let problem = Problem::new(Code::NotAvailable, "backups over the API are not available yet");
-    Err(problem.hint("Stop a follower and copy its data directory; start it again afterwards."))
+    Err(problem.hint("Every member keeps all data. Do not start a member from an older copy of its data directory."))
 }
