@@ -29,7 +29,8 @@ use super::{Error, Leadership};
 const TICK: Duration = Duration::from_millis(100);
 
 /// The log may hold this many times the bytes between two snapshots. Beyond it, no entries are kept behind one.
-const LOG_SNAPSHOTS: u64 = 4;
+/// What sled holds of the log it mostly holds in memory, too; and who missed this much is sooner helped by a snapshot.
+const LOG_SNAPSHOTS: u64 = 1;
 
 /// A member that acknowledged within this is taken to be alive.
 const RECENT: Duration = Duration::from_secs(1);
