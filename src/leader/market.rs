@@ -3,9 +3,11 @@
 //! One announcement names all open jobs of a round. Workers answer each
 //! announcement with one message, also when they offer nothing, so a round ends
 //! when everyone who could win has answered, at the latest when its window is
-//! over. Awards are committed as one batch; `dispatch` brings them to the
-//! workers. Nothing of a round is logged but its awards: a new leader announces
-//! again and hears the bids again.
+//! over. Awards are committed as one batch, and while they commit the next round
+//! is open ([`super::flights`]); `dispatch` brings them to the workers. Nothing of
+//! a round is logged but its awards: a new leader announces again and hears the
+//! bids again. One round is open at a time; when leadership ends, it and the
+//! commits under way are dropped, and the log alone says which awards hold.
 //!
 //! A round names no more jobs than there is room for, in serving order. A job
 //! that nobody wanted rests for a moment before it is announced again, so that
@@ -15,9 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
+use super::flights::{Commits, Flights};
 use super::leases::millis;
 use super::signed::Signed;
 use super::{Offer, Reign};
@@ -59,20 +63,33 @@ const REST_UNFIT: Duration = Duration::from_secs(5);
 const PACE: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
-    let mut market = Market { reign, seq: 0, rests: BTreeMap::new(), seen: BTreeSet::new() };
-    let mut applied = market.reign.context.client.applied();
+    let mut applied = reign.context.client.applied();
+    let mut market =
+        Market { reign, seq: 0, rests: BTreeMap::new(), seen: BTreeSet::new(), flights: Flights::default() };
+    let mut commits = Commits::default();
     loop {
         applied.borrow_and_update();
-        let begun = clock::instant();
-        let outcome = market.round(&mut offers).await;
-        if outcome != Outcome::Quiet {
-            tokio::time::sleep(PACE.saturating_sub(begun.elapsed())).await;
+        while commits.is_full() {
+            market.flights.land(commits.landed().await);
         }
-        if outcome == Outcome::Awarded {
+        let begun = clock::instant();
+        let (outcome, landed) = commits.alongside(market.round(&mut offers)).await;
+        landed.into_iter().for_each(|flight| market.flights.land(flight));
+        let paced = !matches!(outcome, Outcome::Quiet);
+        let awarded = matches!(outcome, Outcome::Awarded(_));
+        if let Outcome::Awarded(wins) = outcome {
+            commits.push(market.settle(wins));
+        }
+        if paced {
+            let ((), landed) = commits.alongside(tokio::time::sleep(PACE.saturating_sub(begun.elapsed()))).await;
+            landed.into_iter().for_each(|flight| market.flights.land(flight));
+        }
+        if awarded {
             continue;
         }
         let tick = market.reign.context.options.tick;
         tokio::select! {
+            flight = commits.landed() => market.flights.land(flight),
             _ = applied.changed() => {}
             () = tokio::time::sleep(tick) => {}
         }
@@ -86,16 +103,16 @@ struct Market {
     rests: BTreeMap<JobId, (Instant, Duration)>,
     /// Workers that could have won in the last round if they had had room.
     seen: BTreeSet<WorkerId>,
+    flights: Flights,
 }
 
 /// What came of a round.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// Nothing was announced.
     Quiet,
     /// It was announced, and nobody won.
     Announced,
-    Awarded,
+    Awarded(Vec<Win>),
 }
 
 /// What one round is about.
@@ -138,7 +155,7 @@ impl Market {
         let wins = self.award(&round, &mut bids, &answers);
         metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
         self.rest(&round, &wins);
-        if self.settle(wins).await { Outcome::Awarded } else { Outcome::Announced }
+        if wins.is_empty() { Outcome::Announced } else { Outcome::Awarded(wins) }
     }
 
     /// Picks the jobs and the workers of a round. `None` if either is missing.
@@ -159,7 +176,9 @@ impl Market {
     fn look(&mut self, state: &State, fresh: &BTreeSet<WorkerId>, now: Instant) -> Round {
         let able: Vec<&Arc<Worker>> = able(state, fresh).collect();
         self.wake(able.iter().map(|worker| worker.id).collect());
-        let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(|worker| seat(state, worker)).collect();
+        let taken = self.flights.taken(state);
+        let seat = |worker: &Arc<Worker>| seat(state, worker, taken.get(&worker.id).copied().unwrap_or(0));
+        let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(seat).collect();
         Round { jobs: self.pick(state, &seats, now), seats }
     }
 
@@ -178,7 +197,8 @@ impl Market {
         let room: usize = seats.values().map(|seat| seat.room as usize).sum();
         let limit = (room * CHOICE).min(context.options.announced_max);
         let rests = &self.rests;
-        let resting = |job: &Job| rests.get(&job.id).is_some_and(|(until, _)| *until > now);
+        let resting =
+            |job: &Job| rests.get(&job.id).is_some_and(|(until, _)| *until > now) || self.flights.holds(state, job.id);
         let (mut jobs, mut unfit) = (Vec::new(), Vec::new());
         let looks = (LOOKS_MAX / seats.len().max(1)).max(limit);
         for job in state.open_jobs_of(context.client.log_now(), &kinds).filter(|job| !resting(job)).take(looks) {
@@ -289,11 +309,9 @@ impl Market {
         self.rests.retain(|_, (until, length)| *until + *length > now);
     }
 
-    /// Commits the awards. True if there were any.
-    async fn settle(&self, wins: Vec<Win>) -> bool {
-        if wins.is_empty() {
-            return false;
-        }
+    /// Sends the awards off; what is returned is done when they are in the log, or are known not to be.
+    fn settle(&mut self, wins: Vec<Win>) -> BoxFuture<'static, u64> {
+        let flight = self.flights.take_off(&wins);
         let lease_ms = millis(self.reign.context.options.lease);
         let commands = wins
             .into_iter()
@@ -302,13 +320,13 @@ impl Market {
                 Command::Assign { job, attempt, worker, price, lease_ms, evidence }
             })
             .collect();
-        match self.reign.record("market", commands).await {
-            Ok(replies) => replies.iter().any(Result::is_ok),
-            Err(error) => {
+        let reign = self.reign.clone();
+        Box::pin(async move {
+            if let Err(error) = reign.record("market", commands).await {
                 info!(%error, "awards not recorded, the jobs stay open");
-                false
             }
-        }
+            flight
+        })
     }
 }
 
@@ -320,8 +338,9 @@ fn able<'a>(state: &'a State, fresh: &BTreeSet<WorkerId>) -> impl Iterator<Item 
     state.workers().filter(takes).filter(|worker| fresh.contains(&worker.id))
 }
 
-fn seat(state: &State, worker: &Arc<Worker>) -> Option<(WorkerId, Seat)> {
-    let room = state.room(worker);
+/// `taken`: places of the worker that awards under way take.
+fn seat(state: &State, worker: &Arc<Worker>, taken: u32) -> Option<(WorkerId, Seat)> {
+    let room = state.room(worker).saturating_sub(taken);
     (room > 0).then(|| (worker.id, Seat { worker: Arc::clone(worker), room }))
 }
 
