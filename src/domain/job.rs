@@ -203,6 +203,8 @@ pub struct Job {
     pub outcome: Option<Outcome>,
     pub error: Option<JobError>,
     pub submitted_at: Timestamp,
+    /// Since when it waits for its turn: when it was submitted, or last given another chance after it had failed.
+    pub queued_at: Timestamp,
     pub submitted_index: u64,
     pub finished_at: Option<Timestamp>,
     /// While pending: not announced before this.

@@ -27,7 +27,7 @@ use super::signed::Signed;
 use super::{Offer, Reign};
 use crate::clock;
 use crate::domain::auction::{self, Bid, Bidder, Sealed, Win};
-use crate::domain::matching::fits;
+use crate::domain::matching::{Class, fits};
 use crate::domain::reputation::is_banned;
 use crate::domain::worker::{Verdict, Worker};
 use crate::domain::{Command, Job, JobId, State, WorkerId};
@@ -49,14 +49,18 @@ const FRESH: Duration = Duration::from_millis(2_500);
 /// Jobs a worker bids for beyond its room; more to choose from makes better matches.
 const CHOICE: usize = 2;
 
-/// Pairs of job and worker looked at in one round. Jobs that no worker fits rest, so the next round sees others.
+/// Pairs of class and worker, and jobs, looked at in one round. Classes that no worker fits rest, and so do jobs that
+/// nobody wanted, so the next round sees others.
 const LOOKS_MAX: usize = 20_000;
+
+/// Classes known to rest. Beyond it they are looked at again in every round.
+const CLASSES_MAX: usize = 10_000;
 
 /// Jobs at rest beyond which looking for others takes long.
 const RESTS_MANY: usize = 10_000;
 
-/// Rest of a job that no worker with room fits.
-const REST_UNFIT: Duration = Duration::from_secs(5);
+/// Rest of a class that no worker with room fits; a worker that gets room wakes it.
+const REST_UNFIT: Duration = Duration::from_secs(1);
 
 /// Shortest time from one announcement to the next: each asks every worker for an answer,
 /// and who answers more often than the mesh allows is taken for a flooder.
@@ -64,8 +68,7 @@ const PACE: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
     let mut applied = reign.context.client.applied();
-    let mut market =
-        Market { reign, seq: 0, rests: BTreeMap::new(), seen: BTreeSet::new(), flights: Flights::default() };
+    let mut market = Market::new(reign);
     let mut commits = Commits::default();
     loop {
         applied.borrow_and_update();
@@ -101,8 +104,14 @@ struct Market {
     seq: u64,
     /// Jobs that nobody wanted: until when they rest, and how long the next rest is.
     rests: BTreeMap<JobId, (Instant, Duration)>,
+    /// Classes that no worker with room fitted, and until when they rest.
+    unfit: BTreeMap<Class, Instant>,
+    /// The class at which the next look begins; above 0 if the last one did not get through.
+    from: Class,
     /// Workers that could have won in the last round if they had had room.
     seen: BTreeSet<WorkerId>,
+    /// Those among them that had room.
+    seated: BTreeSet<WorkerId>,
     flights: Flights,
 }
 
@@ -127,12 +136,6 @@ struct Seat {
     room: u32,
 }
 
-impl Seat {
-    fn kinds(&self) -> impl Iterator<Item = &str> {
-        self.worker.capabilities.job_types.iter().map(String::as_str)
-    }
-}
-
 impl Round {
     fn award(&self, bids: &[Bid]) -> Vec<Win> {
         let jobs: Vec<&Job> = self.jobs.iter().map(AsRef::as_ref).collect();
@@ -142,6 +145,11 @@ impl Round {
 }
 
 impl Market {
+    fn new(reign: Reign) -> Self {
+        let (seen, seated, flights) = (BTreeSet::new(), BTreeSet::new(), Flights::default());
+        Self { reign, seq: 0, rests: BTreeMap::new(), unfit: BTreeMap::new(), from: 0, seen, seated, flights }
+    }
+
     async fn round(&mut self, offers: &mut mpsc::Receiver<Offer>) -> Outcome {
         let Some(mut round) = self.open() else { return Outcome::Quiet };
         let started = clock::instant();
@@ -179,6 +187,7 @@ impl Market {
         let taken = self.flights.taken(state);
         let seat = |worker: &Arc<Worker>| seat(state, worker, taken.get(&worker.id).copied().unwrap_or(0));
         let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(seat).collect();
+        self.wake_classes(seats.keys().copied().collect());
         Round { jobs: self.pick(state, &seats, now), seats }
     }
 
@@ -186,32 +195,51 @@ impl Market {
     fn wake(&mut self, able: BTreeSet<WorkerId>) {
         if !able.is_subset(&self.seen) {
             self.rests.clear();
+            self.unfit.clear();
         }
         self.seen = able;
     }
 
-    /// The first jobs to be served that a worker with room fits. The others that were looked at rest.
+    /// A worker that had no room before may fit what the others do not.
+    fn wake_classes(&mut self, seated: BTreeSet<WorkerId>) {
+        if !seated.is_subset(&self.seated) {
+            self.unfit.clear();
+        }
+        self.seated = seated;
+    }
+
+    /// The first jobs to be served that a worker with room fits. Classes that none fits rest.
     fn pick(&mut self, state: &State, seats: &BTreeMap<WorkerId, Seat>, now: Instant) -> Vec<Arc<Job>> {
         let context = &self.reign.context;
-        let kinds: BTreeSet<&str> = seats.values().flat_map(Seat::kinds).collect();
         let room: usize = seats.values().map(|seat| seat.room as usize).sum();
         let limit = (room * CHOICE).min(context.options.announced_max);
-        let rests = &self.rests;
-        let resting =
-            |job: &Job| rests.get(&job.id).is_some_and(|(until, _)| *until > now) || self.flights.holds(state, job.id);
-        let (mut jobs, mut unfit) = (Vec::new(), Vec::new());
-        let looks = (LOOKS_MAX / seats.len().max(1)).max(limit);
-        for job in state.open_jobs_of(context.client.log_now(), &kinds).filter(|job| !resting(job)).take(looks) {
-            if jobs.len() == limit {
-                break;
-            }
-            if seats.values().any(|seat| fits(&job.spec, &seat.worker, None)) {
-                jobs.push(job.clone());
-            } else {
-                unfit.push(job.id);
-            }
+        if limit == 0 {
+            return Vec::new();
         }
-        self.rests.extend(unfit.into_iter().map(|job| (job, (now + REST_UNFIT, REST_MAX))));
+        let (rests, flights, unfit) = (&self.rests, &self.flights, &mut self.unfit);
+        let (mut looks, from, mut beyond) = (LOOKS_MAX, self.from, None);
+        let fitted = |class, example: &Job| {
+            if class < from || unfit.get(&class).is_some_and(|until| *until > now) {
+                return false;
+            }
+            if looks == 0 {
+                beyond.get_or_insert(class);
+                return false;
+            }
+            let mut tried = 0;
+            let fits = seats.values().inspect(|_| tried += 1).any(|seat| fits(&example.spec, &seat.worker, None));
+            looks = looks.saturating_sub(tried);
+            if !fits && unfit.len() < CLASSES_MAX {
+                unfit.insert(class, now + REST_UNFIT);
+            }
+            fits
+        };
+        let rested = |job: &Job| rests.get(&job.id).is_none_or(|(until, _)| *until <= now);
+        let wanted = |job: &Job| rested(job) && !flights.holds(state, job.id);
+        let serving = state.serving(context.client.log_now(), fitted, wanted).within(LOOKS_MAX);
+        let jobs = serving.take(limit).cloned().collect();
+        self.from = beyond.unwrap_or_default();
+        self.unfit.retain(|_, until| *until > now);
         jobs
     }
 

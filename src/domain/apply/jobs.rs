@@ -39,7 +39,7 @@ impl Step<'_> {
         }
         self.room_for(submit)?;
         let job = self.new_job(submit);
-        self.state.index.change(&job.spec.kind, None, Some(&Facets::of(&job, self.state.now)));
+        self.state.index.change(None, Some(&Facets::of(&job, self.state.now)), &mut self.state.shares);
         self.state.jobs.insert(id, Arc::new(job));
         if let Some(payload) = &submit.payload {
             self.state.payloads.insert(id, Arc::from(payload.as_slice()));
@@ -58,6 +58,7 @@ impl Step<'_> {
             (index.active.len() + 1, limits.backlog),
             (index.backlog_bytes.saturating_add(bytes), limits.backlog_bytes),
             (self.state.journal.len() + 1, limits.journal_max),
+            (self.state.classes_with(&submit.spec), limits.classes),
         ];
         match bounds.iter().find(|(wanted, limit)| wanted > limit) {
             Some((_, limit)) => Err(Refusal::BacklogFull { limit: u64::try_from(*limit).unwrap_or(u64::MAX) }),
@@ -88,6 +89,7 @@ impl Step<'_> {
             outcome: None,
             error: None,
             submitted_at: now,
+            queued_at: now,
             submitted_index: self.position.index,
             finished_at: None,
             next_attempt_at: now,

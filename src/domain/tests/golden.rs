@@ -253,6 +253,7 @@ impl Story {
             let value = arg.parse()?;
             match arg.name() {
                 "backlog" => limits.backlog = value,
+                "classes" => limits.classes = value,
                 "backlog_bytes" => limits.backlog_bytes = value,
                 "finished" => limits.finished = value,
                 "finished_bytes" => limits.finished_bytes = value,
@@ -310,6 +311,7 @@ fn draft_submit(args: &mut ArgumentConsumer<'_>) -> Outcome<Command> {
     spec.deadline = args.lookup("deadline").map(|arg| milliseconds(&arg.value)).transpose()?.map(Timestamp);
     spec.retry.max_attempts = args.lookup_parse("max_attempts")?.unwrap_or(spec.retry.max_attempts);
     spec.requirements.min_cpu_cores = args.lookup_parse("cpu")?.unwrap_or(0);
+    spec.client_address = args.lookup("client").map(|arg| arg.value.clone());
     Ok(submit(id, spec, payload.as_bytes()))
 }
 
@@ -424,6 +426,7 @@ stories! {
     decline
     drain
     duplicate_complete
+    fair_share
     forgotten_key
     journal
     late_result

@@ -5,4 +5,5 @@ mod fixture;
 mod golden;
 mod market;
 mod properties;
+mod queue;
 mod snapshots;

@@ -68,6 +68,8 @@ fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
     let mut spec = spec(&payload);
     spec.kind = ["sha256", "wordcount"][usize::from(b / 16 % 2)].to_owned();
     spec.priority = a % 12;
+    spec.requirements.min_cpu_cores = u32::from(a % 3);
+    spec.client_address = [None, Some("0x1"), Some("0x2")][usize::from(b % 3)].map(Into::into);
     spec.retry = Retry { max_attempts: u32::from(a % 9), initial_delay_ms: u64::from(b) * 10, ..Retry::default() };
     spec.max_price = a.is_multiple_of(2).then_some(Price(100));
     spec.deadline = b.is_multiple_of(3).then_some(state.now().after_ms(u64::from(a) * 100));
