@@ -14,6 +14,7 @@
 //!   [`Step::transition`], which keeps history and journal.
 
 mod jobs;
+mod retry;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -121,6 +122,7 @@ impl Step<'_> {
         match command {
             Command::Submit(submit) => self.submit(submit),
             Command::Cancel { job, reason } => self.cancel(*job, reason),
+            Command::Retry { job } => self.retry(*job),
             Command::RegisterWorker { worker, capabilities, location, version } => {
                 self.register(*worker, capabilities, location, version)
             }

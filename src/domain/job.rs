@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auction::Sealed;
 use super::bytes;
+use super::ceiling::Escalation;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::score::{Policy, Weights};
 use super::time::Timestamp;
@@ -59,6 +60,8 @@ pub struct JobSpec {
     pub priority: u8,
     /// The most the client will pay; `None` is any price.
     pub max_price: Option<Price>,
+    /// Offers less at first, and more the longer the job waits.
+    pub price_escalation: Option<Escalation>,
     pub deadline: Option<Timestamp>,
     /// Longest run of one attempt.
     pub timeout_secs: u32,
@@ -185,6 +188,8 @@ pub enum Cause {
     WorkerLost,
     DeadlinePassed,
     Cancelled,
+    /// It had failed, and was given another chance.
+    Reopened,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

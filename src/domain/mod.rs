@@ -9,6 +9,7 @@ pub mod apply;
 pub mod auction;
 pub mod bid_proof;
 mod bytes;
+pub mod ceiling;
 mod check;
 mod clearing;
 pub mod command;

@@ -31,7 +31,7 @@ use super::ids::JobId;
 use super::index::Index;
 use super::job::{Job, JobSpec};
 use super::matching::{Class, class};
-use super::shares::{Client, SLICE, client};
+use super::shares::{Client, SLICE, client, start};
 use super::state::State;
 use super::time::Timestamp;
 
@@ -264,8 +264,9 @@ impl<'a, W: FnMut(&Job) -> bool> Serving<'a, W> {
             return None;
         }
         self.served.insert(id);
-        self.virtual_now = self.virtual_now.max(self.pass(client));
-        self.passes.insert(client, self.virtual_now.saturating_add(1));
+        let start = start(self.pass(client), self.virtual_now);
+        self.virtual_now = self.virtual_now.max(start);
+        self.passes.insert(client, start.saturating_add(1));
         self.awards = self.awards.wrapping_add(1);
         Some(job)
     }

@@ -4,7 +4,7 @@
 //! its next job is due; an award costs the client one, wherever it stands, and
 //! moves virtual time up to where the client stood. Who comes new starts at the
 //! present, so nobody saves up turns by being away, and who was passed over
-//! because no worker fitted does not get them back in one burst.
+//! because no worker fitted does not get more than a slice of them back.
 //!
 //! A client is who the job says pays for it: `client_address`. Jobs without one
 //! are one client together. A client is known as long as it has a job that has
@@ -46,6 +46,11 @@ pub(super) fn client(spec: &JobSpec) -> Client {
     let Some(address) = spec.client_address.as_deref() else { return 0 };
     let digest: [u8; 32] = Sha256::digest(address.as_bytes()).into();
     digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// Where the next award of a client with `pass` stands. Who was passed over catches up within the present slice only.
+pub(super) fn start(pass: u64, now: u64) -> u64 {
+    pass.max(now / SLICE * SLICE)
 }
 
 impl Shares {
@@ -117,9 +122,9 @@ impl Shares {
         let now = self.now;
         let Some(share) = self.clients.get_mut(&client) else { return (0, 0) };
         let was = share.pass;
-        let start = was.max(now);
+        let start = start(was, now);
         share.pass = start.saturating_add(1);
-        self.now = start;
+        self.now = now.max(start);
         (was / SLICE, share.pass / SLICE)
     }
 }

@@ -77,6 +77,8 @@ pub struct State {
     pub(super) applied_term: u64,
     pub(super) hash: Digest,
     pub(super) submitted_total: u64,
+    /// Times that a failed job was given another chance.
+    pub(super) reopened_total: u64,
     /// Jobs that ever ended, also those forgotten since; by place in [`JobState::ALL`].
     pub(super) ended_total: [u64; 6],
     pub(super) jobs: Map<JobId, Arc<Job>>,
@@ -106,6 +108,7 @@ impl State {
             applied_term: 0,
             hash: Digest::default(),
             submitted_total: 0,
+            reopened_total: 0,
             ended_total: [0; 6],
             jobs: Map::default(),
             payloads: Map::default(),

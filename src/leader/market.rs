@@ -30,7 +30,7 @@ use crate::domain::auction::{self, Bid, Bidder, Sealed, Win};
 use crate::domain::matching::{Class, fits};
 use crate::domain::reputation::is_banned;
 use crate::domain::worker::{Verdict, Worker};
-use crate::domain::{Command, Job, JobId, State, WorkerId};
+use crate::domain::{Command, Job, JobId, State, Timestamp, WorkerId};
 use crate::mesh::Topic;
 use crate::telemetry::metrics;
 use crate::wire;
@@ -126,6 +126,8 @@ enum Outcome {
 
 /// What one round is about.
 struct Round {
+    /// The log's clock when it was opened: prices are judged by it.
+    at: Timestamp,
     jobs: Vec<Arc<Job>>,
     seats: BTreeMap<WorkerId, Seat>,
 }
@@ -184,11 +186,12 @@ impl Market {
     fn look(&mut self, state: &State, fresh: &BTreeSet<WorkerId>, now: Instant) -> Round {
         let able: Vec<&Arc<Worker>> = able(state, fresh).collect();
         self.wake(able.iter().map(|worker| worker.id).collect());
+        let at = self.reign.context.client.log_now();
         let taken = self.flights.taken(state);
         let seat = |worker: &Arc<Worker>| seat(state, worker, taken.get(&worker.id).copied().unwrap_or(0));
         let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(seat).collect();
         self.wake_classes(seats.keys().copied().collect());
-        Round { jobs: self.pick(state, &seats, now), seats }
+        Round { at, jobs: self.pick(state, &seats, now, at), seats }
     }
 
     /// A worker that was not there before may want what the others did not.
@@ -209,7 +212,7 @@ impl Market {
     }
 
     /// The first jobs to be served that a worker with room fits. Classes that none fits rest.
-    fn pick(&mut self, state: &State, seats: &BTreeMap<WorkerId, Seat>, now: Instant) -> Vec<Arc<Job>> {
+    fn pick(&mut self, state: &State, seats: &BTreeMap<WorkerId, Seat>, now: Instant, at: Timestamp) -> Vec<Arc<Job>> {
         let context = &self.reign.context;
         let room: usize = seats.values().map(|seat| seat.room as usize).sum();
         let limit = (room * CHOICE).min(context.options.announced_max);
@@ -236,7 +239,7 @@ impl Market {
         };
         let rested = |job: &Job| rests.get(&job.id).is_none_or(|(until, _)| *until <= now);
         let wanted = |job: &Job| rested(job) && !flights.holds(state, job.id);
-        let serving = state.serving(context.client.log_now(), fitted, wanted).within(LOOKS_MAX);
+        let serving = state.serving(at, fitted, wanted).within(LOOKS_MAX);
         let jobs = serving.take(limit).cloned().collect();
         self.from = beyond.unwrap_or_default();
         self.unfit.retain(|_, until| *until > now);
@@ -254,7 +257,7 @@ impl Market {
         };
         let mut bytes = prost::Message::encoded_len(&message);
         for job in &round.jobs {
-            let open = open_job(job);
+            let open = open_job(job, round.at);
             bytes += prost::Message::encoded_len(&open) + 8;
             if bytes > ANNOUNCEMENT_BYTES {
                 break;
@@ -372,12 +375,13 @@ fn seat(state: &State, worker: &Arc<Worker>, taken: u32) -> Option<(WorkerId, Se
     (room > 0).then(|| (worker.id, Seat { worker: Arc::clone(worker), room }))
 }
 
-fn open_job(job: &Job) -> proto::OpenJob {
+/// As it is at `now`: what the job offers at most may rise while it waits.
+fn open_job(job: &Job, now: Timestamp) -> proto::OpenJob {
     proto::OpenJob {
         id: bytes::Bytes::copy_from_slice(&job.id.0),
         r#type: job.spec.kind.clone(),
         attempt: job.attempt + 1,
-        max_price: job.spec.max_price.map(wire::price_to_bytes).unwrap_or_default(),
+        max_price: job.ceiling(now).map(wire::price_to_bytes).unwrap_or_default(),
         any_price: job.spec.max_price.is_none(),
         requirements: Some(wire::requirements_to_proto(&job.spec.requirements)),
         input_size: job.spec.input.size,

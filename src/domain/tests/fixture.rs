@@ -43,6 +43,7 @@ pub(super) fn spec(payload: &[u8]) -> JobSpec {
         input: Input { sha256: Digest::of(payload), size: payload.len() as u64, uri: None },
         priority: 5,
         max_price: None,
+        price_escalation: None,
         deadline: None,
         timeout_secs: 3_600,
         requirements: Requirements::default(),
@@ -184,7 +185,8 @@ fn check_sums(state: &State) {
     let remembered: u64 = state.job_counts().values().sum();
     assert_eq!(remembered, state.jobs.len() as u64);
     let ended: u64 = JobState::ALL.iter().map(|state_of| state.ended_total(*state_of)).sum();
-    assert_eq!(ended + state.index.active.len() as u64, state.submitted_total(), "each job ends once");
+    let begun = state.submitted_total() + state.reopened_total;
+    assert_eq!(ended + state.index.active.len() as u64, begun, "each job ends once for each time it began");
     assert!(state.index.active.len() <= limits.backlog);
     assert!(state.index.finished.len() <= limits.finished);
     assert!(state.index.finished_bytes <= limits.finished_bytes);
