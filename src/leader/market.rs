@@ -27,10 +27,11 @@ use super::signed::Signed;
 use super::{Offer, Reign};
 use crate::clock;
 use crate::domain::auction::{self, Bid, Bidder, Sealed, Win};
+use crate::domain::lost::{LostRound, lost};
 use crate::domain::matching::{Class, fits};
 use crate::domain::reputation::is_banned;
 use crate::domain::worker::{Verdict, Worker};
-use crate::domain::{Command, Job, JobId, State, Timestamp, WorkerId};
+use crate::domain::{Command, Job, JobId, Price, State, Timestamp, WorkerId};
 use crate::mesh::Topic;
 use crate::telemetry::metrics;
 use crate::wire;
@@ -68,6 +69,7 @@ const PACE: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
     let mut applied = reign.context.client.applied();
+    reign.context.roster.lost_bids.clear();
     let mut market = Market::new(reign);
     let mut commits = Commits::default();
     loop {
@@ -141,8 +143,22 @@ struct Seat {
 impl Round {
     fn award(&self, bids: &[Bid]) -> Vec<Win> {
         let jobs: Vec<&Job> = self.jobs.iter().map(AsRef::as_ref).collect();
-        let bidders = self.seats.iter().map(|(id, seat)| (*id, Bidder { worker: &seat.worker, room: seat.room }));
-        auction::award(&jobs, bids, &bidders.collect())
+        auction::award(&jobs, bids, &self.bidders())
+    }
+
+    fn bidders(&self) -> BTreeMap<WorkerId, Bidder<'_>> {
+        self.seats.iter().map(|(id, seat)| (*id, Bidder { worker: &seat.worker, room: seat.room })).collect()
+    }
+
+    /// Takes out the bids above what their jobs offer now.
+    fn split_dear(&self, bids: &mut Vec<Bid>) -> Vec<Bid> {
+        let ceilings: BTreeMap<JobId, Price> =
+            self.jobs.iter().filter_map(|job| Some((job.id, job.ceiling(self.at)?))).collect();
+        let (dear, others) = std::mem::take(bids)
+            .into_iter()
+            .partition(|bid| ceilings.get(&bid.job).is_some_and(|ceiling| bid.price > *ceiling));
+        *bids = others;
+        dear
     }
 }
 
@@ -162,9 +178,11 @@ impl Market {
             return Outcome::Quiet;
         }
         let (mut bids, answers) = self.collect(&mut round, offers, started).await;
+        let dear = round.split_dear(&mut bids);
         let wins = self.award(&round, &mut bids, &answers);
         metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
         self.rest(&round, &wins);
+        self.note_lost(&round, &wins, bids.iter().chain(&dear), answers.len());
         if wins.is_empty() { Outcome::Announced } else { Outcome::Awarded(wins) }
     }
 
@@ -338,6 +356,26 @@ impl Market {
             self.rests.insert(job.id, (now + length, length));
         }
         self.rests.retain(|_, (until, length)| *until + *length > now);
+    }
+
+    /// Keeps what was heard for the jobs that stayed open, for who asks why.
+    fn note_lost<'a>(&self, round: &Round, wins: &[Win], bids: impl Iterator<Item = &'a Bid>, answers: usize) {
+        let mut open: BTreeMap<JobId, Vec<&Bid>> = round.jobs.iter().map(|job| (job.id, Vec::new())).collect();
+        for win in wins {
+            open.remove(&win.job);
+        }
+        for bid in bids {
+            if let Some(bids) = open.get_mut(&bid.job) {
+                bids.push(bid);
+            }
+        }
+        let bidders = round.bidders();
+        for (job, bids) in round.jobs.iter().filter_map(|job| Some((job, open.get(&job.id)?))) {
+            let ceiling = job.ceiling(round.at);
+            let (attempt, cheapest) = (job.attempt.saturating_add(1), lost(job, ceiling, bids, &bidders));
+            let note = LostRound { at: round.at, attempt, ceiling, answers, bids: bids.len(), cheapest };
+            self.reign.context.roster.lost_bids.note(job.id, note);
+        }
     }
 
     /// Sends the awards off; what is returned is done when they are in the log, or are known not to be.

@@ -3,6 +3,7 @@
 mod clearing;
 mod fixture;
 mod golden;
+mod lost;
 mod market;
 mod properties;
 mod queue;
