@@ -271,5 +271,14 @@ mod tests {
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
+
+        let full = Problem::from(Refusal::BacklogFull { limit: 200_000 });
+        assert_eq!(
+            (full.code.as_str(), full.detail.as_str()),
+            ("backlog_full", "the backlog is full: its limit is 200000")
+        );
+        let response = full.into_response("r");
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "1");
     }
 }

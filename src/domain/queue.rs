@@ -171,7 +171,7 @@ type Place = (u64, Turn, Class, Client, Origin);
 pub struct Serving<'a, W> {
     state: &'a State,
     now: Timestamp,
-    /// Jobs that are passed over, and not counted against their client, say no.
+    /// Jobs that are passed over say no.
     wanted: W,
     places: BinaryHeap<Reverse<Place>>,
     urgent: BinaryHeap<Reverse<(Timestamp, JobId, Class)>>,
@@ -255,18 +255,21 @@ impl<'a, W: FnMut(&Job) -> bool> Serving<'a, W> {
         self.passes.get(&client).copied().unwrap_or_else(|| self.state.shares.pass(client))
     }
 
-    /// The job, if it is to be served now; then its client pays for it.
+    /// The job, if it is to be served now. Its client pays for it also if it is not wanted: else one whose jobs
+    /// nobody wants would be in the way of all others.
     fn serve(&mut self, id: JobId, client: Client) -> Option<&'a Arc<Job>> {
         self.looks = self.looks.checked_sub(1)?;
         let job = self.state.jobs.get(&id)?;
         let late = job.spec.deadline.is_some_and(|deadline| deadline <= self.now);
-        if late || self.served.contains(&id) || !(self.wanted)(job) {
+        if late || !self.served.insert(id) {
             return None;
         }
-        self.served.insert(id);
         let start = start(self.pass(client), self.virtual_now);
         self.virtual_now = self.virtual_now.max(start);
         self.passes.insert(client, start.saturating_add(1));
+        if !(self.wanted)(job) {
+            return None;
+        }
         self.awards = self.awards.wrapping_add(1);
         Some(job)
     }
@@ -334,8 +337,7 @@ impl State {
     }
 
     /// The same, of those classes and jobs only that are wanted. `classes` is asked once for each class with open
-    /// jobs, with one job of it; the jobs of a class that is not wanted are not looked at. A job that is not wanted
-    /// does not count against its client.
+    /// jobs, with one job of it; the jobs of a class that is not wanted are not looked at.
     pub fn serving<W: FnMut(&Job) -> bool>(
         &self,
         now: Timestamp,

@@ -6,7 +6,7 @@ use super::fixture::{check, complete, register, spec, submit, worker};
 use crate::domain::apply::Position;
 use crate::domain::command::{Command, Record};
 use crate::domain::ids::{JobId, Price};
-use crate::domain::job::{JobSpec, Requirements};
+use crate::domain::job::{Job, JobSpec, Requirements};
 use crate::domain::matching::{class, fits};
 use crate::domain::queue::{AGE_MS, URGENT_EVERY};
 use crate::domain::shares::SLICE;
@@ -97,6 +97,18 @@ fn a_near_deadline_of_a_busy_client_is_met() {
     assert!(place(5_000) < URGENT_EVERY, "{}", place(5_000));
     assert!(place(6_000) > 900, "one that is far off waits for its turn: {}", place(6_000));
     check(&state);
+}
+
+#[test]
+fn jobs_that_nobody_wants_are_not_in_the_way_of_another_client() {
+    let mut state = State::default();
+    apply(&mut state, 1_000, some(0..1_000, &of("0xa", 10)));
+    apply(&mut state, 61_000, some(5_000..5_001, &of("0xb", 1)));
+    let wanted = |job: &Job| job.id == id(5_000);
+    let found = state.serving(state.now(), |_, _| true, wanted).within(2 * SLICE as usize).next();
+    assert_eq!(found.map(|job| job.id), Some(id(5_000)));
+    let none = state.serving(state.now(), |_, _| true, |_| false).within(100).next();
+    assert_eq!(none, None, "the look is bounded");
 }
 
 #[test]
