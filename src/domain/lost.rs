@@ -97,11 +97,13 @@ pub struct Change {
     pub workers: usize,
 }
 
+/// How far off and what would do; what was wanted, and how many workers it lets in. The nearest first.
+type Nearest = BTreeMap<(u64, String), (String, usize)>;
+
 /// For each requirement that alone keeps workers away: the smallest change that lets one in, those that let in most
 /// workers first. `workers` are those that take jobs.
 pub fn single_changes<'a>(spec: &JobSpec, workers: impl Iterator<Item = (&'a Worker, Option<Live>)>) -> Vec<Change> {
-    // By requirement and value, the nearest first.
-    let mut found: BTreeMap<&'static str, BTreeMap<(u64, String), (String, usize)>> = BTreeMap::new();
+    let mut found: BTreeMap<&'static str, Nearest> = BTreeMap::new();
     for (worker, live) in workers {
         let lacks = misfits(spec, worker, live);
         let [lack] = lacks.as_slice() else { continue };
