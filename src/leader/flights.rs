@@ -87,6 +87,10 @@ impl Flights {
         self.awards.retain(|_, award| award.flight != flight);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.awards.is_empty()
+    }
+
     /// Awards that `state` does not show yet, by worker: places that are taken.
     pub(super) fn taken(&self, state: &State) -> BTreeMap<WorkerId, u32> {
         let mut taken = BTreeMap::new();

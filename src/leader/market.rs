@@ -63,6 +63,11 @@ const RESTS_MANY: usize = 10_000;
 /// Rest of a class that no worker with room fits; a worker that gets room wakes it.
 const REST_UNFIT: Duration = Duration::from_secs(1);
 
+/// While awards are under way, a round is opened if this part of the places of workers with room is free, or this
+/// many.
+const WORTH: u32 = 8;
+const WORTH_MAX: u32 = 64;
+
 /// Shortest time from one announcement to the next: each asks every worker for an answer,
 /// and who answers more often than the mesh allows is taken for a flooder.
 const PACE: Duration = Duration::from_millis(5);
@@ -146,6 +151,13 @@ impl Round {
         auction::award(&jobs, bids, &self.bidders())
     }
 
+    /// Whether it pays to ask everyone while awards are under way: when they have landed, more places may be free.
+    fn is_worthwhile(&self) -> bool {
+        let room: u32 = self.seats.values().map(|seat| seat.room).sum();
+        let all: u32 = self.seats.values().map(|seat| seat.worker.capabilities.max_parallel_jobs).sum();
+        room >= (all / WORTH).min(WORTH_MAX)
+    }
+
     fn bidders(&self) -> BTreeMap<WorkerId, Bidder<'_>> {
         self.seats.iter().map(|(id, seat)| (*id, Bidder { worker: &seat.worker, room: seat.room })).collect()
     }
@@ -198,7 +210,7 @@ impl Market {
         } else {
             context.client.read(|state| self.look(state, &fresh, now))
         };
-        (!round.jobs.is_empty()).then_some(round)
+        (!round.jobs.is_empty() && (self.flights.is_empty() || round.is_worthwhile())).then_some(round)
     }
 
     fn look(&mut self, state: &State, fresh: &BTreeSet<WorkerId>, now: Instant) -> Round {
