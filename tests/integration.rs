@@ -9,6 +9,8 @@
 
 #[path = "integration/contract.rs"]
 mod contract;
+#[path = "integration/explain.rs"]
+mod explain;
 #[path = "integration/faults.rs"]
 mod faults;
 #[path = "integration/jobs.rs"]

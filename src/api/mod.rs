@@ -23,6 +23,7 @@ mod blockchain;
 mod cluster;
 mod consistency;
 mod decode;
+mod escalation;
 mod events;
 mod health;
 mod jobs;

@@ -61,6 +61,7 @@ codes! {
     BodyTimeout 408 "body_timeout" "The body did not arrive in time" "Send the request again over a faster connection, or in smaller batches."
     IdempotencyConflict 409 "idempotency_conflict" "The idempotency key was used with another body" "Use a fresh Idempotency-Key for another job."
     AlreadyFinished 409 "already_finished" "The job has ended" "A job that has ended does not change any more."
+    DeadlinePassed 409 "deadline_passed" "The job's deadline has passed" "It could not be done in time any more; submit a new job with another deadline."
     Conflict 409 "conflict" "The request does not fit the present state" "Read the resource again and decide anew."
     JobForgotten 410 "job_forgotten" "The job ended long ago" "It was accepted and ended, and is not kept any more. Use a fresh Idempotency-Key to have it done again."
     IndexAhead 409 "index_ahead" "No node has that index" "Take min_index from an answer of this cluster: submitted_index, or X-Ciro-Applied-Index."
@@ -209,6 +210,7 @@ impl From<Refusal> for Problem {
             Refusal::Finished { job, state } => {
                 return Self::new(Code::AlreadyFinished, format!("job {job} is already {}", state.as_str()));
             }
+            Refusal::Overdue { .. } => Code::DeadlinePassed,
             Refusal::Forgotten { .. } => Code::JobForgotten,
             Refusal::BacklogFull { .. } => Code::BacklogFull,
             Refusal::WorkersFull { .. } => Code::WorkersFull,
@@ -269,5 +271,14 @@ mod tests {
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
+
+        let full = Problem::from(Refusal::BacklogFull { limit: 200_000 });
+        assert_eq!(
+            (full.code.as_str(), full.detail.as_str()),
+            ("backlog_full", "the backlog is full: its limit is 200000")
+        );
+        let response = full.into_response("r");
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "1");
     }
 }

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::decode::Int;
 use super::params::{NAME_RULE, is_name};
-use super::{market, text};
+use super::{escalation, market, text};
 use crate::domain::job::{Input, Requirements, Retry};
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
 
@@ -50,9 +50,11 @@ pub struct Submission {
     /// 1 (last) to 10 (first).
     #[schema(value_type = Option<u8>, minimum = 1, maximum = 10, default = 5)]
     pub priority: Option<Int>,
-    /// The most the client will pay, in the smallest unit of the token; without it any price.
+    /// The most the client will pay, in the smallest unit of the token; without it any price. No award is above it.
     #[schema(pattern = "^[0-9]{1,38}$", example = "1000000000000000000")]
     pub max_price: Option<String>,
+    #[serde(default, deserialize_with = "super::decode::object")]
+    pub price_escalation: Option<escalation::EscalationDto>,
     /// Must lie in the future. A job that is not done by then fails.
     #[schema(format = DateTime, example = "2999-01-01T00:00:00.000Z")]
     pub deadline: Option<String>,
@@ -189,11 +191,13 @@ impl Submission {
             hint: Some("Leave redundancy out: running a job on several workers is not available yet."),
             ..error
         })?;
+        let max_price = self.max_price.as_deref().map(|text| price("max_price", text)).transpose()?;
         let spec = JobSpec {
             kind: self.r#type,
             input: Input { sha256: Digest::of(&payload), size: payload.len() as u64, uri: None },
             priority: small(integer("priority", self.priority, 1..=10, 5)?),
-            max_price: self.max_price.as_deref().map(price).transpose()?,
+            max_price,
+            price_escalation: escalation::check(self.price_escalation, max_price)?,
             deadline: self.deadline.as_deref().map(deadline).transpose()?,
             timeout_secs: small(integer("timeout_secs", self.timeout_secs, 1..=86_400, 3_600)?),
             requirements: requirements(self.requirements.unwrap_or_default())?.into(),
@@ -257,8 +261,8 @@ fn payload(payload: Option<String>, inline_bytes: usize) -> Result<Vec<u8>, Fiel
     Ok(bytes)
 }
 
-fn price(text: &str) -> Result<Price, FieldError> {
-    let refused = || invalid("max_price", "max_price must be a decimal string of at most 38 digits".to_owned());
+pub(super) fn price(field: &'static str, text: &str) -> Result<Price, FieldError> {
+    let refused = || invalid(field, format!("{field} must be a decimal string of at most 38 digits"));
     if text.len() > 38 {
         return Err(refused());
     }

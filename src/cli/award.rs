@@ -14,6 +14,7 @@ use super::job::{fresh, job_path};
 use super::{Remote, output};
 use crate::domain::auction::{self, Evidence, Fate, Offer};
 use crate::domain::bid_proof::{Head, Leaf, Proof};
+use crate::domain::ceiling::Escalation;
 use crate::domain::score::{Policy, Scale, Terms, Weights};
 use crate::domain::{JobId, Price, WorkerId};
 use crate::mesh;
@@ -58,8 +59,8 @@ fn judge(job: &Value, award: &Value) -> Result<(), String> {
     let worker: WorkerId = read(&award["worker_id"]).ok_or_else(|| shown("worker_id"))?;
     let price: Price = read(&award["price"]).ok_or_else(|| shown("price"))?;
     let evidence = evidence(&award["evidence"]).ok_or_else(|| shown("evidence"))?;
-    let (max_price, weights) = (read(&job["max_price"]), weights(job).ok_or_else(|| shown("policy"))?);
-    auction::verify(max_price, &weights, worker, price, &evidence)?;
+    let (ceiling, weights) = (ceiling(job, award), weights(job).ok_or_else(|| shown("policy"))?);
+    auction::verify(ceiling.ok_or_else(|| shown("price_escalation"))?, &weights, worker, price, &evidence)?;
     let leaf = leaf(job, &evidence).ok_or_else(|| shown("terms"))?;
     let proof = evidence.proof.ok_or("it is not shown that the winner signed its bid")?;
     let statement = proof.statement(&leaf).ok_or("the proof does not fit the winner's answer")?;
@@ -67,6 +68,21 @@ fn judge(job: &Value, award: &Value) -> Result<(), String> {
         return Ok(());
     }
     Err("the winner did not sign this bid".to_owned())
+}
+
+/// What the job offered at most when it was awarded; `Some(None)`: any price.
+fn ceiling(job: &Value, award: &Value) -> Option<Option<Price>> {
+    let Some(most) = read(&job["max_price"]) else { return Some(None) };
+    let shown = &job["price_escalation"];
+    if shown.is_null() {
+        return Some(Some(most));
+    }
+    let (start, step, every_secs) = (read(&shown["start"])?, read(&shown["step"])?, number(&shown["every_secs"])?);
+    let at =
+        |time: &Value| time::OffsetDateTime::parse(time.as_str()?, &time::format_description::well_known::Rfc3339).ok();
+    let waited = at(&award["assigned_at"])? - at(&job["queued_at"])?;
+    let waited_ms = u64::try_from(waited.whole_milliseconds()).ok()?;
+    Some(Some(Escalation { start, step, every_secs }.ceiling(most, waited_ms)))
 }
 
 fn leaf(job: &Value, evidence: &Evidence) -> Option<Leaf> {

@@ -38,6 +38,8 @@ pub enum Command {
     List(ListArgs),
     /// Cancel a job, in any state that is not final
     Cancel { id: String },
+    /// Give a failed job a fresh budget of attempts
+    Retry { id: String },
     /// Wait until jobs have ended; exit code 5 unless all completed
     Wait {
         #[arg(required = true)]
@@ -79,6 +81,9 @@ pub struct ListArgs {
     /// Submitted at or after this time, RFC 3339
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Failed jobs that may be retried, see `job retry`
+    #[arg(long)]
+    dead: bool,
     /// Most jobs to show
     #[arg(long, default_value_t = 50)]
     limit: usize,
@@ -91,6 +96,7 @@ pub async fn run(command: Command, remote: &Remote) -> Result<(), Failure> {
         Command::Get { id } => show(&client, &fresh(&job_path(&id)), remote).await,
         Command::List(args) => list(&client, args, remote).await,
         Command::Cancel { id } => cancel(&client, &id, remote).await,
+        Command::Retry { id } => retry(&client, &id, remote).await,
         Command::Wait { ids, timeout } => {
             wait_all(&client, &ids, Limit::new(Duration::from_secs(timeout)), remote).await
         }
@@ -117,8 +123,10 @@ async fn show(client: &Client, call: &Call, remote: &Remote) -> Result<(), Failu
 }
 
 async fn list(client: &Client, args: ListArgs, remote: &Remote) -> Result<(), Failure> {
+    let dead = args.dead.then(|| "true".to_owned());
     let filters = [
         ("state", &args.state),
+        ("dead", &dead),
         ("type", &args.kind),
         ("worker", &args.worker),
         ("client", &args.client),
@@ -165,6 +173,12 @@ async fn cancel(client: &Client, id: &str, remote: &Remote) -> Result<(), Failur
         answer => answer?,
     };
     if remote.json { output::json(&answer.body) } else { output::line(&format!("{id} cancelled")) }
+}
+
+async fn retry(client: &Client, id: &str, remote: &Remote) -> Result<(), Failure> {
+    let answer = client.call(&Call::post(format!("{}/retry", job_path(id))).idempotent()).await?;
+    let state = output::cell(&answer.body["state"]);
+    if remote.json { output::json(&answer.body) } else { output::line(&format!("{id} {state}")) }
 }
 
 async fn wait_all(client: &Client, ids: &[String], limit: Limit, remote: &Remote) -> Result<(), Failure> {

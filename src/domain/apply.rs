@@ -14,6 +14,7 @@
 //!   [`Step::transition`], which keeps history and journal.
 
 mod jobs;
+mod retry;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -47,7 +48,7 @@ impl State {
     pub fn apply(&mut self, position: Position, record: &Record) -> Vec<Reply> {
         self.now = self.now.max(record.at);
         let jobs = &self.jobs;
-        self.index.promote(self.now, |id| jobs.get(&id));
+        self.index.promote(self.now, &mut self.shares, |id| jobs.get(&id));
         let mut step = Step { state: self, position, jobs: BTreeSet::new(), workers: BTreeSet::new() };
         step.draw_back();
         let replies: Vec<Reply> = record.commands.iter().map(|command| step.command(command)).collect();
@@ -76,7 +77,9 @@ impl State {
         self.applied_term = position.term;
         let mut hash = Sha256::new();
         hash.update(self.hash.0);
-        for number in [position.index, position.term, record.at.0, self.now.0, self.journal.last_seq()] {
+        for number in
+            [position.index, position.term, record.at.0, self.now.0, self.journal.last_seq(), self.shares.now()]
+        {
             hash.update(number.to_be_bytes());
         }
         let mut buffer = Vec::with_capacity(1 << 10);
@@ -119,6 +122,7 @@ impl Step<'_> {
         match command {
             Command::Submit(submit) => self.submit(submit),
             Command::Cancel { job, reason } => self.cancel(*job, reason),
+            Command::Retry { job } => self.retry(*job),
             Command::RegisterWorker { worker, capabilities, location, version } => {
                 self.register(*worker, capabilities, location, version)
             }
@@ -156,7 +160,7 @@ impl Step<'_> {
         let job = Arc::make_mut(job);
         change(job);
         let state = job.state;
-        self.state.index.change(&job.spec.kind, Some(&was), Some(&Facets::of(job, now)));
+        self.state.index.change(Some(&was), Some(&Facets::of(job, now)), &mut self.state.shares);
         self.jobs.insert(id);
         Ok(Done::Job { job: id, state })
     }
@@ -225,11 +229,11 @@ impl Step<'_> {
                 break;
             }
         }
-        let State { limits, jobs, payloads, outputs, retired, index, now, .. } = &mut *self.state;
+        let State { limits, jobs, payloads, outputs, retired, index, shares, now, .. } = &mut *self.state;
         while index.finished.len() > limits.finished || index.finished_bytes > limits.finished_bytes {
             let Some((&(_, id), ())) = index.finished.first() else { break };
             let Some(job) = jobs.remove(&id) else { break };
-            index.change(&job.spec.kind, Some(&Facets::of(&job, *now)), None);
+            index.change(Some(&Facets::of(&job, *now)), None, shares);
             payloads.remove(&id);
             outputs.remove(&id);
             retired.add(id, job.fingerprint, limits.retired);

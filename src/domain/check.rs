@@ -59,6 +59,7 @@ pub(super) fn command(command: &Command) -> Verdict {
         | Command::Expire { .. }
         | Command::Decline { .. }
         | Command::PassDeadline { .. }
+        | Command::Retry { .. }
         | Command::Delivered { .. } => Ok(()),
     }
 }
@@ -92,6 +93,7 @@ fn spec(spec: &JobSpec) -> Verdict {
         text(name, address.as_deref().unwrap_or_default(), ADDRESS_MAX)?;
     }
     requirements(&spec.requirements)?;
+    spec.price_escalation.map_or(Ok(()), |escalation| escalation.check(spec.max_price))?;
     ensure(spec.weights.is_none_or(|weights| weights.are_sane()), || {
         format!("weights are not all from 0 to {WEIGHT_MAX}, or all 0")
     })?;

@@ -91,6 +91,10 @@ pub enum Command {
         sink: Sink,
         through: u64,
     },
+    /// Gives a failed job a fresh budget of attempts.
+    Retry {
+        job: JobId,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,6 +189,8 @@ pub enum Refusal {
     WorkersFull { limit: u64 },
     #[error("invalid command: {0}")]
     Invalid(String),
+    #[error("the deadline of job {job} has passed")]
+    Overdue { job: JobId },
 }
 
 impl Refusal {
@@ -205,6 +211,7 @@ impl Refusal {
             Self::BacklogFull { .. } => "backlog_full",
             Self::WorkersFull { .. } => "workers_full",
             Self::Invalid(_) => "invalid_command",
+            Self::Overdue { .. } => "deadline_passed",
         }
     }
 }

@@ -6,11 +6,11 @@
 //!
 //! Invariants
 //!
-//! * A pending job is in `open` if its time has come by the log's clock, else in
+//! * A pending job is in `lines` if its time has come by the log's clock, else in
 //!   `waiting`; never in both. [`Index::promote`] moves it when the clock moves.
+//! * `heads` has the first job of each line, under the slice its client is in.
 //! * A job that is assigned or running is held by exactly the worker of its award.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -18,22 +18,23 @@ use super::auction::Sealed;
 use super::cow::{Map, Set};
 use super::ids::{JobId, WorkerId};
 use super::job::{Job, JobSpec, JobState};
+use super::matching::Class;
+use super::queue::{Head, Line, Turn};
+use super::shares::{Client, Shares, client};
 use super::time::Timestamp;
-
-/// Place in the queue: priority, deadline, arrival.
-pub(super) type Turn = (Reverse<u8>, Timestamp, u64, JobId);
-
-/// Before every turn: no job has such a priority.
-const FIRST: Turn = (Reverse(u8::MAX), Timestamp(0), 0, JobId([0; 16]));
 
 /// Bytes one transition of a job's history is counted with.
 const TRANSITION_BYTES: usize = 64;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
-    pub(super) open: Set<Turn>,
-    /// The same by job type, so that jobs nobody can run are not in the way of the others.
-    pub(super) open_of: Set<(Arc<str>, Turn)>,
+    /// Open jobs by client and by what they ask of a worker; see [`super::queue`].
+    pub(super) lines: Set<(Client, Class, Turn)>,
+    pub(super) heads: Set<Head>,
+    /// Those with a deadline, nearest first.
+    pub(super) urgent: Set<(Class, Timestamp, JobId)>,
+    /// How many are in `lines`.
+    pub(super) open: usize,
     pub(super) waiting: Set<(Timestamp, JobId)>,
     pub(super) held: Map<WorkerId, Arc<BTreeSet<JobId>>>,
     pub(super) deadlines: Set<(Timestamp, JobId)>,
@@ -52,7 +53,8 @@ pub(super) struct Index {
 pub(super) struct Facets {
     id: JobId,
     state: JobState,
-    open: Option<Turn>,
+    client: Client,
+    open: Option<Line>,
     waiting: Option<(Timestamp, JobId)>,
     held: Option<WorkerId>,
     deadline: Option<(Timestamp, JobId)>,
@@ -71,7 +73,8 @@ impl Facets {
         Self {
             id: job.id,
             state: job.state,
-            open: (pending && due).then(|| turn(job)),
+            client: if is_final { 0 } else { client(&job.spec) },
+            open: (pending && due).then(|| Line::of(job)),
             waiting: (pending && !due).then_some((job.next_attempt_at, job.id)),
             held: job.award.as_ref().filter(|_| held).map(|award| award.worker),
             deadline: job.spec.deadline.filter(|_| !is_final).map(|deadline| (deadline, job.id)),
@@ -80,11 +83,6 @@ impl Facets {
             bytes: weight(job),
         }
     }
-}
-
-pub(super) fn turn(job: &Job) -> Turn {
-    let deadline = job.spec.deadline.unwrap_or(Timestamp(u64::MAX));
-    (Reverse(job.spec.priority), deadline, job.submitted_index, job.id)
 }
 
 /// Whether the state keeps the job's inline input.
@@ -111,20 +109,28 @@ pub(super) fn texts(spec: &JobSpec) -> usize {
 }
 
 impl Index {
-    pub(super) fn build<'a>(jobs: impl Iterator<Item = &'a Arc<Job>>, now: Timestamp) -> Self {
+    /// The index of `jobs`, and the counts of their clients in `shares`.
+    pub(super) fn build<'a>(jobs: impl Iterator<Item = &'a Arc<Job>>, now: Timestamp, shares: &mut Shares) -> Self {
         let mut index = Self::default();
         for job in jobs {
-            index.change(&job.spec.kind, None, Some(&Facets::of(job, now)));
+            index.change(None, Some(&Facets::of(job, now)), shares);
         }
         index
     }
 
-    /// Follows one job of type `kind` from what it was to what it is; `None` is not there.
-    pub(super) fn change(&mut self, kind: &str, was: Option<&Facets>, is: Option<&Facets>) {
+    /// Follows one job from what it was to what it is; `None` is not there. Its client is charged for an award.
+    pub(super) fn change(&mut self, was: Option<&Facets>, is: Option<&Facets>, shares: &mut Shares) {
         if was == is {
             return;
         }
-        self.queue(kind, was.and_then(|f| f.open), is.and_then(|f| f.open));
+        if let Some(job) = is.filter(|_| active(was).is_none() && active(is).is_some()) {
+            shares.join(job.client);
+        }
+        self.queue(was.and_then(|f| f.open.as_ref()), is.and_then(|f| f.open.as_ref()), shares);
+        self.charge(was, is, shares);
+        if let Some(job) = was.filter(|_| active(was).is_some() && active(is).is_none()) {
+            shares.leave(job.client);
+        }
         swap(&mut self.waiting, was.and_then(|f| f.waiting), is.and_then(|f| f.waiting));
         swap(&mut self.deadlines, was.and_then(|f| f.deadline), is.and_then(|f| f.deadline));
         swap(&mut self.finished, was.and_then(|f| f.finished), is.and_then(|f| f.finished));
@@ -142,44 +148,46 @@ impl Index {
     }
 
     /// Opens the jobs whose time has come. `job_of` looks a job up.
-    pub(super) fn promote<'a>(&mut self, now: Timestamp, job_of: impl Fn(JobId) -> Option<&'a Arc<Job>>) {
+    pub(super) fn promote<'a>(
+        &mut self,
+        now: Timestamp,
+        shares: &mut Shares,
+        job_of: impl Fn(JobId) -> Option<&'a Arc<Job>>,
+    ) {
         while let Some((&(due, id), ())) = self.waiting.first() {
             if due > now {
                 break;
             }
             self.waiting.remove(&(due, id));
             if let Some(job) = job_of(id) {
-                self.queue(&job.spec.kind, None, Some(turn(job)));
+                self.queue(None, Some(&Line::of(job)), shares);
             }
         }
     }
 
-    /// Turns of the open jobs of `kinds`, first to be served first.
-    pub(super) fn turns_of<'a>(&'a self, kinds: &BTreeSet<&str>) -> impl Iterator<Item = Turn> + use<'a> {
-        let mut queues: Vec<_> = kinds.iter().map(|kind| self.queue_of(Arc::from(*kind)).peekable()).collect();
-        let mut heads: BTreeSet<(Turn, usize)> =
-            queues.iter_mut().enumerate().filter_map(|(at, queue)| Some((*queue.peek()?, at))).collect();
-        std::iter::from_fn(move || {
-            let (turn, at) = heads.pop_first()?;
-            let queue = queues.get_mut(at)?;
-            queue.next();
-            heads.extend(queue.peek().map(|next| (*next, at)));
-            Some(turn)
-        })
-    }
-
-    fn queue_of(&self, kind: Arc<str>) -> impl Iterator<Item = Turn> {
-        let first = self.open_of.keys_after(Some((Arc::clone(&kind), FIRST)));
-        first.take_while(move |(other, _)| *other == kind).map(|(_, turn)| *turn)
-    }
-
-    fn queue(&mut self, kind: &str, was: Option<Turn>, is: Option<Turn>) {
+    fn queue(&mut self, was: Option<&Line>, is: Option<&Line>, shares: &mut Shares) {
         if was == is {
             return;
         }
-        let kind: Arc<str> = Arc::from(kind);
-        swap(&mut self.open, was, is);
-        swap(&mut self.open_of, was.map(|turn| (Arc::clone(&kind), turn)), is.map(|turn| (kind, turn)));
+        if let Some(line) = was
+            && let (true, false) = self.dequeue(line, shares.pass(line.client))
+        {
+            shares.count_class(line.client, false);
+        }
+        if let Some(line) = is
+            && let (false, true) = self.enqueue(line, shares.pass(line.client))
+        {
+            shares.count_class(line.client, true);
+        }
+    }
+
+    fn charge(&mut self, was: Option<&Facets>, is: Option<&Facets>, shares: &mut Shares) {
+        let pending = was.is_some_and(|f| f.state == JobState::Pending);
+        let Some(job) = is.filter(|f| pending && f.held.is_some()) else { return };
+        let (before, after) = shares.charge(job.client);
+        if before != after {
+            self.reslice(job.client, before, after);
+        }
     }
 
     fn hand_over(&mut self, was: Option<&Facets>, is: Option<&Facets>) {

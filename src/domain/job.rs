@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auction::Sealed;
 use super::bytes;
+use super::ceiling::Escalation;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::rare::{Rare, Usual};
 use super::score::{Policy, Weights};
@@ -62,6 +63,8 @@ pub struct JobSpec {
     pub priority: u8,
     /// The most the client will pay; `None` is any price.
     pub max_price: Option<Price>,
+    /// Offers less at first, and more the longer the job waits.
+    pub price_escalation: Option<Escalation>,
     pub deadline: Option<Timestamp>,
     /// Longest run of one attempt.
     pub timeout_secs: u32,
@@ -202,6 +205,8 @@ pub enum Cause {
     WorkerLost,
     DeadlinePassed,
     Cancelled,
+    /// It had failed, and was given another chance.
+    Reopened,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,6 +225,8 @@ pub struct Job {
     pub outcome: Option<Outcome>,
     pub error: Option<Box<JobError>>,
     pub submitted_at: Timestamp,
+    /// Since when it waits for its turn: when it was submitted, or last given another chance after it had failed.
+    pub queued_at: Timestamp,
     pub submitted_index: u64,
     pub finished_at: Option<Timestamp>,
     /// While pending: not announced before this.

@@ -10,6 +10,8 @@
 //! Absent: `preferred_regions` is a wish, not a requirement. It counts in the
 //! score of an offer.
 
+use sha2::{Digest as _, Sha256};
+
 use super::job::JobSpec;
 use super::reputation::FLOOR;
 use super::worker::Worker;
@@ -68,6 +70,30 @@ pub fn fits(spec: &JobSpec, worker: &Worker, live: Option<Live>) -> bool {
         && shortages(spec, worker).next().is_none()
         && missing_frameworks(spec, worker).next().is_none()
         && live.is_none_or(|live| !overloaded(spec, &live) && !too_far(spec, &live))
+}
+
+/// A digest of all that [`fits`] reads of a job: jobs of one class fit the same workers.
+pub type Class = u64;
+
+/// See [`Class`]. What [`fits`] comes to read must be taken in here.
+pub fn class(spec: &JobSpec) -> Class {
+    let needs = &spec.requirements;
+    let numbers = [
+        needs.min_cpu_cores.into(),
+        needs.min_ram_mb,
+        needs.min_gpu_memory_mb,
+        needs.max_network_latency_ms.into(),
+        needs.max_worker_load_permille.into(),
+        needs.min_reputation.into(),
+    ];
+    let mut hash = Sha256::new();
+    numbers.iter().for_each(|number: &u64| hash.update(number.to_be_bytes()));
+    for text in std::iter::once(&spec.kind).chain(&needs.required_frameworks) {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text.as_bytes());
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 struct Shortage {

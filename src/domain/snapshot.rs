@@ -32,6 +32,7 @@ use super::index::{Index, keeps_payload};
 use super::job::{Job, JobState};
 use super::journal::{Entry, Journal, Sink};
 use super::retired::Retired;
+use super::shares::{Client, Shares};
 use super::state::{LIMITS, Limits, State};
 use super::time::Timestamp;
 use super::worker::Worker;
@@ -67,6 +68,7 @@ enum Section {
     Journal = 6,
     End = 7,
     Retired = 8,
+    Shares = 9,
 }
 
 /// What does not follow from the items.
@@ -78,6 +80,7 @@ struct Head {
     applied_term: u64,
     hash: Digest,
     submitted_total: u64,
+    reopened_total: u64,
     ended_total: [u64; 6],
     journal_last_seq: u64,
     cursors: BTreeMap<Sink, u64>,
@@ -87,6 +90,10 @@ struct Head {
     outputs: u64,
     entries: u64,
     retired: u64,
+    shares: u64,
+    /// Virtual time and awards of the clients' shares.
+    virtual_now: u64,
+    awards: u64,
 }
 
 impl State {
@@ -106,6 +113,7 @@ impl State {
         writer.section(Section::Outputs, self.outputs.iter().map(|(id, bytes)| (id, Slice(bytes))))?;
         writer.section(Section::Journal, self.journal.entries())?;
         writer.section(Section::Retired, self.retired.iter())?;
+        writer.section(Section::Shares, self.shares.passes())?;
         writer.end()
     }
 
@@ -129,12 +137,18 @@ impl State {
         let outputs = reader.map(Section::Outputs, head.outputs, bytes_of)?;
         let entries = reader.map(Section::Journal, head.entries, |entry: Entry| (entry.seq, entry))?;
         let retired = reader.map(Section::Retired, head.retired, |entry: (u64, (JobId, Digest))| entry)?;
+        let passes = reader.map(Section::Shares, head.shares, |share: (Client, u64)| share)?;
         reader.end()?;
         let retired = Retired::from_parts(retired).ok_or_else(|| damaged("a forgotten job is listed twice"))?;
         let journal = Journal::from_parts(head.journal_last_seq, head.cursors, entries)
             .ok_or_else(|| damaged("journal does not fit its numbers"))?;
         check_jobs(&jobs, &workers, head.now)?;
         check_bytes(&jobs, &payloads, &outputs)?;
+        let mut shares = Shares::from_parts(head.virtual_now, head.awards, passes);
+        let index = Index::build(jobs.iter().map(|(_, job)| job), head.now, &mut shares);
+        if u64::try_from(shares.len()).ok() != Some(head.shares) || !shares.are_used() {
+            return Err(damaged("clients' shares do not fit the jobs"));
+        }
         Ok(Self {
             limits,
             now: head.now,
@@ -143,8 +157,10 @@ impl State {
             applied_term: head.applied_term,
             hash: head.hash,
             submitted_total: head.submitted_total,
+            reopened_total: head.reopened_total,
             ended_total: head.ended_total,
-            index: Index::build(jobs.iter().map(|(_, job)| job), head.now),
+            shares,
+            index,
             jobs,
             payloads,
             outputs,
@@ -163,6 +179,7 @@ impl State {
             applied_term: self.applied_term,
             hash: self.hash,
             submitted_total: self.submitted_total,
+            reopened_total: self.reopened_total,
             ended_total: self.ended_total,
             journal_last_seq: self.journal.last_seq(),
             cursors: self.journal.cursors().collect(),
@@ -172,6 +189,9 @@ impl State {
             outputs: count(self.outputs.len()),
             entries: count(self.journal.len()),
             retired: count(self.retired.len()),
+            shares: count(self.shares.len()),
+            virtual_now: self.shares.now(),
+            awards: self.shares.awards(),
         }
     }
 }

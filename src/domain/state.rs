@@ -17,11 +17,12 @@ use std::sync::Arc;
 
 use super::cow::Map;
 use super::ids::{Digest, JobId, WorkerId};
-use super::index::{Index, Turn, place, turn};
+use super::index::{Index, place};
 use super::job::{Job, JobState};
 use super::journal::{JOURNAL_MAX, Journal, KEEP};
 use super::reputation::is_banned;
 use super::retired::Retired;
+use super::shares::Shares;
 use super::time::Timestamp;
 use super::worker::{Verdict, Worker, WorkerState};
 
@@ -32,6 +33,8 @@ pub struct Limits {
     pub backlog: usize,
     /// Bytes of inputs, texts and history of jobs that are not finished. Beyond it submissions are refused.
     pub backlog_bytes: usize,
+    /// Different requirements among the open jobs of one client. Beyond it its submissions with others are refused.
+    pub classes: usize,
     /// Finished jobs kept. Beyond it the oldest are forgotten.
     pub finished: usize,
     /// Bytes of outputs (and inputs of failed jobs), texts and history kept. Beyond it the oldest finished jobs are
@@ -53,6 +56,7 @@ pub struct Limits {
 pub const LIMITS: Limits = Limits {
     backlog: 200_000,
     backlog_bytes: 256 << 20,
+    classes: 4_096,
     finished: 100_000,
     finished_bytes: 128 << 20,
     evidence: 2_000,
@@ -73,6 +77,8 @@ pub struct State {
     pub(super) applied_term: u64,
     pub(super) hash: Digest,
     pub(super) submitted_total: u64,
+    /// Times that a failed job was given another chance.
+    pub(super) reopened_total: u64,
     /// Jobs that ever ended, also those forgotten since; by place in [`JobState::ALL`].
     pub(super) ended_total: [u64; 6],
     pub(super) jobs: Map<JobId, Arc<Job>>,
@@ -81,6 +87,7 @@ pub struct State {
     pub(super) retired: Retired,
     pub(super) workers: Map<WorkerId, Arc<Worker>>,
     pub(super) journal: Journal,
+    pub(super) shares: Shares,
     pub(super) index: Index,
 }
 
@@ -101,6 +108,7 @@ impl State {
             applied_term: 0,
             hash: Digest::default(),
             submitted_total: 0,
+            reopened_total: 0,
             ended_total: [0; 6],
             jobs: Map::default(),
             payloads: Map::default(),
@@ -108,6 +116,7 @@ impl State {
             retired: Retired::default(),
             workers: Map::default(),
             journal: Journal::default(),
+            shares: Shares::default(),
             index: Index::default(),
         }
     }
@@ -144,45 +153,6 @@ impl State {
     /// Jobs that are not finished, after `cursor` in id order.
     pub fn active_jobs_after(&self, cursor: Option<JobId>) -> impl Iterator<Item = &Arc<Job>> {
         self.index.active.keys_after(cursor).filter_map(|id| self.jobs.get(id))
-    }
-
-    /// Pending jobs whose time has come, first to be served first: priority, deadline, arrival.
-    ///
-    /// `now` may be ahead of the log's clock. Jobs whose deadline has passed by then are left out.
-    pub fn open_jobs(&self, now: Timestamp) -> impl Iterator<Item = &Arc<Job>> {
-        self.serve(now, None, self.index.open.keys().copied())
-    }
-
-    /// The same, of the given job types only, without looking at the others.
-    pub fn open_jobs_of<'a>(
-        &'a self,
-        now: Timestamp,
-        kinds: &BTreeSet<&str>,
-    ) -> impl Iterator<Item = &'a Arc<Job>> + use<'a> {
-        self.serve(now, Some(kinds), self.index.turns_of(kinds))
-    }
-
-    /// Jobs in the order of `open`, and among them those that the log's clock has not opened yet but `now` does.
-    fn serve<'a, O: Iterator<Item = Turn> + 'a>(
-        &'a self,
-        now: Timestamp,
-        kinds: Option<&BTreeSet<&str>>,
-        open: O,
-    ) -> impl Iterator<Item = &'a Arc<Job>> + use<'a, O> {
-        let due = self.index.waiting.keys().take_while(|(due, _)| *due <= now).filter_map(|(_, id)| self.jobs.get(id));
-        let wanted = due.filter(|job| kinds.is_none_or(|kinds| kinds.contains(job.spec.kind.as_str())));
-        let mut late: Vec<_> = wanted.map(|job| turn(job)).collect();
-        late.sort_unstable();
-        let mut late = late.into_iter().peekable();
-        let mut open = open.peekable();
-        let turns = std::iter::from_fn(move || match (open.peek(), late.peek()) {
-            (Some(first), Some(second)) if second < first => late.next(),
-            (None, _) => late.next(),
-            _ => open.next(),
-        });
-        turns
-            .filter_map(|(_, _, _, id)| self.jobs.get(&id))
-            .filter(move |job| job.spec.deadline.is_none_or(|deadline| deadline > now))
     }
 
     /// Jobs that are assigned or running, worker by worker.

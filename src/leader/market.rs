@@ -3,9 +3,11 @@
 //! One announcement names all open jobs of a round. Workers answer each
 //! announcement with one message, also when they offer nothing, so a round ends
 //! when everyone who could win has answered, at the latest when its window is
-//! over. Awards are committed as one batch; `dispatch` brings them to the
-//! workers. Nothing of a round is logged but its awards: a new leader announces
-//! again and hears the bids again.
+//! over. Awards are committed as one batch, and while they commit the next round
+//! is open ([`super::flights`]); `dispatch` brings them to the workers. Nothing of
+//! a round is logged but its awards: a new leader announces again and hears the
+//! bids again. One round is open at a time; when leadership ends, it and the
+//! commits under way are dropped, and the log alone says which awards hold.
 //!
 //! A round names no more jobs than there is room for, in serving order. A job
 //! that nobody wanted rests for a moment before it is announced again, so that
@@ -15,18 +17,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
+use super::flights::{Commits, Flights};
 use super::leases::millis;
 use super::signed::Signed;
 use super::{Offer, Reign};
 use crate::clock;
 use crate::domain::auction::{self, Bid, Bidder, Sealed, Win};
-use crate::domain::matching::fits;
+use crate::domain::lost::{LostRound, lost};
+use crate::domain::matching::{Class, fits};
 use crate::domain::reputation::is_banned;
 use crate::domain::worker::{Verdict, Worker};
-use crate::domain::{Command, Job, JobId, State, WorkerId};
+use crate::domain::{Command, Job, JobId, Price, State, Timestamp, WorkerId};
 use crate::mesh::Topic;
 use crate::telemetry::metrics;
 use crate::wire;
@@ -45,34 +50,56 @@ const FRESH: Duration = Duration::from_millis(2_500);
 /// Jobs a worker bids for beyond its room; more to choose from makes better matches.
 const CHOICE: usize = 2;
 
-/// Pairs of job and worker looked at in one round. Jobs that no worker fits rest, so the next round sees others.
+/// Pairs of class and worker, and jobs, looked at in one round. Classes that no worker fits rest, and so do jobs that
+/// nobody wanted, so the next round sees others.
 const LOOKS_MAX: usize = 20_000;
+
+/// Classes known to rest. Beyond it they are looked at again in every round.
+const CLASSES_MAX: usize = 10_000;
 
 /// Jobs at rest beyond which looking for others takes long.
 const RESTS_MANY: usize = 10_000;
 
-/// Rest of a job that no worker with room fits.
-const REST_UNFIT: Duration = Duration::from_secs(5);
+/// Rest of a class that no worker with room fits; a worker that gets room wakes it.
+const REST_UNFIT: Duration = Duration::from_secs(1);
+
+/// While awards are under way, a round is opened if this part of the places of workers with room is free, or this
+/// many.
+const WORTH: u32 = 8;
+const WORTH_MAX: u32 = 64;
 
 /// Shortest time from one announcement to the next: each asks every worker for an answer,
 /// and who answers more often than the mesh allows is taken for a flooder.
 const PACE: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
-    let mut market = Market { reign, seq: 0, rests: BTreeMap::new(), seen: BTreeSet::new() };
-    let mut applied = market.reign.context.client.applied();
+    let mut applied = reign.context.client.applied();
+    reign.context.roster.lost_bids.clear();
+    let mut market = Market::new(reign);
+    let mut commits = Commits::default();
     loop {
         applied.borrow_and_update();
-        let begun = clock::instant();
-        let outcome = market.round(&mut offers).await;
-        if outcome != Outcome::Quiet {
-            tokio::time::sleep(PACE.saturating_sub(begun.elapsed())).await;
+        while commits.is_full() {
+            market.flights.land(commits.landed().await);
         }
-        if outcome == Outcome::Awarded {
+        let begun = clock::instant();
+        let (outcome, landed) = commits.alongside(market.round(&mut offers)).await;
+        landed.into_iter().for_each(|flight| market.flights.land(flight));
+        let paced = !matches!(outcome, Outcome::Quiet);
+        let awarded = matches!(outcome, Outcome::Awarded(_));
+        if let Outcome::Awarded(wins) = outcome {
+            commits.push(market.settle(wins));
+        }
+        if paced {
+            let ((), landed) = commits.alongside(tokio::time::sleep(PACE.saturating_sub(begun.elapsed()))).await;
+            landed.into_iter().for_each(|flight| market.flights.land(flight));
+        }
+        if awarded {
             continue;
         }
         let tick = market.reign.context.options.tick;
         tokio::select! {
+            flight = commits.landed() => market.flights.land(flight),
             _ = applied.changed() => {}
             () = tokio::time::sleep(tick) => {}
         }
@@ -84,22 +111,30 @@ struct Market {
     seq: u64,
     /// Jobs that nobody wanted: until when they rest, and how long the next rest is.
     rests: BTreeMap<JobId, (Instant, Duration)>,
+    /// Classes that no worker with room fitted, and until when they rest.
+    unfit: BTreeMap<Class, Instant>,
+    /// The class at which the next look begins; above 0 if the last one did not get through.
+    from: Class,
     /// Workers that could have won in the last round if they had had room.
     seen: BTreeSet<WorkerId>,
+    /// Those among them that had room.
+    seated: BTreeSet<WorkerId>,
+    flights: Flights,
 }
 
 /// What came of a round.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// Nothing was announced.
     Quiet,
     /// It was announced, and nobody won.
     Announced,
-    Awarded,
+    Awarded(Vec<Win>),
 }
 
 /// What one round is about.
 struct Round {
+    /// The log's clock when it was opened: prices are judged by it.
+    at: Timestamp,
     jobs: Vec<Arc<Job>>,
     seats: BTreeMap<WorkerId, Seat>,
 }
@@ -110,21 +145,41 @@ struct Seat {
     room: u32,
 }
 
-impl Seat {
-    fn kinds(&self) -> impl Iterator<Item = &str> {
-        self.worker.capabilities.job_types.iter().map(String::as_str)
-    }
-}
-
 impl Round {
     fn award(&self, bids: &[Bid]) -> Vec<Win> {
         let jobs: Vec<&Job> = self.jobs.iter().map(AsRef::as_ref).collect();
-        let bidders = self.seats.iter().map(|(id, seat)| (*id, Bidder { worker: &seat.worker, room: seat.room }));
-        auction::award(&jobs, bids, &bidders.collect())
+        auction::award(&jobs, bids, &self.bidders())
+    }
+
+    /// Whether it pays to ask everyone while awards are under way: when they have landed, more places may be free.
+    fn is_worthwhile(&self) -> bool {
+        let room: u32 = self.seats.values().map(|seat| seat.room).sum();
+        let all: u32 = self.seats.values().map(|seat| seat.worker.capabilities.max_parallel_jobs).sum();
+        room >= (all / WORTH).min(WORTH_MAX)
+    }
+
+    fn bidders(&self) -> BTreeMap<WorkerId, Bidder<'_>> {
+        self.seats.iter().map(|(id, seat)| (*id, Bidder { worker: &seat.worker, room: seat.room })).collect()
+    }
+
+    /// Takes out the bids above what their jobs offer now.
+    fn split_dear(&self, bids: &mut Vec<Bid>) -> Vec<Bid> {
+        let ceilings: BTreeMap<JobId, Price> =
+            self.jobs.iter().filter_map(|job| Some((job.id, job.ceiling(self.at)?))).collect();
+        let (dear, others) = std::mem::take(bids)
+            .into_iter()
+            .partition(|bid| ceilings.get(&bid.job).is_some_and(|ceiling| bid.price > *ceiling));
+        *bids = others;
+        dear
     }
 }
 
 impl Market {
+    fn new(reign: Reign) -> Self {
+        let (seen, seated, flights) = (BTreeSet::new(), BTreeSet::new(), Flights::default());
+        Self { reign, seq: 0, rests: BTreeMap::new(), unfit: BTreeMap::new(), from: 0, seen, seated, flights }
+    }
+
     async fn round(&mut self, offers: &mut mpsc::Receiver<Offer>) -> Outcome {
         let Some(mut round) = self.open() else { return Outcome::Quiet };
         let started = clock::instant();
@@ -135,10 +190,12 @@ impl Market {
             return Outcome::Quiet;
         }
         let (mut bids, answers) = self.collect(&mut round, offers, started).await;
+        let dear = round.split_dear(&mut bids);
         let wins = self.award(&round, &mut bids, &answers);
         metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
         self.rest(&round, &wins);
-        if self.settle(wins).await { Outcome::Awarded } else { Outcome::Announced }
+        self.note_lost(&round, &wins, bids.iter().chain(&dear), answers.len());
+        if wins.is_empty() { Outcome::Announced } else { Outcome::Awarded(wins) }
     }
 
     /// Picks the jobs and the workers of a round. `None` if either is missing.
@@ -153,45 +210,69 @@ impl Market {
         } else {
             context.client.read(|state| self.look(state, &fresh, now))
         };
-        (!round.jobs.is_empty()).then_some(round)
+        (!round.jobs.is_empty() && (self.flights.is_empty() || round.is_worthwhile())).then_some(round)
     }
 
     fn look(&mut self, state: &State, fresh: &BTreeSet<WorkerId>, now: Instant) -> Round {
         let able: Vec<&Arc<Worker>> = able(state, fresh).collect();
         self.wake(able.iter().map(|worker| worker.id).collect());
-        let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(|worker| seat(state, worker)).collect();
-        Round { jobs: self.pick(state, &seats, now), seats }
+        let at = self.reign.context.client.log_now();
+        let taken = self.flights.taken(state);
+        let seat = |worker: &Arc<Worker>| seat(state, worker, taken.get(&worker.id).copied().unwrap_or(0));
+        let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(seat).collect();
+        self.wake_classes(seats.keys().copied().collect());
+        Round { at, jobs: self.pick(state, &seats, now, at), seats }
     }
 
     /// A worker that was not there before may want what the others did not.
     fn wake(&mut self, able: BTreeSet<WorkerId>) {
         if !able.is_subset(&self.seen) {
             self.rests.clear();
+            self.unfit.clear();
         }
         self.seen = able;
     }
 
-    /// The first jobs to be served that a worker with room fits. The others that were looked at rest.
-    fn pick(&mut self, state: &State, seats: &BTreeMap<WorkerId, Seat>, now: Instant) -> Vec<Arc<Job>> {
+    /// A worker that had no room before may fit what the others do not.
+    fn wake_classes(&mut self, seated: BTreeSet<WorkerId>) {
+        if !seated.is_subset(&self.seated) {
+            self.unfit.clear();
+        }
+        self.seated = seated;
+    }
+
+    /// The first jobs to be served that a worker with room fits. Classes that none fits rest.
+    fn pick(&mut self, state: &State, seats: &BTreeMap<WorkerId, Seat>, now: Instant, at: Timestamp) -> Vec<Arc<Job>> {
         let context = &self.reign.context;
-        let kinds: BTreeSet<&str> = seats.values().flat_map(Seat::kinds).collect();
         let room: usize = seats.values().map(|seat| seat.room as usize).sum();
         let limit = (room * CHOICE).min(context.options.announced_max);
-        let rests = &self.rests;
-        let resting = |job: &Job| rests.get(&job.id).is_some_and(|(until, _)| *until > now);
-        let (mut jobs, mut unfit) = (Vec::new(), Vec::new());
-        let looks = (LOOKS_MAX / seats.len().max(1)).max(limit);
-        for job in state.open_jobs_of(context.client.log_now(), &kinds).filter(|job| !resting(job)).take(looks) {
-            if jobs.len() == limit {
-                break;
-            }
-            if seats.values().any(|seat| fits(&job.spec, &seat.worker, None)) {
-                jobs.push(job.clone());
-            } else {
-                unfit.push(job.id);
-            }
+        if limit == 0 {
+            return Vec::new();
         }
-        self.rests.extend(unfit.into_iter().map(|job| (job, (now + REST_UNFIT, REST_MAX))));
+        let (rests, flights, unfit) = (&self.rests, &self.flights, &mut self.unfit);
+        let (mut looks, from, mut beyond) = (LOOKS_MAX, self.from, None);
+        let fitted = |class, example: &Job| {
+            if class < from || unfit.get(&class).is_some_and(|until| *until > now) {
+                return false;
+            }
+            if looks == 0 {
+                beyond.get_or_insert(class);
+                return false;
+            }
+            let mut tried = 0;
+            let fits = seats.values().inspect(|_| tried += 1).any(|seat| fits(&example.spec, &seat.worker, None));
+            looks = looks.saturating_sub(tried);
+            if !fits && unfit.len() < CLASSES_MAX {
+                unfit.insert(class, now + REST_UNFIT);
+            }
+            fits
+        };
+        let rested = |job: &Job| rests.get(&job.id).is_none_or(|(until, _)| *until <= now);
+        let wanted = |job: &Job| rested(job) && !flights.holds(state, job.id);
+        let serving = state.serving(at, fitted, wanted).within(LOOKS_MAX);
+        let jobs = serving.take(limit).cloned().collect();
+        self.from = beyond.unwrap_or_default();
+        self.unfit.retain(|_, until| *until > now);
         jobs
     }
 
@@ -206,7 +287,7 @@ impl Market {
         };
         let mut bytes = prost::Message::encoded_len(&message);
         for job in &round.jobs {
-            let open = open_job(job);
+            let open = open_job(job, round.at);
             bytes += prost::Message::encoded_len(&open) + 8;
             if bytes > ANNOUNCEMENT_BYTES {
                 break;
@@ -289,11 +370,29 @@ impl Market {
         self.rests.retain(|_, (until, length)| *until + *length > now);
     }
 
-    /// Commits the awards. True if there were any.
-    async fn settle(&self, wins: Vec<Win>) -> bool {
-        if wins.is_empty() {
-            return false;
+    /// Keeps what was heard for the jobs that stayed open, for who asks why.
+    fn note_lost<'a>(&self, round: &Round, wins: &[Win], bids: impl Iterator<Item = &'a Bid>, answers: usize) {
+        let mut open: BTreeMap<JobId, Vec<&Bid>> = round.jobs.iter().map(|job| (job.id, Vec::new())).collect();
+        for win in wins {
+            open.remove(&win.job);
         }
+        for bid in bids {
+            if let Some(bids) = open.get_mut(&bid.job) {
+                bids.push(bid);
+            }
+        }
+        let bidders = round.bidders();
+        for (job, bids) in round.jobs.iter().filter_map(|job| Some((job, open.get(&job.id)?))) {
+            let ceiling = job.ceiling(round.at);
+            let (attempt, cheapest) = (job.attempt.saturating_add(1), lost(job, ceiling, bids, &bidders));
+            let note = LostRound { at: round.at, attempt, ceiling, answers, bids: bids.len(), cheapest };
+            self.reign.context.roster.lost_bids.note(job.id, note);
+        }
+    }
+
+    /// Sends the awards off; what is returned is done when they are in the log, or are known not to be.
+    fn settle(&mut self, wins: Vec<Win>) -> BoxFuture<'static, u64> {
+        let flight = self.flights.take_off(&wins);
         let lease_ms = millis(self.reign.context.options.lease);
         let commands = wins
             .into_iter()
@@ -302,13 +401,13 @@ impl Market {
                 Command::Assign { job, attempt, worker, price, lease_ms, evidence }
             })
             .collect();
-        match self.reign.record("market", commands).await {
-            Ok(replies) => replies.iter().any(Result::is_ok),
-            Err(error) => {
+        let reign = self.reign.clone();
+        Box::pin(async move {
+            if let Err(error) = reign.record("market", commands).await {
                 info!(%error, "awards not recorded, the jobs stay open");
-                false
             }
-        }
+            flight
+        })
     }
 }
 
@@ -320,17 +419,19 @@ fn able<'a>(state: &'a State, fresh: &BTreeSet<WorkerId>) -> impl Iterator<Item 
     state.workers().filter(takes).filter(|worker| fresh.contains(&worker.id))
 }
 
-fn seat(state: &State, worker: &Arc<Worker>) -> Option<(WorkerId, Seat)> {
-    let room = state.room(worker);
+/// `taken`: places of the worker that awards under way take.
+fn seat(state: &State, worker: &Arc<Worker>, taken: u32) -> Option<(WorkerId, Seat)> {
+    let room = state.room(worker).saturating_sub(taken);
     (room > 0).then(|| (worker.id, Seat { worker: Arc::clone(worker), room }))
 }
 
-fn open_job(job: &Job) -> proto::OpenJob {
+/// As it is at `now`: what the job offers at most may rise while it waits.
+fn open_job(job: &Job, now: Timestamp) -> proto::OpenJob {
     proto::OpenJob {
         id: bytes::Bytes::copy_from_slice(&job.id.0),
         r#type: job.spec.kind.clone(),
         attempt: job.attempt + 1,
-        max_price: job.spec.max_price.map(wire::price_to_bytes).unwrap_or_default(),
+        max_price: job.ceiling(now).map(wire::price_to_bytes).unwrap_or_default(),
         any_price: job.spec.max_price.is_none(),
         requirements: Some(wire::requirements_to_proto(&job.spec.requirements)),
         input_size: job.spec.input.size,

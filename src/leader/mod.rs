@@ -13,6 +13,7 @@
 mod deadlines;
 mod dispatch;
 mod errand;
+mod flights;
 mod leases;
 mod market;
 mod reconcile;

@@ -17,6 +17,7 @@ mod gossip;
 mod handle;
 mod identity;
 mod inbound;
+pub mod lost_bids;
 mod on_behaviour;
 mod outbound;
 mod peers;
@@ -32,6 +33,7 @@ pub use handle::start_with_metrics;
 pub use handle::{Handle, Inbox, start};
 pub use identity::{Identity, verify};
 pub use inbound::{BUSY, Reply, Request};
+pub use lost_bids::LostBids;
 pub use roster::{Heard, Roster};
 
 use std::collections::BTreeSet;

@@ -78,6 +78,8 @@ impl Heard {
 
 #[derive(Clone, Default)]
 pub struct Roster {
+    /// What they bid in vain.
+    pub lost_bids: super::LostBids,
     inner: Arc<Mutex<Inner>>,
 }
 

@@ -7,7 +7,9 @@
 //!
 //! * A bid is made only for a job this worker could run: a type it runs, input
 //!   it takes, hardware and frameworks it declared.
-//! * Never above the job's maximum price, never below the operator's price.
+//! * Never below the operator's price. What is above the job's maximum price can
+//!   not win; a few such bids follow the others, so that whoever asks why a job
+//!   waits can be told at what price it would not.
 //! * More bids than room are fine: the leader awards at most `room`.
 
 use std::collections::BTreeMap;
@@ -29,6 +31,9 @@ const BIDS_PER_ROOM: usize = 4;
 /// At least this many when there is room at all, so that many small workers
 /// do not all chase the same few jobs.
 const BIDS_MIN: usize = 128;
+
+/// Bids above what the job offers, per announcement.
+const DEAR_MAX: usize = 8;
 
 /// On what terms this worker runs one type of job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +66,10 @@ pub fn answer(announcement: &Announcement, offer: &Offer<'_>) -> Bids {
         ..Bids::default()
     };
     let mut size = bids.encoded_len();
-    for bid in announcement.jobs.iter().filter_map(|job| bid_for(job, offer)).take(most_bids(offer.room)) {
+    let wanted = announcement.jobs.iter().filter_map(|job| bid_for(job, offer, false)).take(most_bids(offer.room));
+    let dear = announcement.jobs.iter().filter_map(|job| bid_for(job, offer, true));
+    let dear = dear.take(most_bids(offer.room).min(DEAR_MAX));
+    for bid in wanted.chain(dear).take(wire::ANNOUNCED_MAX) {
         // Tag and length prefix take at most 3 bytes at this size.
         size += bid.encoded_len() + 3;
         if size > MESSAGE_MAX {
@@ -79,11 +87,12 @@ fn most_bids(room: u32) -> usize {
     (room as usize).saturating_mul(BIDS_PER_ROOM).clamp(BIDS_MIN, wire::ANNOUNCED_MAX)
 }
 
-fn bid_for(job: &OpenJob, offer: &Offer<'_>) -> Option<Bid> {
+/// `dear`: only for jobs that offer less than our price, else only for the others.
+fn bid_for(job: &OpenJob, offer: &Offer<'_>, dear: bool) -> Option<Bid> {
     wire::job_id(&job.id)?;
     let terms = offer.terms.get(&job.r#type)?;
     let runnable = job.input_size <= terms.max_input_bytes && job.timeout_secs <= terms.max_run_secs;
-    if !runnable || !affordable(job, terms.price)? {
+    if !runnable || affordable(job, terms.price)? == dear {
         return None;
     }
     if !job.requirements.as_ref().is_none_or(|wanted| meets(wanted, offer)) {
@@ -201,12 +210,15 @@ mod tests {
     }
 
     #[test]
-    fn no_bid_above_the_maximum_price_or_for_a_price_that_is_none() {
-        let priced = |max: &[u8]| OpenJob { any_price: false, max_price: Bytes::copy_from_slice(max), ..job(1) };
-        assert!(shop().bids_on(priced(&[10])));
-        assert!(!shop().bids_on(priced(&[9])));
-        assert!(!shop().bids_on(priced(&[])), "a maximum of zero");
-        assert!(!shop().bids_on(priced(&[1; 17])), "not an amount");
+    fn a_few_bids_above_the_maximum_price_come_last_and_none_for_a_price_that_is_none() {
+        let priced =
+            |id: u8, max: &[u8]| OpenJob { any_price: false, max_price: Bytes::copy_from_slice(max), ..job(id) };
+        let jobs = (2..40).map(|id| priced(id, &[9])).chain([priced(1, &[10]), priced(50, &[])]);
+        let bids = answer(&announce(jobs.collect()), &shop().offer(2)).bids;
+        assert_eq!(bids.len(), 1 + DEAR_MAX);
+        assert_eq!(bids[0].job.as_ref(), [1; 16]);
+        assert!(bids.iter().all(|bid| wire::price_from_bytes(&bid.price) == Some(Price(10))), "its price, not theirs");
+        assert!(!shop().bids_on(priced(1, &[1; 17])), "not an amount");
     }
 
     #[test]

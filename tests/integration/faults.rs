@@ -120,6 +120,8 @@ async fn paths_methods_and_parameters_are_checked() {
         ("GET", format!("/jobs/{JOB}/events"), 404, "unknown_job"),
         ("GET", format!("/jobs/{JOB}/explain"), 404, "unknown_job"),
         ("DELETE", format!("/jobs/{JOB}"), 404, "unknown_job"),
+        ("POST", format!("/jobs/{JOB}/retry"), 404, "unknown_job"),
+        ("GET", "/jobs?dead=perhaps".to_owned(), 400, "invalid_parameter"),
         ("GET", format!("/jobs/{JOB}?wait=forever"), 400, "invalid_parameter"),
         ("GET", format!("/jobs/{JOB}?timeout_secs=301"), 400, "invalid_parameter"),
         ("GET", "/jobs?limit=0".to_owned(), 400, "invalid_parameter"),

@@ -87,6 +87,28 @@ async fn a_retry_with_the_same_key_is_the_same_job() {
     assert_eq!((fresh.status, fresh.body["field"].as_str()), (422, Some("deadline")));
 }
 
+#[tokio::test]
+async fn a_failed_job_is_retried_unless_it_can_not_be_in_time() {
+    let node = Node::start().await;
+    let id = |answer: &Value| answer["id"].as_str().unwrap().to_owned();
+    let waiting = id(&node.post("/jobs", &job("sha256")).await.body);
+    let retry = async |id: &str| node.ask("POST", &format!("/jobs/{id}/retry")).send().await;
+    let same = retry(&waiting).await;
+    assert_eq!((same.status, &same.body["state"]), (200, &json!("pending")), "{}", same.text);
+    node.ask("DELETE", &format!("/jobs/{waiting}")).send().await;
+    assert_eq!(retry(&waiting).await.code(), "already_finished");
+
+    let mut late = job("sha256");
+    late["deadline"] = json!(rfc3339(clock::now().after_ms(1_000).0));
+    let late = id(&node.post("/jobs", &late).await.body);
+    let ended = node.get(&format!("/jobs/{late}?wait=terminal&timeout_secs=30")).await;
+    assert_eq!(ended.body["state"], "failed", "{}", ended.text);
+    assert_eq!((retry(&late).await.status, retry(&late).await.code()), (409, "deadline_passed"));
+    let dead = node.get("/jobs?state=failed&dead=true").await;
+    assert_eq!((dead.status, &dead.body["jobs"]), (200, &json!([])), "{}", dead.text);
+    assert_eq!(node.get("/jobs?state=failed&dead=false").await.body["jobs"].as_array().unwrap().len(), 1);
+}
+
 fn rfc3339(ms: u64) -> String {
     let moment = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap();
     moment.format(&time::format_description::well_known::Rfc3339).unwrap()

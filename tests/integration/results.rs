@@ -12,14 +12,20 @@ use serde_json::json;
 use crate::node::Node;
 
 /// Ends with its test.
-struct Worker(Child);
+pub struct Worker(Child);
 
 impl Worker {
     fn start(node: &Node) -> Self {
+        Self::with(node, &[])
+    }
+
+    /// With arguments of its own.
+    pub fn with(node: &Node, args: &[&str]) -> Self {
         let log = File::create(node.dir().join("worker.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_ciro-worker"))
             .args(["--network", "ciro-test", "--coordinator", &node.p2p(), "--data-dir"])
             .arg(node.dir().join("worker"))
+            .args(args)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

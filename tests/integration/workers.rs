@@ -79,6 +79,9 @@ async fn a_job_that_nobody_can_run_says_why() {
     let lack = &why.body["workers"][0]["misfits"][0];
     assert!(lack["requirement"].as_str().unwrap().contains("cpu"), "{lack}");
     assert_eq!(why.body["workers"][0]["eligible"], false);
+    let change = &why.body["changes"][0];
+    assert_eq!((&change["requirement"], &change["would_do"]), (&json!("min_cpu_cores"), &json!("8")), "{}", why.text);
+    assert_eq!(change["detail"], "if min_cpu_cores were 8, 1 worker would fit");
 }
 
 #[tokio::test]

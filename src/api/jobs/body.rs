@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::api::escalation::EscalationBody;
 use crate::api::market::WeightsBody;
 use crate::api::problem;
 use crate::api::text;
@@ -28,10 +29,15 @@ pub struct JobBody {
     /// What the award costs, in the smallest unit of the token.
     price: Option<String>,
     max_price: Option<String>,
+    /// How what is offered at most rises to `max_price` while the job waits.
+    price_escalation: Option<EscalationBody>,
     #[schema(format = DateTime)]
     lease_until: Option<String>,
     #[schema(format = DateTime)]
     submitted_at: String,
+    /// Since when it waits for its turn: since it was submitted, or last retried after it had failed.
+    #[schema(format = DateTime)]
+    queued_at: String,
     #[schema(format = DateTime)]
     assigned_at: Option<String>,
     #[schema(format = DateTime)]
@@ -165,8 +171,10 @@ impl JobBody {
             worker_id: run.worker.map(|worker| worker.to_string()),
             price: job.award.as_ref().map(|award| award.price.to_string()),
             max_price: job.spec.max_price.map(|price| price.to_string()),
+            price_escalation: job.spec.price_escalation.map(EscalationBody::of),
             lease_until: job.award.as_ref().filter(|_| held).map(|award| text::time(award.lease_until)),
             submitted_at: text::time(job.submitted_at),
+            queued_at: text::time(job.queued_at),
             assigned_at: run.assigned_at,
             started_at: run.started_at,
             finished_at: job.finished_at.map(text::time),

@@ -1,7 +1,16 @@
 //! `GET /jobs/{id}/explain`: why a job is where it is.
 //!
-//! Answered from replicated state and the last heartbeats, so every node can
-//! say it. Bids are soft and live with the leader only; they are not told here.
+//! Answered from replicated state and the last heartbeats, so every node can say
+//! it. Bids are soft and known to the leader only: another node says so, and
+//! whom to ask.
+//!
+//! Work is bounded: workers are told of one by one up to [`WORKERS_MAX`], the
+//! queue is walked up to [`QUEUE_MAX`] places. Beyond that the answer says what
+//! it left out.
+
+mod attempts;
+mod bids;
+mod change;
 
 use std::sync::Arc;
 
@@ -9,20 +18,24 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use warp::reply::Response;
 
+use attempts::AttemptBody;
+use bids::{PriceBody, RoundBody};
+use change::ChangeBody;
+
 use super::body::{ErrorBody, TransitionBody};
 use crate::api::market::AwardBody;
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::{Api, Context, respond, text};
 use crate::clock;
-use crate::domain::matching::{Live, misfits};
+use crate::domain::matching::{Live, fits, misfits};
 use crate::domain::worker::WorkerState;
 use crate::domain::{Job, JobState, State, Timestamp, Worker};
 
 /// Workers told of. Beyond it the answer says how many were left out.
 const WORKERS_MAX: usize = 1_000;
 /// Open jobs counted for the place in the queue.
-const QUEUE_MAX: usize = 100_000;
+const QUEUE_MAX: usize = 5_000;
 
 #[derive(Serialize, ToSchema)]
 pub struct Explanation {
@@ -30,18 +43,32 @@ pub struct Explanation {
     job_id: String,
     state: &'static str,
     attempt: u32,
-    /// Stable: no_workers, waiting_for_retry, no_worker_fits, no_worker_available, in_auction, assigned, running, completed, failed, cancelled.
+    /// Stable: no_workers, waiting_for_retry, no_worker_fits, no_worker_available, price_too_low, in_auction, assigned, running, completed, failed, cancelled.
     reason: &'static str,
     /// The reason, for people.
     detail: String,
     /// Open jobs that are served first; null unless the job is on the market.
     queue_position: Option<usize>,
+    /// False: at least so many, only the first of the queue are counted.
+    queue_position_exact: bool,
+    /// Jobs on the market.
+    queue_length: usize,
     #[schema(format = DateTime)]
     next_attempt_at: Option<String>,
     /// While pending: each known worker, and what it lacks.
     workers: Vec<WorkerFit>,
     /// Workers beyond those told of.
     workers_omitted: usize,
+    /// What the job offers, and what would be enough.
+    price: Option<PriceBody>,
+    /// What was bid when the job was on the market last, if it was not placed; the leader alone knows.
+    last_round: Option<RoundBody>,
+    /// Where bids are known: null if that is here, or nowhere.
+    ask_node: Option<String>,
+    /// While pending: requirements of which one alone keeps workers away, and what would let them in.
+    changes: Vec<ChangeBody>,
+    /// What became of each attempt, oldest first.
+    attempts: Vec<AttemptBody>,
     /// While assigned or running, and after: the award in force last.
     award: Option<AwardBody>,
     /// Why the job, or its last attempt, did not end well.
@@ -89,19 +116,34 @@ pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
 fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Explanation {
     let now = now.max(state.now());
     let pending = job.state == JobState::Pending;
-    let known: Vec<_> = state.workers().filter(|_| pending).map(|worker| fit(state, context, job, worker)).collect();
+    let fits = Fits::of(state, context, job);
+    let workers: Vec<_> =
+        state.workers().filter(|_| pending).take(WORKERS_MAX).map(|worker| fit(state, context, job, worker)).collect();
     let waits = pending && job.next_attempt_at > now;
-    let (reason, detail) = if pending { why_pending(job, &known, waits) } else { why(job) };
+    let heard = bids::heard(context, job).filter(|_| pending);
+    let (reason, detail) = match &heard {
+        _ if !pending => why(job),
+        Some(round) if !waits => bids::too_low(job, round, now).unwrap_or_else(|| why_pending(job, &fits, waits)),
+        _ => why_pending(job, &fits, waits),
+    };
+    let place = (pending && !waits).then(|| queue_position(state, job, now));
     Explanation {
         job_id: job.id.to_string(),
         state: job.state.as_str(),
         attempt: job.attempt,
         reason,
         detail,
-        queue_position: (pending && !waits).then(|| queue_position(state, job, now)),
+        queue_position: place.map(|(position, _)| position),
+        queue_position_exact: place.is_some_and(|(_, exact)| exact),
+        queue_length: state.open_count(),
         next_attempt_at: pending.then(|| text::time(job.next_attempt_at.max(job.submitted_at))),
-        workers_omitted: known.len().saturating_sub(WORKERS_MAX),
-        workers: known.into_iter().take(WORKERS_MAX).collect(),
+        workers_omitted: if pending { fits.known.saturating_sub(workers.len()) } else { 0 },
+        workers,
+        price: pending.then(|| PriceBody::of(job, heard.as_ref(), now)),
+        last_round: heard.as_ref().map(|round| RoundBody::of(job, round)),
+        ask_node: bids::ask(context).filter(|_| pending),
+        changes: if pending && fits.fitting == 0 { change::find(state, context, job) } else { vec![] },
+        attempts: attempts::of(job),
         award: job.award.as_ref().map(AwardBody::of),
         error: job.error.as_deref().map(ErrorBody::of),
         history: job.history.iter().map(TransitionBody::of).collect(),
@@ -109,16 +151,48 @@ fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Expla
     }
 }
 
+/// How many workers there are for a job.
+#[derive(Default)]
+struct Fits {
+    known: usize,
+    fitting: usize,
+    /// They fit and take jobs.
+    eligible: usize,
+}
+
+impl Fits {
+    fn of(state: &State, context: &Context, job: &Job) -> Self {
+        let mut counts = Self::default();
+        if job.state != JobState::Pending {
+            return counts;
+        }
+        for worker in state.workers() {
+            counts.known += 1;
+            if fits(&job.spec, worker, Some(live(context, worker))) {
+                counts.fitting += 1;
+                counts.eligible += usize::from(takes(state, worker));
+            }
+        }
+        counts
+    }
+}
+
+fn live(context: &Context, worker: &Worker) -> Live {
+    let load_permille = context.roster.get(worker.id).map_or(0, |heard| heard.load_permille);
+    Live { load_permille, rtt_us: context.mesh.rtt_us(worker.id) }
+}
+
+fn takes(state: &State, worker: &Worker) -> bool {
+    matches!(state.worker_state(worker), WorkerState::Online | WorkerState::Busy)
+}
+
 fn fit(state: &State, context: &Context, job: &Job, worker: &Worker) -> WorkerFit {
     let heard = context.roster.get(worker.id);
-    let load = heard.as_ref().map_or(0, |heard| heard.load_permille);
-    let live = Live { load_permille: load, rtt_us: context.mesh.rtt_us(worker.id) };
-    let lacks = misfits(&job.spec, worker, Some(live));
-    let taking = matches!(state.worker_state(worker), WorkerState::Online | WorkerState::Busy);
+    let lacks = misfits(&job.spec, worker, Some(live(context, worker)));
     WorkerFit {
         worker_id: worker.id.to_string(),
         state: state.worker_state(worker).as_str(),
-        eligible: taking && lacks.is_empty(),
+        eligible: takes(state, worker) && lacks.is_empty(),
         room: heard.map(|heard| heard.room),
         misfits: lacks
             .into_iter()
@@ -127,7 +201,7 @@ fn fit(state: &State, context: &Context, job: &Job, worker: &Worker) -> WorkerFi
     }
 }
 
-fn why_pending(job: &Job, workers: &[WorkerFit], waits: bool) -> (&'static str, String) {
+fn why_pending(job: &Job, workers: &Fits, waits: bool) -> (&'static str, String) {
     if waits {
         let detail = format!(
             "attempt {} did not succeed; the job is announced again at {}",
@@ -136,12 +210,10 @@ fn why_pending(job: &Job, workers: &[WorkerFit], waits: bool) -> (&'static str, 
         );
         return ("waiting_for_retry", detail);
     }
-    if workers.is_empty() {
+    let Fits { known, fitting, eligible } = *workers;
+    if known == 0 {
         return ("no_workers", "no worker is registered".to_owned());
     }
-    let fitting = workers.iter().filter(|worker| worker.misfits.is_empty()).count();
-    let eligible = workers.iter().filter(|worker| worker.eligible).count();
-    let known = workers.len();
     if fitting == 0 {
         return ("no_worker_fits", format!("none of {known} workers meets the job's requirements"));
     }
@@ -165,6 +237,8 @@ fn why(job: &Job) -> (&'static str, String) {
     (job.state.as_str(), detail)
 }
 
-fn queue_position(state: &State, job: &Job, now: Timestamp) -> usize {
-    state.open_jobs(now).take(QUEUE_MAX).take_while(|open| open.id != job.id).count()
+/// Jobs served before it, and whether that is all of them.
+fn queue_position(state: &State, job: &Job, now: Timestamp) -> (usize, bool) {
+    let place = state.open_jobs(now).take(QUEUE_MAX).position(|open| open.id == job.id);
+    place.map_or((QUEUE_MAX, false), |place| (place, true))
 }

@@ -61,6 +61,10 @@ fn writes(limits: &Limits) -> Vec<Route> {
             .answers::<body::JobBody>(200, "Cancelled")
             .write()
             .problems(&[Code::UnknownJob, Code::AlreadyFinished]),
+        Route::post("/jobs/{id}/retry", "Give a failed job a fresh budget of attempts", submit::retry)
+            .answers::<body::JobBody>(200, "It is pending again, or was under way already")
+            .write()
+            .problems(&[Code::UnknownJob, Code::AlreadyFinished, Code::DeadlinePassed, Code::BacklogFull]),
     ]
 }
 
@@ -70,6 +74,11 @@ fn lists() -> Vec<Route> {
         Route::get("/jobs", "Jobs, by default those that have not ended", read::list)
             .params(page::params(16))
             .param(Param::new("state", Kind::Choice(states), "active (the default), all, or one state."))
+            .param(Param::new(
+                "dead",
+                Kind::Choice(vec!["true", "false"]),
+                "true: only failed jobs that may be retried, which is all but those whose deadline passed.",
+            ))
             .param(Param::new("type", Kind::Name, "Of this job type."))
             .param(Param::new("worker", Kind::PeerId, "Run, or last run, by this worker."))
             .param(Param::new("client", Kind::Text(66), "Of this client address."))

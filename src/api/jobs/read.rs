@@ -24,13 +24,16 @@ struct Filter {
     client: Option<String>,
     tag: Option<String>,
     since: Option<Timestamp>,
+    dead: bool,
 }
 
 impl Filter {
     fn of(request: &Request) -> Self {
         let owned = |name| request.text(name).map(str::to_owned);
+        let dead = request.text("dead") == Some("true");
         Self {
-            state: owned("state").unwrap_or_else(|| "active".to_owned()),
+            state: owned("state").unwrap_or_else(|| if dead { "failed" } else { "active" }.to_owned()),
+            dead,
             kind: owned("type"),
             worker: request.worker_filter("worker"),
             client: owned("client").map(|client| address(&client).unwrap_or(client)),
@@ -46,6 +49,7 @@ impl Filter {
             state => job.state.as_str() == state,
         };
         state
+            && (!self.dead || job.is_dead())
             && self.kind.as_ref().is_none_or(|kind| *kind == job.spec.kind)
             && self.client.as_ref().is_none_or(|client| job.spec.client_address.as_deref() == Some(client))
             && self.tag.as_ref().is_none_or(|tag| job.spec.tags.contains(tag))

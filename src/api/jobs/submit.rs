@@ -207,6 +207,15 @@ pub async fn cancel(api: Api, request: Request) -> Result<Response, Problem> {
     respond::json(&body)
 }
 
+/// Once or twice is the same: a job that is under way is answered as it is.
+pub async fn retry(api: Api, request: Request) -> Result<Response, Problem> {
+    let job = request.job()?;
+    let (_, reply) = api.client().submit(Command::Retry { job }, api.limits().write_deadline).await?;
+    reply?;
+    let body = api.client().read(|state| job_body(state, job))?;
+    respond::json(&body)
+}
+
 /// Parses a body, away from the runtime's threads when it is large.
 async fn parsed<T: Send + 'static>(
     api: &Api,

@@ -187,6 +187,7 @@ pub fn submission_of(n: u64, size: usize) -> Command {
         input: Input { sha256: Digest::of(&payload), size: size as u64, uri: None },
         priority: 5,
         max_price: None,
+        price_escalation: None,
         deadline: None,
         timeout_secs: 60,
         requirements: Requirements::default().into(),

@@ -16,6 +16,7 @@ use crate::domain::matching::misfits;
 use crate::domain::reputation::{Fact, is_banned};
 use crate::domain::schedule::retry_delay_ms;
 use crate::domain::score::weights;
+use crate::domain::time::Timestamp;
 use crate::domain::worker::{Verdict, Worker};
 
 /// After a decline the job waits this long, so that a full worker is not asked in a tight loop.
@@ -37,9 +38,10 @@ impl Step<'_> {
             Some(_) => return Err(Refusal::Conflict { job: id }),
             None => {}
         }
-        self.room_for(submit)?;
+        let bytes = submit.payload.as_ref().map_or(0, Vec::len) + texts(&submit.spec);
+        self.room_for(&submit.spec, bytes)?;
         let job = self.new_job(submit);
-        self.state.index.change(&job.spec.kind, None, Some(&Facets::of(&job, self.state.now)));
+        self.state.index.change(None, Some(&Facets::of(&job, self.state.now)), &mut self.state.shares);
         self.state.jobs.insert(id, Arc::new(job));
         if let Some(payload) = &submit.payload {
             self.state.payloads.insert(id, Arc::from(payload.as_slice()));
@@ -51,13 +53,14 @@ impl Step<'_> {
         Ok(Done::Submitted { job: id, created: true })
     }
 
-    fn room_for(&self, submit: &Submit) -> Result<(), Refusal> {
+    /// Whether one more job may wait, of this many bytes.
+    pub(super) fn room_for(&self, spec: &JobSpec, bytes: usize) -> Result<(), Refusal> {
         let (limits, index) = (&self.state.limits, &self.state.index);
-        let bytes = submit.payload.as_ref().map_or(0, Vec::len) + texts(&submit.spec);
         let bounds = [
             (index.active.len() + 1, limits.backlog),
             (index.backlog_bytes.saturating_add(bytes), limits.backlog_bytes),
             (self.state.journal.len() + 1, limits.journal_max),
+            (self.state.classes_with(spec), limits.classes),
         ];
         match bounds.iter().find(|(wanted, limit)| wanted > limit) {
             Some((_, limit)) => Err(Refusal::BacklogFull { limit: u64::try_from(*limit).unwrap_or(u64::MAX) }),
@@ -88,6 +91,7 @@ impl Step<'_> {
             outcome: None,
             error: None,
             submitted_at: now,
+            queued_at: now,
             submitted_index: self.position.index,
             finished_at: None,
             next_attempt_at: now,
@@ -128,10 +132,10 @@ impl Step<'_> {
         if attempt != next {
             return Err(Refusal::StaleAttempt { job: id, sent: attempt, current: next });
         }
-        if let Some(most) = job.spec.max_price.filter(|most| price > *most) {
-            return Err(Refusal::Invalid(format!("price {price} is above the job's max_price {most}")));
+        if let Some(most) = job.ceiling(now).filter(|most| price > *most) {
+            return Err(Refusal::Invalid(format!("price {price} is above the job's ceiling {most}")));
         }
-        evidence.map_or(Ok(()), |sealed| judge(&job.spec, worker, price, sealed)).map_err(Refusal::Invalid)?;
+        evidence.map_or(Ok(()), |sealed| judge(job, now, worker, price, sealed)).map_err(Refusal::Invalid)?;
         let known = self.state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
         self.available(known, job).map_err(|why| Refusal::NotAvailable { worker, why })?;
         let evidence = evidence.cloned();
@@ -275,7 +279,7 @@ impl Step<'_> {
         self.finish(id, JobState::Failed, Cause::DeadlinePassed, |job| job.error = Some(error.into()))
     }
 
-    fn job(&self, id: JobId) -> Result<&Job, Refusal> {
+    pub(super) fn job(&self, id: JobId) -> Result<&Job, Refusal> {
         self.state.jobs.get(&id).map(Arc::as_ref).ok_or(Refusal::UnknownJob(id))
     }
 
@@ -297,16 +301,16 @@ impl Step<'_> {
     }
 }
 
-fn judge(spec: &JobSpec, worker: WorkerId, price: Price, sealed: &Sealed) -> Result<(), String> {
+fn judge(job: &Job, now: Timestamp, worker: WorkerId, price: Price, sealed: &Sealed) -> Result<(), String> {
     let evidence = sealed.open(worker, price).ok_or("the evidence of the award can not be read")?;
-    verify(spec.max_price, &weights(spec), worker, price, &evidence)
+    verify(job.ceiling(now), &weights(&job.spec), worker, price, &evidence)
 }
 
 fn next_attempt(job: &Job) -> u32 {
     job.attempt.saturating_add(1)
 }
 
-fn start(job: &mut Job, now: crate::domain::Timestamp) {
+fn start(job: &mut Job, now: Timestamp) {
     if let Some(award) = &mut job.award {
         award.started_at.get_or_insert(now);
     }

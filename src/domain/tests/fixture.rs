@@ -1,14 +1,17 @@
 //! What the tests share: short names for things, and what must hold of any state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::domain::command::{Command, Complete, Fail, Submit};
+use crate::domain::cow::Map;
 use crate::domain::ids::{Digest, JobId, WorkerId};
 use crate::domain::index::Index;
 use crate::domain::job::{HISTORY_MAX, Input, Job, JobSpec, JobState, Requirements, Retry, Source};
+use crate::domain::matching::class;
 use crate::domain::reputation::CHANGES_MAX;
 use crate::domain::score::Policy;
+use crate::domain::shares::Shares;
 use crate::domain::state::{LIMITS, Limits, State};
 use crate::domain::worker::{Capabilities, Location, Worker};
 
@@ -16,6 +19,7 @@ use crate::domain::worker::{Capabilities, Location, Worker};
 pub(super) const SMALL: Limits = Limits {
     backlog: 6,
     backlog_bytes: 1_500,
+    classes: 4,
     finished: 4,
     finished_bytes: 3_000,
     evidence: 2,
@@ -39,6 +43,7 @@ pub(super) fn spec(payload: &[u8]) -> JobSpec {
         input: Input { sha256: Digest::of(payload), size: payload.len() as u64, uri: None },
         priority: 5,
         max_price: None,
+        price_escalation: None,
         deadline: None,
         timeout_secs: 3_600,
         requirements: Requirements::default().into(),
@@ -107,7 +112,15 @@ pub(super) fn reread(state: &State) -> State {
 
 /// What holds of every state after every record.
 pub(super) fn check(state: &State) {
-    assert_eq!(state.index, Index::build(state.jobs.iter().map(|(_, job)| job), state.now), "indexes differ");
+    let passes = state.shares.passes().fold(Map::default(), |mut passes, (client, pass)| {
+        passes.insert(client, pass);
+        passes
+    });
+    let mut shares = Shares::from_parts(state.shares.now(), state.shares.awards(), passes);
+    let index = Index::build(state.jobs.iter().map(|(_, job)| job), state.now, &mut shares);
+    assert_eq!(state.index, index, "indexes differ");
+    assert_eq!(state.shares, shares, "shares differ");
+    assert!(state.shares.are_used(), "a client without jobs has a share");
     state.jobs.iter().for_each(|(id, job)| check_job(state, *id, job));
     state.workers().for_each(|worker| check_worker(state, worker));
     check_queues(state);
@@ -150,19 +163,23 @@ fn check_queues(state: &State) {
     assert_eq!(state.open_jobs(far).count(), undated, "the queue at the end of time has every undated pending job");
     let open: Vec<_> = state.open_jobs(state.now).collect();
     assert!(open.iter().all(|job| job.next_attempt_at <= state.now));
-    assert!(open.is_sorted_by_key(|job| crate::domain::index::turn(job)), "the queue is out of order");
-    for kinds in [&["sha256"][..], &["wordcount", "sha256"], &["other"]] {
-        let kinds: BTreeSet<&str> = kinds.iter().copied().collect();
-        let wanted = |job: &&&Arc<Job>| kinds.contains(job.spec.kind.as_str());
-        assert!(
-            state.open_jobs_of(far, &kinds).eq(state
-                .open_jobs(far)
-                .collect::<Vec<_>>()
-                .iter()
-                .filter(|j| wanted(j))
-                .copied())
-        );
+    assert_eq!(open.len(), state.open_count() - expired(state), "every open job is served once");
+    let mut classes: BTreeMap<u64, BTreeSet<JobId>> = BTreeMap::new();
+    for job in state.open_jobs(far) {
+        classes.entry(class(&job.spec)).or_default().insert(job.id);
     }
+    for (wanted, all) in classes {
+        let served: BTreeSet<JobId> =
+            state.serving(far, |class, _| class == wanted, |_| true).map(|job| job.id).collect();
+        assert_eq!(served, all, "a class is served whole and alone");
+    }
+}
+
+/// Open jobs whose deadline has passed.
+fn expired(state: &State) -> usize {
+    let pending = state.jobs.iter().map(|(_, job)| job).filter(|job| job.state == JobState::Pending);
+    let open = pending.filter(|job| job.next_attempt_at <= state.now);
+    open.filter(|job| job.spec.deadline.is_some_and(|deadline| deadline <= state.now)).count()
 }
 
 fn check_sums(state: &State) {
@@ -170,7 +187,8 @@ fn check_sums(state: &State) {
     let remembered: u64 = state.job_counts().values().sum();
     assert_eq!(remembered, state.jobs.len() as u64);
     let ended: u64 = JobState::ALL.iter().map(|state_of| state.ended_total(*state_of)).sum();
-    assert_eq!(ended + state.index.active.len() as u64, state.submitted_total(), "each job ends once");
+    let begun = state.submitted_total() + state.reopened_total;
+    assert_eq!(ended + state.index.active.len() as u64, begun, "each job ends once for each time it began");
     assert!(state.index.active.len() <= limits.backlog);
     assert!(state.index.finished.len() <= limits.finished);
     assert!(state.index.finished_bytes <= limits.finished_bytes);

@@ -15,6 +15,7 @@ use goldenscript::{ArgumentConsumer, Command as Line};
 
 use super::fixture::{check, complete, fail, job, register, reread, spec, submit, worker};
 use crate::domain::apply::Position;
+use crate::domain::ceiling::Escalation;
 use crate::domain::command::{Command, Done, Record, Reply};
 use crate::domain::ids::{JobId, Price, WorkerId};
 use crate::domain::job::{Job, JobState};
@@ -75,6 +76,7 @@ impl Story {
                 };
                 Command::SetVerdict { worker, verdict }
             }
+            "retry" => Command::Retry { job: job_arg(args)? },
             "deadline" => Command::PassDeadline { job: job_arg(args)? },
             "delivered" => {
                 let sink = sink(&args.next_pos().ok_or("sink?")?.value)?;
@@ -202,6 +204,7 @@ impl Story {
         Ok(match name {
             "limits" => self.set_limits(args)?,
             "job" => self.job_line(job_arg(args)?),
+            "dead" => lines(self.state.jobs_after(None).filter(|job| job.is_dead()).map(|job| self.job_line(job.id))),
             "jobs" => lines(self.state.jobs_after(None).map(|job| self.job_line(job.id))),
             "active" => lines(self.state.active_jobs_after(None).map(|job| self.job_line(job.id))),
             "open" => {
@@ -239,6 +242,12 @@ impl Story {
                 let counts: Vec<String> = counts.map(|(state, count)| format!("{}={count}", state.as_str())).collect();
                 format!("{} ever={}", counts.join(" "), self.state.submitted_total())
             }
+            "ceiling" => {
+                let job = self.state.job(job_arg(args)?).ok_or("no such job")?;
+                let at = Timestamp(self.at);
+                let next = job.spec.max_price.and_then(|most| job.ceiling_reaches(most)).map(time);
+                format!("{:?} at {}, most from {next:?}", job.ceiling(at).map(|price| price.0), time(at))
+            }
             "backoff" => {
                 let job = self.state.job(job_arg(args)?).ok_or("no such job")?;
                 lines((1..=4).map(|n| format!("after failure {n}: {}ms", retry_delay_ms(&job.spec.retry, job.id, n))))
@@ -253,6 +262,7 @@ impl Story {
             let value = arg.parse()?;
             match arg.name() {
                 "backlog" => limits.backlog = value,
+                "classes" => limits.classes = value,
                 "backlog_bytes" => limits.backlog_bytes = value,
                 "finished" => limits.finished = value,
                 "finished_bytes" => limits.finished_bytes = value,
@@ -307,9 +317,14 @@ fn draft_submit(args: &mut ArgumentConsumer<'_>) -> Outcome<Command> {
     spec.kind = text(args, "type", "sha256");
     spec.priority = args.lookup_parse("priority")?.unwrap_or(spec.priority);
     spec.max_price = args.lookup_parse("max_price")?.map(Price);
+    spec.price_escalation = match (args.lookup_parse("start")?, args.lookup_parse("step")?) {
+        (Some(start), Some(step)) => Some(Escalation { start: Price(start), step: Price(step), every_secs: 10 }),
+        _ => None,
+    };
     spec.deadline = args.lookup("deadline").map(|arg| milliseconds(&arg.value)).transpose()?.map(Timestamp);
     spec.retry.max_attempts = args.lookup_parse("max_attempts")?.unwrap_or(spec.retry.max_attempts);
     spec.requirements.min_cpu_cores = args.lookup_parse("cpu")?.unwrap_or(0);
+    spec.client_address = args.lookup("client").map(|arg| arg.value.as_str().into());
     Ok(submit(id, spec, payload.as_bytes()))
 }
 
@@ -420,14 +435,17 @@ stories! {
     award_and_complete
     backlog
     cancel
+    dead_list
     deadline
     decline
     drain
     duplicate_complete
+    fair_share
     forgotten_key
     journal
     late_result
     nonsense
+    price_escalation
     queue
     reputation
     retention

@@ -3,6 +3,8 @@
 mod clearing;
 mod fixture;
 mod golden;
+mod lost;
 mod market;
 mod properties;
+mod queue;
 mod snapshots;
