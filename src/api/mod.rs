@@ -27,7 +27,7 @@ mod events;
 mod health;
 mod jobs;
 mod kafka;
-mod market;
+pub mod market;
 mod metrics;
 mod network;
 mod openapi;

@@ -21,6 +21,7 @@ pub mod matching;
 pub mod rare;
 pub mod reputation;
 mod retired;
+pub mod run;
 pub mod schedule;
 pub mod score;
 pub mod snapshot;

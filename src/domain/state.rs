@@ -22,6 +22,7 @@ use super::job::{Job, JobState};
 use super::journal::{JOURNAL_MAX, Journal, KEEP};
 use super::reputation::is_banned;
 use super::retired::Retired;
+use super::run::Run;
 use super::time::Timestamp;
 use super::worker::{Verdict, Worker, WorkerState};
 
@@ -37,6 +38,8 @@ pub struct Limits {
     /// Bytes of outputs (and inputs of failed jobs), texts and history kept. Beyond it the oldest finished jobs are
     /// forgotten.
     pub finished_bytes: usize,
+    /// Bytes of votes that wait for others. Beyond it no further job with redundancy is begun.
+    pub ballot_bytes: usize,
     /// Finished jobs whose award keeps its evidence. Beyond it the oldest lose it.
     pub evidence: usize,
     /// Idempotency keys kept of finished jobs that are forgotten. Beyond it the oldest go, and a retry is a new job.
@@ -55,6 +58,7 @@ pub const LIMITS: Limits = Limits {
     backlog_bytes: 256 << 20,
     finished: 100_000,
     finished_bytes: 128 << 20,
+    ballot_bytes: 64 << 20,
     evidence: 2_000,
     retired: 250_000,
     workers: 20_000,
@@ -78,6 +82,8 @@ pub struct State {
     pub(super) jobs: Map<JobId, Arc<Job>>,
     pub(super) payloads: Map<JobId, Arc<[u8]>>,
     pub(super) outputs: Map<JobId, Arc<[u8]>>,
+    /// Outputs that were voted for, each once, of jobs that are not decided.
+    pub(super) ballots: Map<(JobId, Digest), Arc<[u8]>>,
     pub(super) retired: Retired,
     pub(super) workers: Map<WorkerId, Arc<Worker>>,
     pub(super) journal: Journal,
@@ -105,6 +111,7 @@ impl State {
             jobs: Map::default(),
             payloads: Map::default(),
             outputs: Map::default(),
+            ballots: Map::default(),
             retired: Retired::default(),
             workers: Map::default(),
             journal: Journal::default(),
@@ -146,7 +153,7 @@ impl State {
         self.index.active.keys_after(cursor).filter_map(|id| self.jobs.get(id))
     }
 
-    /// Pending jobs whose time has come, first to be served first: priority, deadline, arrival.
+    /// Jobs that want a run and whose time has come, first to be served first: priority, deadline, arrival.
     ///
     /// `now` may be ahead of the log's clock. Jobs whose deadline has passed by then are left out.
     pub fn open_jobs(&self, now: Timestamp) -> impl Iterator<Item = &Arc<Job>> {
@@ -182,12 +189,22 @@ impl State {
         });
         turns
             .filter_map(|(_, _, _, id)| self.jobs.get(&id))
-            .filter(move |job| job.spec.deadline.is_none_or(|deadline| deadline > now))
+            .filter(move |job| job.spec.deadline.is_none_or(|deadline| deadline > now) && self.takes_votes(job))
     }
 
-    /// Jobs that are assigned or running, worker by worker.
-    pub fn held_jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        self.index.held.iter().flat_map(|(_, held)| held.iter()).filter_map(|id| self.jobs.get(id))
+    /// Runs in force, worker by worker.
+    pub fn held_runs(&self) -> impl Iterator<Item = (&Arc<Job>, &Run)> {
+        let held = self.index.held.iter().flat_map(|(worker, held)| held.iter().map(move |job| (*worker, job)));
+        held.filter_map(|(worker, id)| {
+            let job = self.jobs.get(id)?;
+            Some((job, job.run_of(worker)?))
+        })
+    }
+
+    /// Whether another run of a job may be awarded without a bound on what waits for decision being passed:
+    /// a job that was begun may go on.
+    pub(super) fn takes_votes(&self, job: &Job) -> bool {
+        job.spec.redundancy <= 1 || !job.runs.is_empty() || self.index.ballot_bytes < self.limits.ballot_bytes
     }
 
     /// Attempts a worker holds; `None` if it holds none.

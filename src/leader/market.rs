@@ -185,7 +185,7 @@ impl Market {
             if jobs.len() == limit {
                 break;
             }
-            if seats.values().any(|seat| fits(&job.spec, &seat.worker, None)) {
+            if seats.values().any(|seat| !job.involves(seat.worker.id) && fits(&job.spec, &seat.worker, None)) {
                 jobs.push(job.clone());
             } else {
                 unfit.push(job.id);

@@ -10,12 +10,13 @@ use utoipa::ToSchema;
 use warp::reply::Response;
 
 use super::body::{ErrorBody, TransitionBody};
+use super::runs::{RunBody, progress};
 use crate::api::market::AwardBody;
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::{Api, Context, respond, text};
 use crate::clock;
-use crate::domain::matching::{Live, misfits};
+use crate::domain::matching::{Live, Misfit, misfits};
 use crate::domain::worker::WorkerState;
 use crate::domain::{Job, JobState, State, Timestamp, Worker};
 
@@ -38,12 +39,20 @@ pub struct Explanation {
     queue_position: Option<usize>,
     #[schema(format = DateTime)]
     next_attempt_at: Option<String>,
-    /// While pending: each known worker, and what it lacks.
+    /// While a run is missing: each known worker, and what it lacks.
     workers: Vec<WorkerFit>,
     /// Workers beyond those told of.
     workers_omitted: usize,
     /// While assigned or running, and after: the award in force last.
     award: Option<AwardBody>,
+    /// With redundancy: the awards of all its runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    awards: Option<Vec<AwardBody>>,
+    /// With redundancy: who runs the job or has run it in this round, and what each brought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    runs: Option<Vec<RunBody>>,
     /// Why the job, or its last attempt, did not end well.
     error: Option<ErrorBody>,
     /// How the job came here.
@@ -89,9 +98,11 @@ pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
 fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Explanation {
     let now = now.max(state.now());
     let pending = job.state == JobState::Pending;
-    let known: Vec<_> = state.workers().filter(|_| pending).map(|worker| fit(state, context, job, worker)).collect();
+    let known: Vec<_> =
+        state.workers().filter(|_| job.wants_run()).map(|worker| fit(state, context, job, worker)).collect();
     let waits = pending && job.next_attempt_at > now;
-    let (reason, detail) = if pending { why_pending(job, &known, waits) } else { why(job) };
+    let (reason, mut detail) = if pending { why_pending(job, &known, waits) } else { why(job) };
+    detail.push_str(&progress(job));
     Explanation {
         job_id: job.id.to_string(),
         state: job.state.as_str(),
@@ -102,7 +113,9 @@ fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Expla
         next_attempt_at: pending.then(|| text::time(job.next_attempt_at.max(job.submitted_at))),
         workers_omitted: known.len().saturating_sub(WORKERS_MAX),
         workers: known.into_iter().take(WORKERS_MAX).collect(),
-        award: job.award.as_ref().map(AwardBody::of),
+        award: job.leading_run().map(AwardBody::of),
+        awards: (job.spec.redundancy > 1).then(|| job.runs.iter().map(AwardBody::of).collect()),
+        runs: RunBody::all(job),
         error: job.error.as_deref().map(ErrorBody::of),
         history: job.history.iter().map(TransitionBody::of).collect(),
         applied_index: state.applied(),
@@ -113,7 +126,8 @@ fn fit(state: &State, context: &Context, job: &Job, worker: &Worker) -> WorkerFi
     let heard = context.roster.get(worker.id);
     let load = heard.as_ref().map_or(0, |heard| heard.load_permille);
     let live = Live { load_permille: load, rtt_us: context.mesh.rtt_us(worker.id) };
-    let lacks = misfits(&job.spec, worker, Some(live));
+    let mut lacks = misfits(&job.spec, worker, Some(live));
+    lacks.extend(job.involves(worker.id).then(has_run));
     let taking = matches!(state.worker_state(worker), WorkerState::Online | WorkerState::Busy);
     WorkerFit {
         worker_id: worker.id.to_string(),
@@ -125,6 +139,12 @@ fn fit(state: &State, context: &Context, job: &Job, worker: &Worker) -> WorkerFi
             .map(|lack| MisfitBody { requirement: lack.requirement, wanted: lack.wanted, offered: lack.offered })
             .collect(),
     }
+}
+
+/// What a worker lacks that has a run of the job already.
+fn has_run() -> Misfit {
+    let (wanted, offered) = ("a worker without a run of this job".to_owned(), "it has one".to_owned());
+    Misfit { requirement: "redundancy", wanted, offered }
 }
 
 fn why_pending(job: &Job, workers: &[WorkerFit], waits: bool) -> (&'static str, String) {
@@ -152,7 +172,7 @@ fn why_pending(job: &Job, workers: &[WorkerFit], waits: bool) -> (&'static str, 
 }
 
 fn why(job: &Job) -> (&'static str, String) {
-    let by = job.award.as_ref().map_or_else(String::new, |award| format!(" by worker {}", award.worker));
+    let by = job.leading_run().map_or_else(String::new, |run| format!(" by worker {}", run.award.worker));
     let error = job.error.as_ref().map_or_else(String::new, |error| format!(": {} ({})", error.detail, error.code));
     let detail = match job.state {
         JobState::Pending => "the job waits".to_owned(),

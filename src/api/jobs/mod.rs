@@ -3,6 +3,7 @@
 mod body;
 mod explain;
 mod read;
+mod runs;
 mod submit;
 
 use warp::http::Method;

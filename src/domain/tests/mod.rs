@@ -6,3 +6,4 @@ mod golden;
 mod market;
 mod properties;
 mod snapshots;
+mod votes;
