@@ -49,6 +49,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+pub use jobs::receipt;
 pub use problem::{Code, Problem};
 pub use server::serve;
 
@@ -64,6 +65,8 @@ pub struct Context {
     pub client: consensus::Client,
     pub mesh: mesh::Handle,
     pub roster: mesh::Roster,
+    /// Signs receipts.
+    pub identity: mesh::Identity,
     pub info: NodeInfo,
     pub limits: Limits,
 }
