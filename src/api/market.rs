@@ -11,7 +11,7 @@ use super::submission::{FieldError, integer, invalid, small};
 use super::text;
 use crate::domain::auction::{Evidence, Offer};
 use crate::domain::bid_proof::Proof;
-use crate::domain::job::Award;
+use crate::domain::run::Run;
 use crate::domain::score::{Policy, WEIGHT_MAX, Weights};
 
 /// How much each thing counts, in place of the policy's weights; what is left out counts nothing, and not all may.
@@ -75,6 +75,7 @@ impl WeightsBody {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Award)]
 pub struct AwardBody {
+    attempt: u32,
     worker_id: String,
     price: String,
     #[schema(format = DateTime)]
@@ -120,6 +121,10 @@ struct OfferBody {
     rtt_us: Option<u32>,
     /// In a preferred region, or the job prefers none.
     preferred: bool,
+    /// To the workers that run the same job beside it: in the same region costs 200000 more, in the same country
+    /// 100000.
+    #[schema(pattern = "^(apart|country|region)$")]
+    near: &'static str,
     /// 0 to 1000, the higher the better: 1000 less a thousandth of the cost.
     score: f64,
     /// In millionths, the lower the better.
@@ -145,9 +150,11 @@ struct ProofBody {
 }
 
 impl AwardBody {
-    pub fn of(award: &Award) -> Self {
+    pub fn of(run: &Run) -> Self {
+        let award = &run.award;
         let sealed = award.evidence.as_ref().and_then(|sealed| sealed.open(award.worker, award.price));
         Self {
+            attempt: run.attempt,
             worker_id: award.worker.to_string(),
             price: award.price.to_string(),
             assigned_at: text::time(award.assigned_at),
@@ -180,11 +187,17 @@ impl OfferBody {
             reputation: terms.reputation,
             rtt_us: terms.rtt_us,
             preferred: terms.preferred,
-            score: f64::from(1_000_000_u32.saturating_sub(offer.cost)) / 1_000.0,
+            near: terms.near.as_str(),
+            score: score(offer.cost),
             cost: offer.cost,
             fate: offer.fate.as_str(),
         }
     }
+}
+
+/// A cost as it is shown: from 1000, the best, down.
+pub fn score(cost: u32) -> f64 {
+    f64::from(1_000_000_u32.saturating_sub(cost)) / 1_000.0
 }
 
 impl ProofBody {

@@ -28,7 +28,7 @@ mod events;
 mod health;
 mod jobs;
 mod kafka;
-mod market;
+pub mod market;
 mod metrics;
 mod network;
 mod openapi;
@@ -50,6 +50,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+pub use jobs::receipt;
 pub use problem::{Code, Problem};
 pub use server::serve;
 
@@ -65,6 +66,8 @@ pub struct Context {
     pub client: consensus::Client,
     pub mesh: mesh::Handle,
     pub roster: mesh::Roster,
+    /// Signs receipts.
+    pub identity: mesh::Identity,
     pub info: NodeInfo,
     pub limits: Limits,
 }

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::decode::Int;
 use super::params::{NAME_RULE, is_name};
 use super::{escalation, market, text};
-use crate::domain::job::{Input, Requirements, Retry};
+use crate::domain::job::{Input, REDUNDANCY_MAX, Requirements, Retry};
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
 
 /// Most tags of a job, and frameworks or regions it may name.
@@ -73,8 +73,9 @@ pub struct Submission {
     pub weights: Option<market::WeightsDto>,
     #[serde(default, deserialize_with = "super::decode::object")]
     pub retry: Option<RetryDto>,
-    /// Workers that run the job independently; only 1 is available yet.
-    #[schema(value_type = Option<u8>, minimum = 1, maximum = 1, default = 1)]
+    /// Workers that run the job independently; more than half of them must bring the same output. Each may cost
+    /// up to `max_price`, and only those whose output is the job's are owed anything.
+    #[schema(value_type = Option<u8>, minimum = 1, maximum = 5, default = 1)]
     pub redundancy: Option<Int>,
     #[schema(schema_with = tags_schema)]
     pub tags: Option<Vec<String>>,
@@ -187,10 +188,6 @@ impl Submission {
             return Err(invalid("type", format!("type must be {NAME_RULE}")));
         }
         let payload = payload(self.payload, inline_bytes)?;
-        integer("redundancy", self.redundancy, 1..=1, 1).map_err(|error| FieldError {
-            hint: Some("Leave redundancy out: running a job on several workers is not available yet."),
-            ..error
-        })?;
         let max_price = self.max_price.as_deref().map(|text| price("max_price", text)).transpose()?;
         let spec = JobSpec {
             kind: self.r#type,
@@ -204,7 +201,7 @@ impl Submission {
             policy: market::policy(self.policy.as_deref())?,
             weights: market::weights(self.weights)?,
             retry: retry(self.retry.unwrap_or_default())?.into(),
-            redundancy: 1,
+            redundancy: small(integer("redundancy", self.redundancy, 1..=REDUNDANCY_MAX.into(), 1)?),
             tags: names("tags", self.tags, TAGS_MAX)?,
             client_address: self.client_address.as_deref().map(address).transpose()?.map(String::into_boxed_str),
             callback_url: None,

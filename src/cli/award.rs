@@ -12,10 +12,11 @@ use super::client::Client;
 use super::failure::{Failure, Kind};
 use super::job::{fresh, job_path};
 use super::{Remote, output};
+use crate::api::market::score;
 use crate::domain::auction::{self, Evidence, Fate, Offer};
 use crate::domain::bid_proof::{Head, Leaf, Proof};
 use crate::domain::ceiling::Escalation;
-use crate::domain::score::{Policy, Scale, Terms, Weights};
+use crate::domain::score::{Nearness, Policy, Scale, Terms, Weights};
 use crate::domain::{JobId, Price, WorkerId};
 use crate::mesh;
 
@@ -32,19 +33,25 @@ const COLUMNS: &[(&str, &str)] = &[
 
 pub(super) async fn verify(client: &Client, id: &str, remote: &Remote) -> Result<(), Failure> {
     let job = client.call(&fresh(&job_path(id))).await?.body;
-    let award = client.call(&fresh(&format!("{}/explain", job_path(id)))).await?.body["award"].clone();
-    if award["evidence"].is_null() {
+    let explained = client.call(&fresh(&format!("{}/explain", job_path(id)))).await?.body;
+    let awards = explained["awards"].as_array().cloned().unwrap_or_else(|| vec![explained["award"].clone()]);
+    if awards.iter().all(|award| award["evidence"].is_null()) {
         return Err(Failure::new(
             Kind::Failed,
             format!("no award of job {id} is in force, so there is nothing to judge"),
         ));
     }
-    let judged = judge(&job, &award);
+    let judged = awards.iter().filter(|award| !award["evidence"].is_null()).try_for_each(|award| shown(&job, award));
     if remote.json {
         let verdict = judged.as_ref().err();
-        output::json(&json!({ "job_id": id, "verified": verdict.is_none(), "reason": verdict, "award": award }))?;
+        let (award, awards) = (&explained["award"], &explained["awards"]);
+        let verified = verdict.is_none();
+        let said = json!({ "job_id": id, "verified": verified, "reason": verdict, "award": award, "awards": awards });
+        output::json(&said)?;
     } else {
-        output::list(award["evidence"]["offers"].as_array().map_or(&[], Vec::as_slice), COLUMNS)?;
+        for award in &awards {
+            output::list(award["evidence"]["offers"].as_array().map_or(&[], Vec::as_slice), COLUMNS)?;
+        }
     }
     match judged {
         Ok(()) if remote.json => Ok(()),
@@ -53,15 +60,36 @@ pub(super) async fn verify(client: &Client, id: &str, remote: &Remote) -> Result
     }
 }
 
-/// Whether the award follows from what is shown, and its winner signed it.
-fn judge(job: &Value, award: &Value) -> Result<(), String> {
+/// What an award is judged by, beside what it says itself.
+pub(super) struct Deal {
+    pub job: JobId,
+    pub attempt: u32,
+    /// What the job offered at most then.
+    pub max_price: Option<Price>,
+    pub weights: Weights,
+}
+
+fn shown(job: &Value, award: &Value) -> Result<(), String> {
+    let unusable = |what: &str| format!("the node shows no usable {what}");
+    let deal = Deal {
+        job: read(&job["id"]).ok_or_else(|| unusable("id"))?,
+        attempt: number(&award["attempt"]).ok_or_else(|| unusable("attempt"))?,
+        max_price: ceiling(job, award).ok_or_else(|| unusable("price_escalation"))?,
+        weights: weights(job).ok_or_else(|| unusable("policy"))?,
+    };
+    judge(&deal, award)
+}
+
+/// Whether an award follows from what is shown, and its winner signed it.
+pub(super) fn judge(deal: &Deal, award: &Value) -> Result<(), String> {
     let shown = |what: &str| format!("the node shows no usable {what}");
     let worker: WorkerId = read(&award["worker_id"]).ok_or_else(|| shown("worker_id"))?;
     let price: Price = read(&award["price"]).ok_or_else(|| shown("price"))?;
     let evidence = evidence(&award["evidence"]).ok_or_else(|| shown("evidence"))?;
-    let (ceiling, weights) = (ceiling(job, award), weights(job).ok_or_else(|| shown("policy"))?);
-    auction::verify(ceiling.ok_or_else(|| shown("price_escalation"))?, &weights, worker, price, &evidence)?;
-    let leaf = leaf(job, &evidence).ok_or_else(|| shown("terms"))?;
+    auction::verify(deal.max_price, &deal.weights, worker, price, &evidence)?;
+    scores(&award["evidence"])?;
+    let terms = evidence.offers.first().map(|offer| offer.terms).ok_or_else(|| shown("terms"))?;
+    let leaf = Leaf { job: deal.job, attempt: deal.attempt, price: terms.price, expected_ms: terms.expected_ms };
     let proof = evidence.proof.ok_or("it is not shown that the winner signed its bid")?;
     let statement = proof.statement(&leaf).ok_or("the proof does not fit the winner's answer")?;
     if mesh::verify(worker, &statement, &proof.signature) {
@@ -85,13 +113,21 @@ fn ceiling(job: &Value, award: &Value) -> Option<Option<Price>> {
     Some(Some(Escalation { start, step, every_secs }.ceiling(most, waited_ms)))
 }
 
-fn leaf(job: &Value, evidence: &Evidence) -> Option<Leaf> {
-    let terms = evidence.offers.first()?.terms;
-    let (id, attempt): (JobId, u32) = (read(&job["id"])?, number(&job["attempt"])?);
-    Some(Leaf { job: id, attempt, price: terms.price, expected_ms: terms.expected_ms })
+/// A score is a cost, told the other way round.
+fn scores(evidence: &Value) -> Result<(), String> {
+    let told = |offer: &Value| {
+        let cost: u32 = number(&offer["cost"])?;
+        Some(offer["score"].as_f64()? == score(cost))
+    };
+    let offers = evidence["offers"].as_array().map_or(&[][..], Vec::as_slice);
+    if offers.iter().all(|offer| told(offer) == Some(true)) {
+        Ok(())
+    } else {
+        Err("a score is not its cost's".to_owned())
+    }
 }
 
-fn weights(job: &Value) -> Option<Weights> {
+pub(super) fn weights(job: &Value) -> Option<Weights> {
     let own = &job["weights"];
     if own.is_null() {
         let name = job["policy"].as_str()?;
@@ -127,6 +163,7 @@ fn offer(shown: &Value) -> Option<Offer> {
             reputation: number(&shown["reputation"])?,
             rtt_us: number(&shown["rtt_us"]),
             preferred: shown["preferred"].as_bool()?,
+            near: Nearness::ALL.into_iter().find(|known| shown["near"] == known.as_str())?,
         },
         cost: number(&shown["cost"])?,
         fate: Fate::ALL.into_iter().find(|known| known.as_str() == fate)?,
@@ -150,10 +187,10 @@ fn proof(shown: &Value) -> Option<Proof> {
     })
 }
 
-fn read<T: std::str::FromStr>(value: &Value) -> Option<T> {
+pub(super) fn read<T: std::str::FromStr>(value: &Value) -> Option<T> {
     value.as_str()?.parse().ok()
 }
 
-fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
+pub(super) fn number<T: TryFrom<u64>>(value: &Value) -> Option<T> {
     T::try_from(value.as_u64()?).ok()
 }

@@ -14,6 +14,7 @@ pub enum Kind {
     Refused = 4,
     JobFailed = 5,
     Timeout = 6,
+    Untrue = 7,
 }
 
 /// What went wrong, for a person, and what to do about it.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::{Call, Client, segment};
 use super::failure::{Failure, Kind};
-use super::{Remote, award, output, submit, watch};
+use super::{Remote, award, output, receipt, submit, watch};
 use crate::clock;
 
 /// How long one request waits for a job to end; then the next one does.
@@ -57,8 +57,10 @@ pub enum Command {
     },
     /// Why a job is where it is
     Explain { id: String },
-    /// Judge the award of a job again, from its record: costs, winner, the winner's signature
+    /// Judge the awards of a job again, from their record: costs, winner, the winner's signature
     VerifyAward { id: String },
+    /// A completed job's receipt, in JSON: `ciro-coordinator verify` checks it without any node
+    Receipt { id: String },
     /// Follow a job until it ends; without an id everything that happens
     Watch { id: Option<String> },
 }
@@ -103,6 +105,7 @@ pub async fn run(command: Command, remote: &Remote) -> Result<(), Failure> {
         Command::Result { id, output } => result(&client, &id, output, remote).await,
         Command::Explain { id } => show(&client, &fresh(&format!("{}/explain", job_path(&id))), remote).await,
         Command::VerifyAward { id } => award::verify(&client, &id, remote).await,
+        Command::Receipt { id } => receipt::fetch(&client, &id).await,
         Command::Watch { id: Some(id) } => watch::job(&client, &id, remote.json).await,
         Command::Watch { id: None } => watch::everything(&client, remote.json).await,
     }

@@ -13,6 +13,7 @@ mod files;
 mod job;
 mod local;
 mod output;
+mod receipt;
 mod start;
 mod submit;
 mod watch;
@@ -41,6 +42,7 @@ Exit codes:
   4  refused, or not found
   5  the job ended, but did not complete
   6  not done within the time allowed
+  7  a receipt does not hold
 
 A client command tries the next --node when one does not answer, and submits under an
 idempotency key, so that a retry never makes a second job.";
@@ -116,6 +118,8 @@ enum Command {
     Status,
     /// A node's health, component by component; exit code 1 when it is unhealthy
     Health,
+    /// Check a receipt, here, without any node; exit code 7 at the first lie
+    Verify(receipt::Args),
     /// Measure a running cluster: throughput, latency, fail-over
     // Its own --node and --json stand for ours, wherever they are written.
     #[command(mut_arg("node", |arg| arg.global(true)), mut_arg("json", |arg| arg.global(true)))]
@@ -154,6 +158,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Worker(command) => block_on(worker::run(command, &remote)),
         Command::Cluster(command) => block_on(cluster::run(command, &remote)),
         Command::Network(command) => block_on(cluster::network(command, &remote)),
+        Command::Verify(args) => receipt::verify(&args, &remote),
         Command::Status => block_on(cluster::status(&remote)),
         Command::Health => block_on(cluster::health(&remote)),
         Command::Bench(args) => measure(args),

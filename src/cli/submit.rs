@@ -52,6 +52,9 @@ pub struct Args {
     /// Attempts before the job fails
     #[arg(long, value_name = "COUNT")]
     max_attempts: Option<u64>,
+    /// Workers that run the job independently, 1 to 5; more than half must bring the same output
+    #[arg(long, value_name = "COUNT")]
+    redundancy: Option<u64>,
     /// CPU cores the worker must have
     #[arg(long, value_name = "COUNT")]
     min_cpu_cores: Option<u64>,
@@ -104,6 +107,7 @@ impl Args {
         set("max_price", self.max_price.clone().map(Value::from));
         set("deadline", self.deadline.clone().map(Value::from));
         set("timeout_secs", self.timeout_secs.map(Value::from));
+        set("redundancy", self.redundancy.map(Value::from));
         set("client_address", self.client_address.clone().map(Value::from));
         set("policy", self.policy.clone().map(Value::from));
         set("tags", texts(&self.tags));

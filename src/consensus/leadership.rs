@@ -22,12 +22,8 @@ use super::core::{Core, Route};
 use super::deliver::jitter;
 use super::frames::{Fault, HandOver};
 use super::network::Failure;
-use super::read;
 use super::types::{LogId, Metrics};
 use super::{Error, Leadership};
-
-/// For one attempt to learn what is committed and to apply it. A snapshot may have to come first.
-const CATCH_UP: Duration = Duration::from_secs(600);
 
 /// How often time alone is looked at: quorum age, silent transfers.
 const TICK: Duration = Duration::from_millis(100);
@@ -157,20 +153,22 @@ pub(super) async fn meet(core: Arc<Core>) {
     }
 }
 
-/// Reports readiness once this node applied what the cluster had committed after its start.
+/// Reports readiness once this node applied what the cluster had committed when it was first heard.
 ///
-/// The leader is asked for it. What it sends by itself may be old news: an append that was on its way, or tried
-/// again, since before this node was down.
-pub(super) async fn recover(core: Arc<Core>) {
-    let applied = loop {
-        match read::linearize(&core, CATCH_UP).await {
-            Ok(index) => break index,
-            Err(Error::Stopping) => return,
-            Err(error) => tracing::debug!(%error, "not recovered yet"),
-        }
+/// The first thing heard may be old news, from a leader that has not committed anything yet: so it must cover our
+/// log at the start and be of the leader's own term. What a new leader cut off our log's end is not waited for.
+pub(super) async fn recover(core: Arc<Core>, last_at_start: Option<u64>) {
+    let heard = |metrics: &Metrics| {
+        let wanted = last_at_start.min(metrics.last_log_index);
+        let current = |id: &LogId| id.leader_id.term == metrics.current_term && Some(id.index) >= wanted;
+        metrics.cluster_committed.is_some_and(|id| current(&id))
     };
-    core.recovered.store(true, Ordering::Release);
-    tracing::info!(applied, "recovered");
+    let Ok(metrics) = core.raft.wait(None).metrics(heard, "heard what is committed").await else { return };
+    let target = metrics.cluster_committed.map(|id| id.index);
+    if core.raft.wait(None).applied_index_at_least(target, "recovered").await.is_ok() {
+        core.recovered.store(true, Ordering::Release);
+        tracing::info!(applied = *core.applied.index().borrow(), "recovered");
+    }
 }
 
 /// Moves leadership to `to`, or to the voter with the newest log, from wherever it is. Asked for again only if it

@@ -15,6 +15,7 @@
 
 mod jobs;
 mod retry;
+mod votes;
 mod workers;
 
 use std::collections::BTreeSet;
@@ -30,6 +31,7 @@ use super::index::{Facets, place};
 use super::job::{Cause, HISTORY_MAX, Job, JobError, JobState, Transition};
 use super::journal::{Event, Sink};
 use super::state::State;
+use super::time::Timestamp;
 
 /// Bytes kept of an error's detail and of a reason. The rest is cut at a character.
 const DETAIL_MAX: usize = 4 << 10;
@@ -165,15 +167,15 @@ impl Step<'_> {
         Ok(Done::Job { job: id, state })
     }
 
-    /// Changes a job, and writes into its history and the journal what happened to it.
-    fn transition(&mut self, id: JobId, cause: Cause, change: impl FnOnce(&mut Job)) -> Reply {
+    /// Changes a job, and writes into its history and the journal what happened to it, or to one of its runs.
+    fn transition(&mut self, id: JobId, run: Option<u32>, cause: Cause, change: impl FnOnce(&mut Job)) -> Reply {
         let (Position { index, term }, at) = (self.position, self.state.now);
         let mut event = None;
         let reply = self.change(id, |job| {
-            let holder = job.award.as_ref().map(|award| award.worker);
+            let holder = concerned(job, run);
             change(job);
-            let worker = job.award.as_ref().map(|award| award.worker).or(holder);
-            let (state, attempt) = (job.state, job.attempt);
+            let worker = concerned(job, run).or(holder);
+            let (state, attempt) = (job.state, run.unwrap_or(job.attempt));
             remember(job, Transition { index, term, at, state, attempt, cause, worker });
             event = Some(Event::Job { job: id, state, attempt, cause, worker });
         })?;
@@ -184,9 +186,17 @@ impl Step<'_> {
     }
 
     /// Ends a job for good. Its input goes, unless someone may want to see what it failed on.
-    fn finish(&mut self, id: JobId, state: JobState, cause: Cause, change: impl FnOnce(&mut Job)) -> Reply {
+    fn finish(
+        &mut self,
+        id: JobId,
+        run: Option<u32>,
+        state: JobState,
+        cause: Cause,
+        change: impl FnOnce(&mut Job),
+    ) -> Reply {
         let now = self.state.now;
-        let reply = self.transition(id, cause, |job| {
+        self.drop_ballots(id);
+        let reply = self.transition(id, run, cause, |job| {
             job.state = state;
             job.finished_at = Some(now);
             change(job);
@@ -199,24 +209,33 @@ impl Step<'_> {
         Ok(reply)
     }
 
-    /// Ends an attempt that failed: another follows after `delay_ms`, or the job fails.
-    fn attempt_failed(&mut self, id: JobId, cause: Cause, error: JobError, delay_ms: Option<u64>) -> Reply {
+    /// Ends a run that failed: another follows after `delay_ms`, or the job fails.
+    fn attempt_failed(
+        &mut self,
+        id: JobId,
+        attempt: u32,
+        cause: Cause,
+        error: JobError,
+        delay_ms: Option<u64>,
+    ) -> Reply {
         let job = self.state.jobs.get(&id).ok_or(Refusal::UnknownJob(id))?;
         let failures = job.failures.saturating_add(1);
-        let retried = delay_ms.filter(|_| failures < job.spec.retry.max_attempts);
+        let retried = delay_ms.filter(|_| failures < job.failures_max());
         let next = self.state.now.after_ms(retried.unwrap_or(0));
         let change = |job: &mut Job| {
             job.failures = failures;
             job.error = Some(error.into());
         };
         if retried.is_none() {
-            return self.finish(id, JobState::Failed, cause, change);
+            return self.finish(id, Some(attempt), JobState::Failed, cause, |job| {
+                change(job);
+                // What failed was not cancelled. The one run of a job without redundancy says who failed it.
+                job.runs.retain(|run| run.attempt != attempt || run.ballot.is_none());
+            });
         }
-        self.transition(id, cause, |job| {
+        self.transition(id, Some(attempt), cause, |job| {
             change(job);
-            job.state = JobState::Pending;
-            job.award = None;
-            job.next_attempt_at = next;
+            give_up(job, attempt, next);
         })
     }
 
@@ -224,7 +243,7 @@ impl Step<'_> {
     fn forget(&mut self) {
         while self.state.index.evidenced.len() > self.state.limits.evidence {
             let Some((&(_, id), ())) = self.state.index.evidenced.first() else { break };
-            let stripped = self.change(id, |job| job.award.iter_mut().for_each(|award| award.evidence = None));
+            let stripped = self.change(id, |job| job.runs.iter_mut().for_each(|run| run.award.evidence = None));
             if stripped.is_err() {
                 break;
             }
@@ -240,6 +259,22 @@ impl Step<'_> {
             self.jobs.insert(id);
         }
     }
+}
+
+/// The worker that a change of a job is about.
+fn concerned(job: &Job, run: Option<u32>) -> Option<WorkerId> {
+    let concerns = |attempt: u32| match run {
+        Some(run) => attempt == run,
+        None => job.spec.redundancy <= 1,
+    };
+    job.runs.iter().find(|run| concerns(run.attempt)).map(|run| run.award.worker)
+}
+
+/// Takes a run out of force; the next may begin at `next`.
+fn give_up(job: &mut Job, attempt: u32, next: Timestamp) {
+    job.runs.retain(|run| run.attempt != attempt);
+    job.state = job.standing();
+    job.next_attempt_at = job.next_attempt_at.max(next);
 }
 
 /// Adds a line to a job's history. The first line stays; beyond the bound the oldest after it goes.

@@ -21,7 +21,7 @@ use super::bid_proof::Proof;
 use super::bytes;
 use super::clearing::{self, Slots};
 use super::ids::{JobId, Price, WorkerId};
-use super::job::{Cause, Job, JobSpec, JobState};
+use super::job::{Cause, Job};
 use super::matching::{Live, fits};
 use super::score::{Scale, Terms, Weights, cost, step, weights};
 use super::worker::{Verdict, Worker};
@@ -111,6 +111,13 @@ impl Sealed {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
+
+    /// What the winner expected the run to take, without opening the rest; 0: it did not say.
+    pub(super) fn expected_ms(&self) -> u32 {
+        let config = bincode::config::standard().with_limit::<SEALED_MAX>();
+        let head: Result<((Scale, u32, Terms), usize), _> = bincode::serde::decode_from_slice(&self.0, config);
+        head.map_or(0, |((_, _, won), _)| won.expected_ms)
+    }
 }
 
 /// A valid bid, judged.
@@ -190,7 +197,7 @@ impl<'a> Market<'a> {
     fn of(job: &'a Job, bids: Vec<&Bid>, bidders: &BTreeMap<WorkerId, Bidder<'_>>) -> Self {
         let offered = bids.into_iter().filter_map(|bid| {
             let bidder = bidders.get(&bid.worker)?;
-            is_valid(job, bid, bidder).then(|| (bid.worker, terms(&job.spec, bid, bidder.worker)))
+            is_valid(job, bid, bidder).then(|| (bid.worker, terms(job, bid, bidder.worker)))
         });
         // Of several bids of one worker for one job the cheapest counts, whatever their order.
         let mut best: BTreeMap<WorkerId, Terms> = BTreeMap::new();
@@ -238,7 +245,8 @@ impl<'a> Market<'a> {
 
 fn is_valid(job: &Job, bid: &Bid, bidder: &Bidder<'_>) -> bool {
     let live = Live { load_permille: bid.load_permille, rtt_us: bid.rtt_us };
-    job.state == JobState::Pending
+    job.wants_run()
+        && !job.involves(bid.worker)
         && job.attempt.checked_add(1) == Some(bid.attempt)
         && job.spec.max_price.is_none_or(|most| bid.price <= most)
         && bidder.room > 0
@@ -247,8 +255,8 @@ fn is_valid(job: &Job, bid: &Bid, bidder: &Bidder<'_>) -> bool {
         && fits(&job.spec, bidder.worker, Some(live))
 }
 
-fn terms(spec: &JobSpec, bid: &Bid, worker: &Worker) -> Terms {
-    let regions = &spec.requirements.preferred_regions;
+fn terms(job: &Job, bid: &Bid, worker: &Worker) -> Terms {
+    let regions = &job.spec.requirements.preferred_regions;
     Terms {
         price: bid.price,
         expected_ms: bid.expected_ms,
@@ -256,13 +264,17 @@ fn terms(spec: &JobSpec, bid: &Bid, worker: &Worker) -> Terms {
         reputation: worker.reputation,
         rtt_us: bid.rtt_us,
         preferred: regions.is_empty() || regions.contains(&worker.location.region),
+        near: job.nearness(&worker.location),
     }
 }
 
 /// Whether an attempt of `job` has already come to nothing on `worker`: a machine that can not run it
-/// fails fast, so it is always idle and would win the job again until no attempt is left.
+/// fails fast, so it is always idle and would win the job again until no attempt is left. So has a vote of a
+/// round that found no majority.
 fn let_down(job: &Job, worker: WorkerId) -> bool {
-    let failed = |cause| matches!(cause, Cause::Retry | Cause::Declined | Cause::LeaseExpired | Cause::WorkerLost);
+    let failed = |cause| {
+        matches!(cause, Cause::Retry | Cause::Declined | Cause::LeaseExpired | Cause::WorkerLost | Cause::Voted)
+    };
     job.history.iter().any(|line| line.worker == Some(worker) && failed(line.cause))
 }
 

@@ -9,7 +9,7 @@
 use super::auction::{SEALED_MAX, Sealed};
 use super::command::{Command, Complete, Fail, Submit};
 use super::ids::Digest;
-use super::job::{JobSpec, Requirements, Retry};
+use super::job::{JobSpec, REDUNDANCY_MAX, Requirements, Retry};
 use super::score::WEIGHT_MAX;
 use super::worker::{Capabilities, Location};
 
@@ -28,7 +28,6 @@ const TIMEOUT_MAX_SECS: u32 = 86_400;
 const LEASE_MAX_MS: u64 = 7 * 86_400_000;
 const DELAY_MAX_MS: u64 = 30 * 86_400_000;
 const ATTEMPTS_MAX: u32 = 1_000;
-const REDUNDANCY_MAX: u8 = 32;
 const PARALLEL_MAX: u32 = 100_000;
 
 type Verdict = Result<(), String>;

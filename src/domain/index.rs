@@ -6,10 +6,10 @@
 //!
 //! Invariants
 //!
-//! * A pending job is in `lines` if its time has come by the log's clock, else in
+//! * A job that wants a run is in `lines` if its time has come by the log's clock, else in
 //!   `waiting`; never in both. [`Index::promote`] moves it when the clock moves.
 //! * `heads` has the first job of each line, under the slice its client is in.
-//! * A job that is assigned or running is held by exactly the worker of its award.
+//! * A job is held by exactly the workers of its runs in force.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,8 +20,12 @@ use super::ids::{JobId, WorkerId};
 use super::job::{Job, JobSpec, JobState};
 use super::matching::Class;
 use super::queue::{Head, Line, Turn};
+use super::run::Run;
 use super::shares::{Client, Shares, client};
 use super::time::Timestamp;
+
+/// Bytes one vote is counted with, beside its output.
+const VOTE_BYTES: usize = 256;
 
 /// Bytes one transition of a job's history is counted with.
 const TRANSITION_BYTES: usize = 64;
@@ -46,6 +50,8 @@ pub(super) struct Index {
     pub(super) counts: [u64; 6],
     pub(super) backlog_bytes: usize,
     pub(super) finished_bytes: usize,
+    /// Bytes of votes that are not decided yet.
+    pub(super) ballot_bytes: usize,
 }
 
 /// Where a job stands in the indexes.
@@ -57,31 +63,40 @@ pub(super) struct Facets {
     open: Option<Line>,
     waiting: Option<(Timestamp, JobId)>,
     held: Option<WorkerId>,
+    /// Other holders; only with redundancy.
+    others: Vec<WorkerId>,
     deadline: Option<(Timestamp, JobId)>,
     finished: Option<(Timestamp, JobId)>,
     evidenced: Option<(Timestamp, JobId)>,
     bytes: usize,
+    ballots: usize,
 }
 
 impl Facets {
     pub(super) fn of(job: &Job, now: Timestamp) -> Self {
-        let pending = job.state == JobState::Pending;
+        let wanting = job.wants_run();
         let due = job.next_attempt_at <= now;
-        let held = matches!(job.state, JobState::Assigned | JobState::Running);
+        let mut holders = job.runs_in_force().map(|run| run.award.worker);
         let is_final = job.state.is_final();
         let finished = is_final.then(|| (job.finished_at.unwrap_or_default(), job.id));
         Self {
             id: job.id,
             state: job.state,
             client: if is_final { 0 } else { client(&job.spec) },
-            open: (pending && due).then(|| Line::of(job)),
-            waiting: (pending && !due).then_some((job.next_attempt_at, job.id)),
-            held: job.award.as_ref().filter(|_| held).map(|award| award.worker),
+            open: (wanting && due).then(|| Line::of(job)),
+            waiting: (wanting && !due).then_some((job.next_attempt_at, job.id)),
+            held: holders.next(),
+            others: holders.collect(),
             deadline: job.spec.deadline.filter(|_| !is_final).map(|deadline| (deadline, job.id)),
             finished,
-            evidenced: finished.filter(|_| job.award.as_ref().is_some_and(|award| award.evidence.is_some())),
+            evidenced: finished.filter(|_| job.runs.iter().any(|run| run.award.evidence.is_some())),
             bytes: weight(job),
+            ballots: if is_final { 0 } else { ballots(job) },
         }
+    }
+
+    fn holders(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.held.iter().chain(&self.others).copied()
     }
 }
 
@@ -96,8 +111,22 @@ fn weight(job: &Job) -> usize {
     let output = job.outcome.as_ref().map_or(0, |outcome| outcome.output_size);
     let error = job.error.as_ref().map_or(0, |error| error.code.len() + error.detail.len());
     let bytes = usize::try_from(payload.saturating_add(output)).unwrap_or(usize::MAX);
-    let evidence = job.award.as_ref().and_then(|award| award.evidence.as_ref()).map_or(0, Sealed::len);
-    bytes.saturating_add(evidence + error + texts(&job.spec) + job.history.len() * TRANSITION_BYTES)
+    let evidence: usize = job.runs.iter().map(evidence).sum();
+    let records = job.runs.iter().filter(|run| run.vote().is_some()).count() * VOTE_BYTES;
+    let votes =
+        if job.state.is_final() { records } else { records + job.undecided().map(|(_, size)| size).sum::<usize>() };
+    bytes.saturating_add(votes + evidence + error + texts(&job.spec) + job.history.len() * TRANSITION_BYTES)
+}
+
+fn evidence(run: &Run) -> usize {
+    run.award.evidence.as_ref().map_or(0, Sealed::len)
+}
+
+/// Bytes that the votes of a job take until it is decided.
+fn ballots(job: &Job) -> usize {
+    let votes = job.runs.iter().filter(|run| run.vote().is_some());
+    let records: usize = votes.map(|run| VOTE_BYTES + evidence(run)).sum();
+    records.saturating_add(job.undecided().map(|(_, size)| size).sum())
 }
 
 pub(super) fn texts(spec: &JobSpec) -> usize {
@@ -140,10 +169,12 @@ impl Index {
         if let Some(was) = was {
             *self.count(was.state) -= 1;
             *self.bytes(was.state) -= was.bytes;
+            self.ballot_bytes -= was.ballots;
         }
         if let Some(is) = is {
             *self.count(is.state) += 1;
             *self.bytes(is.state) += is.bytes;
+            self.ballot_bytes += is.ballots;
         }
     }
 
@@ -191,23 +222,27 @@ impl Index {
     }
 
     fn hand_over(&mut self, was: Option<&Facets>, is: Option<&Facets>) {
-        let (from, to) = (was.and_then(|f| f.held), is.and_then(|f| f.held));
         let Some(job) = was.or(is).map(|f| f.id) else { return };
-        if from == to {
-            return;
+        let holds = |facets: Option<&Facets>, worker| facets.is_some_and(|f| f.holders().any(|held| held == worker));
+        for worker in was.iter().flat_map(|f| f.holders()).filter(|worker| !holds(is, *worker)) {
+            self.let_go(worker, job);
         }
-        if let Some(held) = from.and_then(|worker| self.held.get_mut(&worker)) {
+        for worker in is.iter().flat_map(|f| f.holders()).filter(|worker| !holds(was, *worker)) {
+            if !self.held.contains(&worker) {
+                self.held.insert(worker, Arc::default());
+            }
+            if let Some(held) = self.held.get_mut(&worker) {
+                Arc::make_mut(held).insert(job);
+            }
+        }
+    }
+
+    fn let_go(&mut self, worker: WorkerId, job: JobId) {
+        if let Some(held) = self.held.get_mut(&worker) {
             Arc::make_mut(held).remove(&job);
         }
-        if let Some(worker) = from.filter(|worker| self.held.get(worker).is_some_and(|held| held.is_empty())) {
+        if self.held.get(&worker).is_some_and(|held| held.is_empty()) {
             self.held.remove(&worker);
-        }
-        let Some(worker) = to else { return };
-        if !self.held.contains(&worker) {
-            self.held.insert(worker, Arc::default());
-        }
-        if let Some(held) = self.held.get_mut(&worker) {
-            Arc::make_mut(held).insert(job);
         }
     }
 

@@ -3,6 +3,7 @@
 //! `pending → assigned → running → completed | failed | cancelled`, and back to
 //! `pending` when a lease expires, a worker declines, or a retry is due. The
 //! attempt number grows with every award and fences all that is said about it.
+//! Several runs may be in force side by side, see [`super::run`].
 //!
 //! Input and output bytes are not here: [`crate::domain::State`] keeps them
 //! apart, so that a transition touches a small record only.
@@ -16,8 +17,12 @@ use super::bytes;
 use super::ceiling::Escalation;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::rare::{Rare, Usual};
+use super::run::Run;
 use super::score::{Policy, Weights};
 use super::time::Timestamp;
+
+/// Most workers that may run one job side by side.
+pub const REDUNDANCY_MAX: u8 = 5;
 
 /// Transitions kept per job. Beyond this the oldest after the first are dropped.
 pub const HISTORY_MAX: usize = 48;
@@ -74,6 +79,7 @@ pub struct JobSpec {
     /// In place of the policy's.
     pub weights: Option<Weights>,
     pub retry: Rare<Retry>,
+    /// Workers that run the job independently, 1 to [`REDUNDANCY_MAX`]; most of them must agree.
     pub redundancy: u8,
     pub tags: Vec<String>,
     /// The client's account on chain, `0x…`.
@@ -141,7 +147,7 @@ pub enum Source {
     Chain,
 }
 
-/// The award that is in force: who runs the job, for how much, until when.
+/// Who runs a job, for how much, until when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Award {
     pub worker: WorkerId,
@@ -207,6 +213,10 @@ pub enum Cause {
     Cancelled,
     /// It had failed, and was given another chance.
     Reopened,
+    /// A run brought a result, which is compared with those of the others.
+    Voted,
+    /// The results differ too much for any of them to win.
+    NoQuorum,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,9 +229,11 @@ pub struct Job {
     pub state: JobState,
     /// The current or last attempt; 0 before the first award.
     pub attempt: u32,
-    /// Attempts that count against `retry.max_attempts`.
+    /// Runs that came to nothing; see [`Self::failures_max`].
     pub failures: u32,
-    pub award: Option<Award>,
+    /// Those in force, those that wait for the others, and, once the job has ended, its last. In the order of
+    /// their awards; at most `spec.redundancy`.
+    pub runs: Vec<Run>,
     pub outcome: Option<Outcome>,
     pub error: Option<Box<JobError>>,
     pub submitted_at: Timestamp,

@@ -24,6 +24,7 @@ pub mod queue;
 pub mod rare;
 pub mod reputation;
 mod retired;
+pub mod run;
 pub mod schedule;
 pub mod score;
 mod shares;

@@ -267,7 +267,7 @@ impl<'a, W: FnMut(&Job) -> bool> Serving<'a, W> {
         let start = start(self.pass(client), self.virtual_now);
         self.virtual_now = self.virtual_now.max(start);
         self.passes.insert(client, start.saturating_add(1));
-        if !(self.wanted)(job) {
+        if !self.state.takes_votes(job) || !(self.wanted)(job) {
             return None;
         }
         self.awards = self.awards.wrapping_add(1);

@@ -8,11 +8,15 @@
 //! Below [`FLOOR`] a worker wins nothing until time has raised it. Below
 //! [`BAN_BELOW`], which takes more than bad luck, it is banned for a day.
 //!
-//! The numbers are part of the format: all nodes must agree.
+//! The facts and their deltas are one table of constants, [`Fact`], shown with every worker's health. They are
+//! not configurable: they are part of `apply`, where nodes that were configured differently would come to
+//! different states.
 
 use serde::{Deserialize, Serialize};
 
+use super::auction::Sealed;
 use super::ids::JobId;
+use super::job::Award;
 use super::time::Timestamp;
 use super::worker::{REPUTATION_MAX, REPUTATION_START, Worker};
 
@@ -46,16 +50,29 @@ pub enum Fact {
     Lost,
     /// It bid, won, and did not take the job.
     Declined,
+    /// The result counts, but came much later than its bid promised, see [`is_late`].
+    Late,
+    /// Most of the workers that ran the same job agree on another result.
+    WrongResult,
 }
 
 impl Fact {
-    pub const ALL: [Self; 5] = [Self::Completed, Self::FailedByWorker, Self::TimedOut, Self::Lost, Self::Declined];
+    pub const ALL: [Self; 7] = [
+        Self::Completed,
+        Self::FailedByWorker,
+        Self::TimedOut,
+        Self::Lost,
+        Self::Declined,
+        Self::Late,
+        Self::WrongResult,
+    ];
 
     pub fn delta(self) -> i32 {
         match self {
             Self::Completed => 15,
             Self::FailedByWorker | Self::Lost => -25,
-            Self::TimedOut => -5,
+            Self::TimedOut | Self::Late => -5,
+            Self::WrongResult => -100,
             Self::Declined => -1,
         }
     }
@@ -67,6 +84,21 @@ impl Fact {
             Self::TimedOut => "timed_out",
             Self::Lost => "lost",
             Self::Declined => "declined",
+            Self::Late => "late",
+            Self::WrongResult => "wrong_result",
+        }
+    }
+
+    /// What it means, in one line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Completed => "brought the result that counts, in the time it promised",
+            Self::FailedByWorker => "failed by what the worker is or did",
+            Self::TimedOut => "ran longer than the job allows",
+            Self::Lost => "vanished with the attempt, or let its lease lapse",
+            Self::Declined => "bid, won, and did not take the job",
+            Self::Late => "brought the result that counts more than 3 times its promise and 30 s after the award",
+            Self::WrongResult => "brought another result than most of the workers that ran the same job",
         }
     }
 
@@ -79,6 +111,18 @@ impl Fact {
             _ => Some(Self::FailedByWorker),
         }
     }
+}
+
+/// A promise is broken by a result that comes later than this many times the promise, and the grace, after the award.
+const LATE_TIMES: u64 = 3;
+
+/// Time for what is not the worker's: the way to it and back, and a change of leader.
+const LATE_GRACE_MS: u64 = 30_000;
+
+/// Whether a result that comes now breaks what the award's bid promised. No promise, none broken.
+pub(super) fn is_late(award: &Award, now: Timestamp) -> bool {
+    let promised = u64::from(award.evidence.as_ref().map_or(0, Sealed::expected_ms));
+    promised > 0 && now.since(award.assigned_at) > promised * LATE_TIMES + LATE_GRACE_MS
 }
 
 /// One change, and what it came to.

@@ -9,6 +9,7 @@
 //! Price and time have no absolute worst, so they are measured against a
 //! [`Scale`]: the job's own ceiling, or the worst offer of the round. What a
 //! worker did not say (time) or nobody measured (distance) counts as middling.
+//! A job that several workers run adds a sixth: [`Nearness`] to the others.
 
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +89,39 @@ impl Policy {
     }
 }
 
+/// How near a worker is to those that run the same job beside it, by what they declare. Workers that share a
+/// roof may share a fault, or an operator, so a job that is run for comparison rather goes elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nearness {
+    /// Nobody runs the job yet, or all that do are elsewhere.
+    #[default]
+    Apart,
+    Country,
+    Region,
+}
+
+impl Nearness {
+    pub const ALL: [Self; 3] = [Self::Apart, Self::Country, Self::Region];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Apart => "apart",
+            Self::Country => "country",
+            Self::Region => "region",
+        }
+    }
+
+    /// What it adds to the cost, in millionths.
+    fn penalty(self) -> u32 {
+        match self {
+            Self::Apart => 0,
+            Self::Country => 100_000,
+            Self::Region => 200_000,
+        }
+    }
+}
+
 /// What counts about one offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -101,6 +135,8 @@ pub struct Terms {
     pub rtt_us: Option<u32>,
     /// Whether the worker is in one of the job's preferred regions, if it has any.
     pub preferred: bool,
+    /// To the workers that run the job already; only with redundancy.
+    pub near: Nearness,
 }
 
 /// What price and time are measured against.
@@ -134,7 +170,8 @@ pub fn cost(weights: &Weights, scale: &Scale, terms: &Terms) -> u32 {
         (weights.distance, distance(terms)),
     ];
     let weighed: u64 = parts.into_iter().map(|(weight, part)| u64::from(weight) * part).sum();
-    u32::try_from(weighed * 1_000 / weights.sum().max(1)).unwrap_or(u32::MAX)
+    let weighed = u32::try_from(weighed * 1_000 / weights.sum().max(1)).unwrap_or(u32::MAX);
+    weighed.saturating_add(terms.near.penalty())
 }
 
 /// What one more job on a worker adds to its load, as cost: a full worker costs as much as its load weighs.

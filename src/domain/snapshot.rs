@@ -18,7 +18,7 @@
 //!   stream panics or allocates beyond what really arrives plus one frame.
 //! * Indexes are not stored; they are built again from the records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -69,6 +69,7 @@ enum Section {
     End = 7,
     Retired = 8,
     Shares = 9,
+    Ballots = 10,
 }
 
 /// What does not follow from the items.
@@ -94,6 +95,7 @@ struct Head {
     /// Virtual time and awards of the clients' shares.
     virtual_now: u64,
     awards: u64,
+    ballots: u64,
 }
 
 impl State {
@@ -114,6 +116,7 @@ impl State {
         writer.section(Section::Journal, self.journal.entries())?;
         writer.section(Section::Retired, self.retired.iter())?;
         writer.section(Section::Shares, self.shares.passes())?;
+        writer.section(Section::Ballots, self.ballots.iter().map(|(key, bytes)| (key, Slice(bytes))))?;
         writer.end()
     }
 
@@ -138,6 +141,7 @@ impl State {
         let entries = reader.map(Section::Journal, head.entries, |entry: Entry| (entry.seq, entry))?;
         let retired = reader.map(Section::Retired, head.retired, |entry: (u64, (JobId, Digest))| entry)?;
         let passes = reader.map(Section::Shares, head.shares, |share: (Client, u64)| share)?;
+        let ballots = reader.map(Section::Ballots, head.ballots, ballot_of)?;
         reader.end()?;
         let retired = Retired::from_parts(retired).ok_or_else(|| damaged("a forgotten job is listed twice"))?;
         let journal = Journal::from_parts(head.journal_last_seq, head.cursors, entries)
@@ -149,6 +153,7 @@ impl State {
         if u64::try_from(shares.len()).ok() != Some(head.shares) || !shares.are_used() {
             return Err(damaged("clients' shares do not fit the jobs"));
         }
+        check_ballots(&jobs, &ballots)?;
         Ok(Self {
             limits,
             now: head.now,
@@ -164,6 +169,7 @@ impl State {
             jobs,
             payloads,
             outputs,
+            ballots,
             retired,
             workers,
             journal,
@@ -192,6 +198,7 @@ impl State {
             shares: count(self.shares.len()),
             virtual_now: self.shares.now(),
             awards: self.shares.awards(),
+            ballots: count(self.ballots.len()),
         }
     }
 }
@@ -199,18 +206,45 @@ impl State {
 /// Every job that is held has a known holder, and every one that ended says when.
 fn check_jobs(jobs: &Map<JobId, Arc<Job>>, workers: &Map<WorkerId, Arc<Worker>>, now: Timestamp) -> Result<(), Error> {
     for (id, job) in jobs.iter() {
-        let holder = job.award.as_ref().is_some_and(|award| workers.contains(&award.worker));
+        let held = job.runs_in_force().all(|run| workers.contains(&run.award.worker)) && runs_fit(job);
         let fits = match job.state {
-            JobState::Pending => job.award.is_none() && job.finished_at.is_none(),
-            JobState::Assigned | JobState::Running => holder && job.finished_at.is_none(),
+            JobState::Pending | JobState::Assigned | JobState::Running => {
+                job.state == job.standing() && job.finished_at.is_none()
+            }
             JobState::Completed => job.outcome.is_some() && job.finished_at.is_some(),
             JobState::Failed | JobState::Cancelled => job.outcome.is_none() && job.finished_at.is_some(),
         };
-        if !fits || job.history.is_empty() || job.finished_at.is_some_and(|at| at > now) {
+        if !fits || !held || job.history.is_empty() || job.finished_at.is_some_and(|at| at > now) {
             return Err(damaged(format!("job {id} contradicts itself")));
         }
     }
     Ok(())
+}
+
+/// No worker twice, no more runs than the job asks for, each with an attempt that was awarded.
+fn runs_fit(job: &Job) -> bool {
+    let attempts = job.runs.is_sorted_by(|a, b| a.attempt < b.attempt)
+        && job.runs.last().is_none_or(|run| run.attempt <= job.attempt);
+    let workers: BTreeSet<WorkerId> = job.runs.iter().map(|run| run.award.worker).collect();
+    let compared = job.spec.redundancy > 1;
+    attempts
+        && workers.len() == job.runs.len()
+        && job.runs.len() <= job.redundancy()
+        && job.runs.iter().all(|run| run.ballot.is_some() == compared)
+}
+
+/// What was voted for is there exactly for the jobs that are not decided.
+fn check_ballots(jobs: &Map<JobId, Arc<Job>>, ballots: &Map<(JobId, Digest), Arc<[u8]>>) -> Result<(), Error> {
+    let undecided = jobs.iter().filter(|(_, job)| !job.state.is_final());
+    let mut wanted = 0;
+    for (id, digest, size) in undecided.flat_map(|(id, job)| job.undecided().map(|(digest, size)| (*id, digest, size)))
+    {
+        wanted += 1;
+        if ballots.get(&(id, digest)).is_none_or(|bytes| bytes.len() != size) {
+            return Err(damaged(format!("a vote for job {id} has no output")));
+        }
+    }
+    if wanted == ballots.len() { Ok(()) } else { Err(damaged("votes of no undecided job")) }
 }
 
 /// Inputs and outputs are there exactly for the jobs that have them, and as long as those say.
@@ -372,6 +406,10 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Error> {
 
 fn bytes_of((id, Owned(bytes)): (JobId, Owned)) -> (JobId, Arc<[u8]>) {
     (id, Arc::from(bytes))
+}
+
+fn ballot_of((key, Owned(bytes)): ((JobId, Digest), Owned)) -> ((JobId, Digest), Arc<[u8]>) {
+    (key, Arc::from(bytes))
 }
 
 fn damaged(what: impl Into<String>) -> Error {

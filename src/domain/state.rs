@@ -22,6 +22,7 @@ use super::job::{Job, JobState};
 use super::journal::{JOURNAL_MAX, Journal, KEEP};
 use super::reputation::is_banned;
 use super::retired::Retired;
+use super::run::Run;
 use super::shares::Shares;
 use super::time::Timestamp;
 use super::worker::{Verdict, Worker, WorkerState};
@@ -40,6 +41,8 @@ pub struct Limits {
     /// Bytes of outputs (and inputs of failed jobs), texts and history kept. Beyond it the oldest finished jobs are
     /// forgotten.
     pub finished_bytes: usize,
+    /// Bytes of votes that wait for others. Beyond it no further job with redundancy is begun.
+    pub ballot_bytes: usize,
     /// Finished jobs whose award keeps its evidence. Beyond it the oldest lose it.
     pub evidence: usize,
     /// Idempotency keys kept of finished jobs that are forgotten. Beyond it the oldest go, and a retry is a new job.
@@ -59,6 +62,7 @@ pub const LIMITS: Limits = Limits {
     classes: 4_096,
     finished: 100_000,
     finished_bytes: 128 << 20,
+    ballot_bytes: 64 << 20,
     evidence: 2_000,
     retired: 250_000,
     workers: 20_000,
@@ -84,6 +88,8 @@ pub struct State {
     pub(super) jobs: Map<JobId, Arc<Job>>,
     pub(super) payloads: Map<JobId, Arc<[u8]>>,
     pub(super) outputs: Map<JobId, Arc<[u8]>>,
+    /// Outputs that were voted for, each once, of jobs that are not decided.
+    pub(super) ballots: Map<(JobId, Digest), Arc<[u8]>>,
     pub(super) retired: Retired,
     pub(super) workers: Map<WorkerId, Arc<Worker>>,
     pub(super) journal: Journal,
@@ -113,6 +119,7 @@ impl State {
             jobs: Map::default(),
             payloads: Map::default(),
             outputs: Map::default(),
+            ballots: Map::default(),
             retired: Retired::default(),
             workers: Map::default(),
             journal: Journal::default(),
@@ -155,9 +162,19 @@ impl State {
         self.index.active.keys_after(cursor).filter_map(|id| self.jobs.get(id))
     }
 
-    /// Jobs that are assigned or running, worker by worker.
-    pub fn held_jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        self.index.held.iter().flat_map(|(_, held)| held.iter()).filter_map(|id| self.jobs.get(id))
+    /// Runs in force, worker by worker.
+    pub fn held_runs(&self) -> impl Iterator<Item = (&Arc<Job>, &Run)> {
+        let held = self.index.held.iter().flat_map(|(worker, held)| held.iter().map(move |job| (*worker, job)));
+        held.filter_map(|(worker, id)| {
+            let job = self.jobs.get(id)?;
+            Some((job, job.run_of(worker)?))
+        })
+    }
+
+    /// Whether another run of a job may be awarded without a bound on what waits for decision being passed:
+    /// a job that was begun may go on.
+    pub(super) fn takes_votes(&self, job: &Job) -> bool {
+        job.spec.redundancy <= 1 || !job.runs.is_empty() || self.index.ballot_bytes < self.limits.ballot_bytes
     }
 
     /// Attempts a worker holds; `None` if it holds none.

@@ -17,7 +17,8 @@ use tracing::{debug, info};
 
 use super::Reign;
 use crate::clock;
-use crate::domain::{Command, Job, JobId, JobState, WorkerId};
+use crate::domain::run::Run;
+use crate::domain::{Command, Job, JobId, WorkerId};
 use crate::telemetry::metrics;
 use crate::wire;
 use crate::wire::proto::job::v1 as job_proto;
@@ -52,6 +53,7 @@ struct Parcel {
 
 struct Item {
     job: Arc<Job>,
+    attempt: u32,
     payload: Option<Arc<[u8]>>,
     lease_ms: u64,
 }
@@ -94,20 +96,25 @@ fn due(reign: &Reign, sent: &mut Sent, most: usize) -> Vec<Parcel> {
     let now = reign.context.client.log_now();
     let mut parcels: Vec<Parcel> = Vec::new();
     reign.context.client.read(|state| {
-        for job in state.held_jobs().filter(|job| job.state == JobState::Assigned) {
-            let Some(award) = job.award.as_ref().filter(|award| award.lease_until > now) else { continue };
-            if sent.0.contains_key(&(job.id, job.attempt)) {
+        for (job, run) in state.held_runs().filter(|(_, run)| waits(run)) {
+            let (award, attempt) = (&run.award, run.attempt);
+            if award.lease_until <= now || sent.0.contains_key(&(job.id, attempt)) {
                 continue;
             }
             let payload = state.payload(job.id).cloned();
-            let item = Item { job: Arc::clone(job), payload, lease_ms: award.lease_until.since(now) };
+            let item = Item { job: Arc::clone(job), attempt, payload, lease_ms: award.lease_until.since(now) };
             if !pack(&mut parcels, award.worker, item, most) {
                 break;
             }
-            sent.0.insert((job.id, job.attempt), None);
+            sent.0.insert((job.id, attempt), None);
         }
     });
     parcels
+}
+
+/// Whether a run is assigned and its worker has not said yet that it took it.
+fn waits(run: &Run) -> bool {
+    run.award.started_at.is_none()
 }
 
 /// Puts `item` into the last parcel or a new one; held jobs come worker by worker. False if there are `most`.
@@ -129,10 +136,10 @@ fn pack(parcels: &mut Vec<Parcel>, worker: WorkerId, item: Item, most: usize) ->
 }
 
 fn assignment(item: &Item) -> proto::Assignment {
-    let Item { job, payload, lease_ms } = item;
+    let Item { job, attempt, payload, lease_ms } = item;
     let input = &job.spec.input;
     proto::Assignment {
-        attempt: Some(wire::attempt_ref(job.id, job.attempt)),
+        attempt: Some(wire::attempt_ref(job.id, *attempt)),
         r#type: job.spec.kind.clone(),
         input: Some(job_proto::Input {
             sha256: bytes::Bytes::copy_from_slice(&input.sha256.0),
@@ -149,7 +156,7 @@ fn assignment(item: &Item) -> proto::Assignment {
 /// Sends one parcel and records what the worker answered. Returns what was in it.
 async fn deliver(reign: Reign, parcel: Parcel) -> Vec<Key> {
     let Parcel { worker, items, .. } = parcel;
-    let attempts: Vec<Key> = items.iter().map(|item| (item.job.id, item.job.attempt)).collect();
+    let attempts: Vec<Key> = items.iter().map(|item| (item.job.id, item.attempt)).collect();
     let assignments = items.iter().map(assignment).collect();
     let body = Some(proto::coordinator_request::Body::Assign(proto::Assign { assignments }));
     let bytes = wire::encode(&proto::CoordinatorRequest { body });
@@ -177,10 +184,8 @@ async fn take_answer(reign: &Reign, worker: WorkerId, attempts: &[Key], answer: 
 /// The commands that record a worker's answers. A job that moved on meanwhile needs none.
 fn outcomes(reign: &Reign, worker: WorkerId, attempts: &[Key], items: &[proto::ItemReply]) -> Vec<Command> {
     let still_assigned: Vec<bool> = reign.context.client.read(|state| {
-        let waits = |(id, attempt): &Key| {
-            state.job(*id).is_some_and(|job| job.state == JobState::Assigned && job.attempt == *attempt)
-        };
-        attempts.iter().map(waits).collect()
+        let run = |(id, attempt): &Key| state.job(*id).and_then(|job| job.run(*attempt));
+        attempts.iter().map(|key| run(key).is_some_and(waits)).collect()
     });
     let accepted = items.iter().filter(|item| item.accepted).count();
     metrics::assignments("accepted", accepted);

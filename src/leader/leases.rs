@@ -18,7 +18,8 @@ use crate::clock;
 use crate::consensus;
 use crate::domain::command::Fail;
 use crate::domain::job::Award;
-use crate::domain::{Command, Job, JobId, JobState, Timestamp, WorkerId};
+use crate::domain::run::Run;
+use crate::domain::{Command, Job, JobId, State, Timestamp, WorkerId};
 use crate::mesh::Heard;
 use crate::telemetry::metrics;
 use crate::wire;
@@ -52,7 +53,7 @@ struct Claim {
     running: BTreeSet<Key>,
 }
 
-/// What the look at one held job says must be done.
+/// What the look at one held run says must be done.
 enum Need {
     Nothing,
     Renew,
@@ -69,27 +70,28 @@ impl Duty for Leases {
 
     async fn step(&mut self, reign: &Reign) -> Result<(), consensus::Error> {
         let lease_ms = millis(reign.context.options.lease);
-        let held: Vec<Arc<Job>> = reign.context.client.read(|state| state.held_jobs().cloned().collect());
-        let keys: BTreeSet<Key> = held.iter().map(|job| (job.id, job.attempt)).collect();
+        let held = |state: &State| state.held_runs().map(|(job, run)| (Arc::clone(job), run.attempt)).collect();
+        let held: Vec<(Arc<Job>, u32)> = reign.context.client.read(held);
+        let keys: BTreeSet<Key> = held.iter().map(|(job, attempt)| (job.id, *attempt)).collect();
         self.denied.retain(|key, _| keys.contains(key));
         self.untold.retain(|key| keys.contains(key));
         let (now, claims) = (reign.context.client.log_now(), claims(reign));
         let mut commands = Vec::new();
-        for job in &held {
-            let Some(award) = &job.award else { continue };
-            let (id, attempt) = (job.id, job.attempt);
-            match self.look(reign, now, job, award, claims.get(&award.worker)) {
+        for (job, attempt) in &held {
+            let Some(run) = job.run(*attempt) else { continue };
+            let (id, attempt, worker) = (job.id, run.attempt, run.award.worker);
+            match self.look(reign, now, job, run, claims.get(&worker)) {
                 Need::Nothing => {}
                 Need::Renew => {
                     commands.push(Command::Renew { job: id, attempt, lease_ms });
                     self.untold.insert((id, attempt));
                 }
                 Need::Expire => {
-                    info!(job = %id, attempt, worker = %award.worker, "lease expired");
+                    info!(job = %id, attempt, worker = %worker, "lease expired");
                     metrics::leases("expired", 1);
                     commands.push(Command::Expire { job: id, attempt });
                 }
-                Need::Forgotten => commands.push(forgotten(job, award)),
+                Need::Forgotten => commands.push(forgotten(id, attempt, worker)),
             }
         }
         metrics::leases("renewed", commands.iter().filter(|c| matches!(c, Command::Renew { .. })).count());
@@ -108,8 +110,8 @@ fn claims(reign: &Reign) -> BTreeMap<WorkerId, Claim> {
 }
 
 impl Leases {
-    fn look(&mut self, reign: &Reign, now: Timestamp, job: &Job, award: &Award, claim: Option<&Claim>) -> Need {
-        let key = (job.id, job.attempt);
+    fn look(&mut self, reign: &Reign, now: Timestamp, job: &Job, run: &Run, claim: Option<&Claim>) -> Need {
+        let (key, award) = ((job.id, run.attempt), &run.award);
         let lapsed = award.lease_until <= now;
         let Some(claim) = claim else { return if lapsed { Need::Expire } else { Need::Nothing } };
         if claim.running.contains(&key) {
@@ -124,7 +126,7 @@ impl Leases {
         if lapsed {
             return Need::Expire;
         }
-        if job.state == JobState::Running && self.denies(job, award, claim) { Need::Forgotten } else { Need::Nothing }
+        if self.denies(key, award, claim) { Need::Forgotten } else { Need::Nothing }
     }
 
     /// Whether the worker should have ended the attempt by itself a whole lease ago. A new leader waits
@@ -137,12 +139,12 @@ impl Leases {
     }
 
     /// Whether the worker has now said often enough that it does not run this.
-    fn denies(&mut self, job: &Job, award: &Award, claim: &Claim) -> bool {
+    fn denies(&mut self, key: Key, award: &Award, claim: &Claim) -> bool {
         let settled = award.started_at.is_some_and(|started| claim.at.since(started) > SETTLE_MS);
         if !settled {
             return false;
         }
-        let (count, seq) = self.denied.entry((job.id, job.attempt)).or_insert((0, 0));
+        let (count, seq) = self.denied.entry(key).or_insert((0, 0));
         if *seq != claim.seq {
             (*count, *seq) = (*count + 1, claim.seq);
         }
@@ -155,7 +157,8 @@ impl Leases {
         let now = reign.context.client.log_now();
         reign.context.client.read(|state| {
             for key in &self.untold {
-                let Some(award) = state.job(key.0).and_then(|job| job.award.as_ref()) else { continue };
+                let Some(run) = state.job(key.0).and_then(|job| job.run(key.1)) else { continue };
+                let award = &run.award;
                 renewals.entry(award.worker).or_default().push((*key, renewal(*key, award.lease_until.since(now))));
             }
         });
@@ -174,12 +177,12 @@ impl Leases {
     }
 }
 
-fn forgotten(job: &Job, award: &Award) -> Command {
-    info!(job = %job.id, attempt = job.attempt, worker = %award.worker, "worker does not know the attempt it started");
+fn forgotten(job: JobId, attempt: u32, worker: WorkerId) -> Command {
+    info!(job = %job, attempt, worker = %worker, "worker does not know the attempt it started");
     Command::Fail(Box::new(Fail {
-        job: job.id,
-        attempt: job.attempt,
-        worker: award.worker,
+        job,
+        attempt,
+        worker,
         code: "worker_forgot".to_owned(),
         detail: "the worker's heartbeats no longer name this attempt; it was probably restarted".to_owned(),
         retryable: true,

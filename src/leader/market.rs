@@ -268,7 +268,8 @@ impl Market {
             fits
         };
         let rested = |job: &Job| rests.get(&job.id).is_none_or(|(until, _)| *until <= now);
-        let wanted = |job: &Job| rested(job) && !flights.holds(state, job.id);
+        let free = |job: &Job| job.spec.redundancy <= 1 || seats.keys().any(|worker| !job.involves(*worker));
+        let wanted = |job: &Job| rested(job) && free(job) && !flights.holds(state, job.id);
         let serving = state.serving(at, fitted, wanted).within(LOOKS_MAX);
         let jobs = serving.take(limit).cloned().collect();
         self.from = beyond.unwrap_or_default();

@@ -79,9 +79,7 @@ fn unwanted(state: &State, worker: WorkerId, heard: &Heard) -> Option<proto::Sto
         return (!heard.stopping).then(|| proto::Stop { attempts: vec![], reason: UNKNOWN_WORKER.to_owned() });
     }
     let held = |(job, attempt): (crate::domain::JobId, u32)| {
-        state.job(job).is_some_and(|job| {
-            !job.state.is_final() && job.attempt == attempt && job.award.as_ref().is_some_and(|a| a.worker == worker)
-        })
+        state.job(job).and_then(|job| job.run(attempt)).is_some_and(|run| run.award.worker == worker)
     };
     let attempts: Vec<_> = heard
         .running

@@ -83,7 +83,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let listener = TcpListener::bind(bind).await.map_err(|source| Error::Bind { address: bind.to_string(), source })?;
     let api_address = listener.local_addr().map_err(|source| Error::Bind { address: bind.to_string(), source })?;
 
-    let (mesh, inbox) = start_mesh(identity, &config, &groups.mesh).await.map_err(Error::Mesh)?;
+    let (mesh, inbox) = start_mesh(identity.clone(), &config, &groups.mesh).await.map_err(Error::Mesh)?;
     let options = config.consensus_options(&mesh.addresses());
     let raft = consensus::start(store, mesh.clone(), options, &groups.mesh).await;
     let raft = Arc::new(raft.map_err(Error::Consensus)?);
@@ -105,6 +105,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         client: raft.client(),
         mesh: mesh.clone(),
         roster,
+        identity,
         info: api::NodeInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             environment: config.environment.as_str().to_owned(),

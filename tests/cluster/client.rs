@@ -34,6 +34,8 @@ pub struct Mark {
     /// Seconds a later one takes.
     pub later: f64,
     pub timeout_secs: u32,
+    /// Workers that run it side by side.
+    pub redundancy: u8,
 }
 
 impl Mark {
@@ -44,6 +46,7 @@ impl Mark {
             "payload": STANDARD.encode(line),
             "tags": [self.name],
             "timeout_secs": self.timeout_secs,
+            "redundancy": self.redundancy,
             "retry": {"max_attempts": 10, "initial_delay_ms": 100, "multiplier": 1, "max_delay_ms": 1000},
         })
     }
@@ -89,7 +92,7 @@ impl Client {
     /// A job that takes `first` seconds, under a name nobody else has.
     pub fn mark(&self, first: f64) -> Mark {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
-        Mark { name: format!("job-{number:05}"), first, later: 0.1, timeout_secs: 60 }
+        Mark { name: format!("job-{number:05}"), first, later: 0.1, timeout_secs: 60, redundancy: 1 }
     }
 
     pub async fn get(&self, node: usize, path: &str) -> Option<Answer> {

@@ -53,6 +53,7 @@ pub struct Node {
 
 pub struct Worker {
     pub dir: PathBuf,
+    config: PathBuf,
     pub process: Option<Process>,
 }
 
@@ -167,16 +168,28 @@ impl Cluster {
 
     /// Starts one more worker, and returns its number.
     pub fn add_worker(&mut self) -> usize {
+        let config = self.dir.path().join("worker.toml");
+        self.add_worker_like(config)
+    }
+
+    /// Starts one more worker, which answers every job at once and with a lie, and returns its number.
+    pub fn add_liar(&mut self) -> usize {
+        let config = self.dir.path().join("liar.toml");
+        fs::write(&config, liar_configuration(&self.executions_file())).unwrap();
+        self.add_worker_like(config)
+    }
+
+    fn add_worker_like(&mut self, config: PathBuf) -> usize {
         let dir = self.dir.path().join(format!("worker-{}", self.workers.len()));
         fs::create_dir_all(dir.join("data")).unwrap();
-        self.workers.push(Worker { dir, process: None });
+        self.workers.push(Worker { dir, config, process: None });
         self.launch_worker(self.workers.len() - 1);
         self.workers.len() - 1
     }
 
     pub fn launch_worker(&mut self, worker: usize) {
         let mut command = clean(self::worker());
-        command.args(["--network", NETWORK, "--config"]).arg(self.dir.path().join("worker.toml"));
+        command.args(["--network", NETWORK, "--config"]).arg(&self.workers[worker].config);
         for address in self.members.split(',') {
             command.args(["--coordinator", address]);
         }
@@ -250,6 +263,19 @@ impl Cluster {
     /// What the command line prints when it asks `node`.
     pub fn cli(&self, node: usize, args: &[&str]) -> String {
         run(clean(coordinator()).args(["--node", &format!("http://127.0.0.1:{}", self.nodes[node].api)]).args(args))
+    }
+
+    /// What the command line prints, and its exit code, on a machine that knows no node.
+    pub fn offline(&self, args: &[&str]) -> (String, Option<i32>) {
+        let output = clean(coordinator()).args(["--node", "http://127.0.0.1:1"]).args(args).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    }
+
+    /// A file of the story.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     /// Where the nodes are reached: multiaddrs.
@@ -430,6 +456,13 @@ fn worker_configuration(executions: &Path) -> String {
          echo \"done $name\"",
         file = executions.display(),
     );
+    format!("[worker]\nmax_parallel_jobs = 8\n\n[jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n")
+}
+
+/// The same job type, from a worker that does no work.
+fn liar_configuration(executions: &Path) -> String {
+    let file = executions.display();
+    let script = format!("read name first later; echo \"$name\" >> {file}; echo \"lie $name\"");
     format!("[worker]\nmax_parallel_jobs = 8\n\n[jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n")
 }
 

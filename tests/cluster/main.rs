@@ -33,6 +33,7 @@ mod minority;
 mod paused;
 mod slow;
 mod storm;
+mod trust;
 mod workers;
 
 use std::time::Duration;

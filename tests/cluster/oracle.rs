@@ -129,7 +129,10 @@ async fn ended_once(client: &Client, node: usize, ticket: &Ticket, counts: &BTre
     }
     let digest = result["output_sha256"].as_str().unwrap_or_default().trim_start_matches("0x");
     assert_eq!(digest, hex::encode(Sha256::digest(&output)), "{result}");
-    assert_eq!(result["attempt"], job["attempt"], "{ticket:?}: the result of another attempt: {result}");
+    // With redundancy any run of the majority may speak for it.
+    if job["redundancy"] == 1 {
+        assert_eq!(result["attempt"], job["attempt"], "{ticket:?}: the result of another attempt: {result}");
+    }
     assert_eq!(result["worker_id"], job["worker_id"], "{ticket:?}: the result of another worker: {result}");
     attempt
 }

@@ -33,7 +33,7 @@ async fn submissions_out_of_range_are_refused_by_name() {
         (with("tags", json!(vec!["x"; 17])), 422, "invalid_field", "tags"),
         (with("tags", json!([7])), 422, "invalid_field", "tags[0]"),
         (with("client_address", json!("alice")), 422, "invalid_field", "client_address"),
-        (with("redundancy", json!(3)), 422, "invalid_field", "redundancy"),
+        (with("redundancy", json!(6)), 422, "invalid_field", "redundancy"),
         (with("requirements", json!({"min_ram_gb": -1})), 422, "invalid_field", "requirements.min_ram_gb"),
         (with("requirements", json!({"min_rma_gb": 1})), 422, "unknown_field", "requirements.min_rma_gb"),
         (with("retry", json!([])), 422, "invalid_field", "retry"),

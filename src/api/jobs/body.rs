@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::runs::RunBody;
 use crate::api::escalation::EscalationBody;
 use crate::api::market::WeightsBody;
 use crate::api::problem;
@@ -23,10 +24,12 @@ pub struct JobBody {
     /// The current or last attempt; 0 before the first award.
     attempt: u32,
     max_attempts: u32,
-    /// Attempts that count against `max_attempts`.
+    /// Runs that came to nothing. The job fails at `max_attempts` times `redundancy`; a round of votes without a
+    /// majority counts as `redundancy`.
     failures: u32,
     worker_id: Option<String>,
-    /// What the award costs, in the smallest unit of the token.
+    /// What the award costs, in the smallest unit of the token. With redundancy the sum over the workers; of a
+    /// completed job over those that brought its result, since nobody else is owed anything.
     price: Option<String>,
     max_price: Option<String>,
     /// How what is offered at most rises to `max_price` while the job waits.
@@ -63,6 +66,10 @@ pub struct JobBody {
     redundancy: u8,
     tags: Vec<String>,
     client_address: Option<String>,
+    /// With redundancy: who runs the job or has run it in this round, and what each brought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    runs: Option<Vec<RunBody>>,
     /// Log index at which the job was accepted.
     submitted_index: u64,
     #[schema(pattern = "^(api|kafka|chain)$")]
@@ -123,7 +130,7 @@ struct Run {
 
 impl Run {
     fn of(job: &Job) -> Self {
-        if let Some(award) = &job.award {
+        if let Some(award) = job.leading_run().map(|run| &run.award) {
             return Self {
                 worker: Some(award.worker),
                 assigned_at: Some(text::time(award.assigned_at)),
@@ -144,8 +151,8 @@ impl Run {
 
 /// The worker that runs the job, or ran it last.
 pub fn worker_of(job: &Job) -> Option<WorkerId> {
-    if let Some(award) = &job.award {
-        return Some(award.worker);
+    if let Some(run) = job.leading_run() {
+        return Some(run.award.worker);
     }
     // A pending job has no worker, even if an attempt failed before.
     if !job.state.is_final() {
@@ -159,7 +166,6 @@ impl JobBody {
     pub fn of(job: &Job) -> Self {
         let run = Run::of(job);
         let pending = job.state == crate::domain::JobState::Pending;
-        let held = !job.state.is_final();
         Self {
             id: job.id.to_string(),
             r#type: job.spec.kind.clone(),
@@ -169,10 +175,11 @@ impl JobBody {
             max_attempts: job.spec.retry.max_attempts,
             failures: job.failures,
             worker_id: run.worker.map(|worker| worker.to_string()),
-            price: job.award.as_ref().map(|award| award.price.to_string()),
+            price: job.price().map(|price| price.to_string()),
             max_price: job.spec.max_price.map(|price| price.to_string()),
             price_escalation: job.spec.price_escalation.map(EscalationBody::of),
-            lease_until: job.award.as_ref().filter(|_| held).map(|award| text::time(award.lease_until)),
+            lease_until: job.runs_in_force().map(|run| run.award.lease_until).min().map(text::time),
+            runs: RunBody::all(job),
             submitted_at: text::time(job.submitted_at),
             queued_at: text::time(job.queued_at),
             assigned_at: run.assigned_at,

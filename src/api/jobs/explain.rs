@@ -23,12 +23,13 @@ use bids::{PriceBody, RoundBody};
 use change::ChangeBody;
 
 use super::body::{ErrorBody, TransitionBody};
+use super::runs::{RunBody, progress};
 use crate::api::market::AwardBody;
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::{Api, Context, respond, text};
 use crate::clock;
-use crate::domain::matching::{Live, fits, misfits};
+use crate::domain::matching::{Live, Misfit, fits, misfits};
 use crate::domain::worker::WorkerState;
 use crate::domain::{Job, JobState, State, Timestamp, Worker};
 
@@ -55,7 +56,7 @@ pub struct Explanation {
     queue_length: usize,
     #[schema(format = DateTime)]
     next_attempt_at: Option<String>,
-    /// While pending: each known worker, and what it lacks.
+    /// While a run is missing: each known worker, and what it lacks.
     workers: Vec<WorkerFit>,
     /// Workers beyond those told of.
     workers_omitted: usize,
@@ -71,6 +72,14 @@ pub struct Explanation {
     attempts: Vec<AttemptBody>,
     /// While assigned or running, and after: the award in force last.
     award: Option<AwardBody>,
+    /// With redundancy: the awards of all its runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    awards: Option<Vec<AwardBody>>,
+    /// With redundancy: who runs the job or has run it in this round, and what each brought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    runs: Option<Vec<RunBody>>,
     /// Why the job, or its last attempt, did not end well.
     error: Option<ErrorBody>,
     /// How the job came here.
@@ -117,15 +126,17 @@ fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Expla
     let now = now.max(state.now());
     let pending = job.state == JobState::Pending;
     let fits = Fits::of(state, context, job);
+    let wanting = job.wants_run();
     let workers: Vec<_> =
-        state.workers().filter(|_| pending).take(WORKERS_MAX).map(|worker| fit(state, context, job, worker)).collect();
+        state.workers().filter(|_| wanting).take(WORKERS_MAX).map(|worker| fit(state, context, job, worker)).collect();
     let waits = pending && job.next_attempt_at > now;
     let heard = bids::heard(context, job).filter(|_| pending);
-    let (reason, detail) = match &heard {
+    let (reason, mut detail) = match &heard {
         _ if !pending => why(job),
         Some(round) if !waits => bids::too_low(job, round, now).unwrap_or_else(|| why_pending(job, &fits, waits)),
         _ => why_pending(job, &fits, waits),
     };
+    detail.push_str(&progress(job));
     let place = (pending && !waits).then(|| queue_position(state, job, now));
     Explanation {
         job_id: job.id.to_string(),
@@ -137,14 +148,16 @@ fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Expla
         queue_position_exact: place.is_some_and(|(_, exact)| exact),
         queue_length: state.open_count(),
         next_attempt_at: pending.then(|| text::time(job.next_attempt_at.max(job.submitted_at))),
-        workers_omitted: if pending { fits.known.saturating_sub(workers.len()) } else { 0 },
+        workers_omitted: if wanting { fits.known.saturating_sub(workers.len()) } else { 0 },
         workers,
         price: pending.then(|| PriceBody::of(job, heard.as_ref(), now)),
         last_round: heard.as_ref().map(|round| RoundBody::of(job, round)),
         ask_node: bids::ask(context).filter(|_| pending),
         changes: if pending && fits.fitting == 0 { change::find(state, context, job) } else { vec![] },
         attempts: attempts::of(job),
-        award: job.award.as_ref().map(AwardBody::of),
+        award: job.leading_run().map(AwardBody::of),
+        awards: (job.spec.redundancy > 1).then(|| job.runs.iter().map(AwardBody::of).collect()),
+        runs: RunBody::all(job),
         error: job.error.as_deref().map(ErrorBody::of),
         history: job.history.iter().map(TransitionBody::of).collect(),
         applied_index: state.applied(),
@@ -188,7 +201,8 @@ fn takes(state: &State, worker: &Worker) -> bool {
 
 fn fit(state: &State, context: &Context, job: &Job, worker: &Worker) -> WorkerFit {
     let heard = context.roster.get(worker.id);
-    let lacks = misfits(&job.spec, worker, Some(live(context, worker)));
+    let mut lacks = misfits(&job.spec, worker, Some(live(context, worker)));
+    lacks.extend(job.involves(worker.id).then(has_run));
     WorkerFit {
         worker_id: worker.id.to_string(),
         state: state.worker_state(worker).as_str(),
@@ -199,6 +213,12 @@ fn fit(state: &State, context: &Context, job: &Job, worker: &Worker) -> WorkerFi
             .map(|lack| MisfitBody { requirement: lack.requirement, wanted: lack.wanted, offered: lack.offered })
             .collect(),
     }
+}
+
+/// What a worker lacks that has a run of the job already.
+fn has_run() -> Misfit {
+    let (wanted, offered) = ("a worker without a run of this job".to_owned(), "it has one".to_owned());
+    Misfit { requirement: "redundancy", wanted, offered }
 }
 
 fn why_pending(job: &Job, workers: &Fits, waits: bool) -> (&'static str, String) {
@@ -224,7 +244,7 @@ fn why_pending(job: &Job, workers: &Fits, waits: bool) -> (&'static str, String)
 }
 
 fn why(job: &Job) -> (&'static str, String) {
-    let by = job.award.as_ref().map_or_else(String::new, |award| format!(" by worker {}", award.worker));
+    let by = job.leading_run().map_or_else(String::new, |run| format!(" by worker {}", run.award.worker));
     let error = job.error.as_ref().map_or_else(String::new, |error| format!(": {} ({})", error.detail, error.code));
     let detail = match job.state {
         JobState::Pending => "the job waits".to_owned(),

@@ -3,6 +3,8 @@
 mod body;
 mod explain;
 mod read;
+pub mod receipt;
+mod runs;
 mod submit;
 
 use warp::http::Method;
@@ -108,6 +110,10 @@ fn parts() -> Vec<Route> {
         Route::get("/jobs/{id}/result", "The result of a completed job", read::result)
             .fresh()
             .answers::<body::ResultBody>(200, "The output, its digest and the worker's signature")
+            .problems(&[Code::UnknownJob, Code::NotFinished, Code::NoResult]),
+        Route::get("/jobs/{id}/receipt", "A result that can be judged without a node", receipt::get)
+            .fresh()
+            .answers::<receipt::SignedReceipt>(200, "What was asked, brought, signed and owed; signed by this node")
             .problems(&[Code::UnknownJob, Code::NotFinished, Code::NoResult]),
         Route::get("/jobs/{id}/events", "The history of a job", read::events)
             .fresh()

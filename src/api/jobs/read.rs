@@ -11,6 +11,7 @@ use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::submission::address;
 use crate::api::{Api, respond, text};
+use crate::domain::job::Outcome;
 use crate::domain::{Job, JobId, State, Timestamp, WorkerId};
 
 /// How long `wait=terminal` holds without `timeout_secs`, in seconds.
@@ -54,13 +55,18 @@ impl Filter {
             && self.client.as_ref().is_none_or(|client| job.spec.client_address.as_deref() == Some(client))
             && self.tag.as_ref().is_none_or(|tag| job.spec.tags.contains(tag))
             && self.since.is_none_or(|since| job.submitted_at >= since)
-            && self.worker.is_none_or(|worker| worker.is_some() && worker == worker_of(job))
+            && self.worker.is_none_or(|worker| worker.is_some_and(|worker| runs_on(job, worker)))
     }
 
     /// Whether a job that has ended may be in the list.
     fn wants_finished(&self) -> bool {
         matches!(self.state.as_str(), "all" | "completed" | "failed" | "cancelled")
     }
+}
+
+/// Whether a worker runs the job, or ran it last.
+fn runs_on(job: &Job, worker: WorkerId) -> bool {
+    worker_of(job) == Some(worker) || job.spec.redundancy > 1 && job.involves(worker)
 }
 
 pub async fn list(api: Api, request: Request) -> Result<Response, Problem> {
@@ -127,16 +133,22 @@ pub async fn status(api: Api, request: Request) -> Result<Response, Problem> {
 
 pub async fn result(api: Api, request: Request) -> Result<Response, Problem> {
     let id = request.job()?;
-    let body = look(&api, id, |state, job| match &job.outcome {
-        Some(outcome) if job.state.is_final() => Ok(ResultBody::of(state, job, outcome)),
+    let body = look(&api, id, |state, job| outcome(job).map(|outcome| ResultBody::of(state, job, outcome)))??;
+    respond::json(&body)
+}
+
+/// What came of a job, or why there is nothing.
+pub fn outcome(job: &Job) -> Result<&Outcome, Problem> {
+    let (id, state) = (job.id, job.state.as_str());
+    match &job.outcome {
+        Some(outcome) if job.state.is_final() => Ok(outcome),
         _ if job.state.is_final() => {
             let reason =
                 job.error.as_ref().map_or(String::new(), |error| format!(": {} ({})", error.detail, error.code));
-            Err(Problem::new(Code::NoResult, format!("job {id} is {}{reason}", job.state.as_str())))
+            Err(Problem::new(Code::NoResult, format!("job {id} is {state}{reason}")))
         }
-        _ => Err(Problem::new(Code::NotFinished, format!("job {id} is {}", job.state.as_str()))),
-    })??;
-    respond::json(&body)
+        _ => Err(Problem::new(Code::NotFinished, format!("job {id} is {state}"))),
+    }
 }
 
 pub async fn events(api: Api, request: Request) -> Result<Response, Problem> {

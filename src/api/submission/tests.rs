@@ -51,7 +51,7 @@ fn every_field_is_bounded_and_named() {
         (r#""priority":999"#, 422, "priority", "priority must be from 1 to 10, not 999"),
         (r#""priority":-1"#, 422, "priority", "priority must be from 1 to 10, not -1"),
         (r#""timeout_secs":0"#, 422, "timeout_secs", "timeout_secs must be from 1 to 86400, not 0"),
-        (r#""redundancy":3"#, 422, "redundancy", "redundancy must be 1, not 3"),
+        (r#""redundancy":6"#, 422, "redundancy", "redundancy must be from 1 to 5, not 6"),
         (r#""max_price":"1e3""#, 422, "max_price", "max_price must be a decimal string of at most 38 digits"),
         (r#""max_price":5"#, 422, "max_price", "max_price must be a string, not integer 5"),
         (r#""tags":["",""]"#, 422, "tags", "tags[0] must have from 1 to 64 characters, not 0"),

@@ -16,7 +16,7 @@ use super::request::Request;
 use super::route::Route;
 use super::{Api, respond, text};
 use crate::clock;
-use crate::domain::reputation::Change;
+use crate::domain::reputation::{Change, Fact};
 use crate::domain::worker::{Capabilities, Location, REPUTATION_START, Tee, Verdict, WorkerState};
 use crate::domain::{Command, State, Worker, WorkerId};
 use crate::mesh::Heard;
@@ -304,6 +304,24 @@ struct ReputationBody {
     banned_until: Option<String>,
     /// The last changes, oldest first.
     changes: Vec<ChangeBody>,
+    /// What each fact does to a reputation; the same on every node.
+    rules: Vec<RuleBody>,
+}
+
+/// A fact, and by how much it changes a reputation.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReputationRule)]
+struct RuleBody {
+    fact: &'static str,
+    delta: i32,
+    about: &'static str,
+}
+
+impl RuleBody {
+    fn all() -> Vec<Self> {
+        let rule = |fact: Fact| Self { fact: fact.as_str(), delta: fact.delta(), about: fact.about() };
+        Fact::ALL.into_iter().map(rule).collect()
+    }
 }
 
 /// One fact that changed a reputation.
@@ -314,7 +332,7 @@ struct ChangeBody {
     at: String,
     #[schema(format = "uuid")]
     job_id: String,
-    #[schema(pattern = "^(completed|failed_by_worker|timed_out|lost|declined)$")]
+    #[schema(pattern = "^(completed|failed_by_worker|timed_out|lost|declined|late|wrong_result)$")]
     fact: &'static str,
     delta: i32,
     /// The score after it.
@@ -350,6 +368,7 @@ async fn health(api: Api, request: Request) -> Result<Response, Problem> {
                 lost: worker.lost,
                 banned_until: worker.banned_until.map(text::time),
                 changes: worker.changes.iter().map(ChangeBody::of).collect(),
+                rules: RuleBody::all(),
             },
         })
     });

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Step, cut};
+use super::{Step, cut, give_up};
 use crate::domain::auction::{Sealed, verify};
 use crate::domain::command::{Complete, Done, Fail, Refusal, Reply, Submit};
 use crate::domain::ids::{Digest, JobId, Price, WorkerId};
@@ -13,7 +13,8 @@ use crate::domain::index::{Facets, texts};
 use crate::domain::job::{Award, Cause, Job, JobError, JobSpec, JobState, Outcome, Transition};
 use crate::domain::journal::Event;
 use crate::domain::matching::misfits;
-use crate::domain::reputation::{Fact, is_banned};
+use crate::domain::reputation::{Fact, is_banned, is_late};
+use crate::domain::run::{Ballot, Run, Vote};
 use crate::domain::schedule::retry_delay_ms;
 use crate::domain::score::weights;
 use crate::domain::time::Timestamp;
@@ -87,7 +88,7 @@ impl Step<'_> {
             state: JobState::Pending,
             attempt: 0,
             failures: 0,
-            award: None,
+            runs: Vec::new(),
             outcome: None,
             error: None,
             submitted_at: now,
@@ -105,7 +106,7 @@ impl Step<'_> {
             state if state.is_final() => Err(Refusal::Finished { job: id, state }),
             _ => {
                 let error = JobError { code: "cancelled".to_owned(), detail: cut(reason) };
-                self.finish(id, JobState::Cancelled, Cause::Cancelled, |job| job.error = Some(error.into()))
+                self.finish(id, None, JobState::Cancelled, Cause::Cancelled, |job| job.error = Some(error.into()))
             }
         }
     }
@@ -125,7 +126,7 @@ impl Step<'_> {
             return Err(Refusal::Finished { job: id, state: job.state });
         }
         let overdue = job.spec.deadline.is_some_and(|deadline| deadline <= now);
-        if job.state != JobState::Pending || job.next_attempt_at > now || overdue {
+        if !job.wants_run() || job.next_attempt_at > now || overdue || !self.state.takes_votes(job) {
             return Err(Refusal::NotOpen { job: id });
         }
         let next = next_attempt(job);
@@ -138,13 +139,18 @@ impl Step<'_> {
         evidence.map_or(Ok(()), |sealed| judge(job, now, worker, price, sealed)).map_err(Refusal::Invalid)?;
         let known = self.state.workers.get(&worker).ok_or(Refusal::UnknownWorker(worker))?;
         self.available(known, job).map_err(|why| Refusal::NotAvailable { worker, why })?;
+        let compared = job.spec.redundancy > 1;
+        let (region, country) = (known.location.region.clone(), known.location.country.clone());
+        let ballot = compared.then(|| Box::new(Ballot { region, country, vote: None, voted_at: None }));
         let evidence = evidence.cloned();
         let lease_until = now.after_ms(lease_ms);
         let award = Award { worker, price, assigned_at: now, started_at: None, lease_until, evidence };
-        self.transition(id, Cause::Awarded, |job| {
-            job.state = JobState::Assigned;
+        self.transition(id, Some(attempt), Cause::Awarded, |job| {
             job.attempt = attempt;
-            job.award = Some(award);
+            // Most jobs never have a second.
+            job.runs.reserve_exact(1);
+            job.runs.push(Run { attempt, award, ballot });
+            job.state = job.standing();
         })
     }
 
@@ -162,6 +168,9 @@ impl Step<'_> {
         if is_banned(worker, self.state.now) {
             return Err("it is banned".to_owned());
         }
+        if job.involves(worker.id) {
+            return Err("it has a run of the job already".to_owned());
+        }
         if self.state.room(worker) == 0 {
             return Err(format!("it holds its most of {max} jobs"));
         }
@@ -174,14 +183,14 @@ impl Step<'_> {
     }
 
     pub(super) fn started(&mut self, id: JobId, attempt: u32, worker: WorkerId) -> Reply {
-        let job = self.holding(id, attempt, Some(worker))?;
-        if job.state == JobState::Running {
+        let (_, run) = self.holding(id, attempt, Some(worker))?;
+        if run.award.started_at.is_some() {
             return Ok(Done::Unchanged);
         }
         let now = self.state.now;
-        self.transition(id, Cause::Started, |job| {
-            job.state = JobState::Running;
-            start(job, now);
+        self.transition(id, Some(attempt), Cause::Started, |job| {
+            start(job, attempt, now);
+            job.state = job.standing();
         })
     }
 
@@ -190,43 +199,40 @@ impl Step<'_> {
         self.holding(id, attempt, None)?;
         let until = self.state.now.after_ms(lease_ms);
         self.change(id, |job| {
-            if let Some(award) = &mut job.award {
+            if let Some(award) = award_of(job, attempt) {
                 award.lease_until = award.lease_until.max(until);
             }
         })
     }
 
     pub(super) fn expire(&mut self, id: JobId, attempt: u32) -> Reply {
-        let job = self.holding(id, attempt, None)?;
-        let Some(award) = job.award.as_ref().filter(|award| award.lease_until <= self.state.now) else {
-            return Err(Refusal::LeaseHolds { job: id });
-        };
+        let award = &self.holding(id, attempt, None)?.1.award;
         let (worker, until) = (award.worker, award.lease_until);
+        if until > self.state.now {
+            return Err(Refusal::LeaseHolds { job: id });
+        }
         let error = JobError {
             code: "lease_expired".to_owned(),
             detail: format!("worker {worker} was not heard of until {}", until.0),
         };
         self.count_lost(worker, id);
-        self.attempt_failed(id, Cause::LeaseExpired, error, Some(0))
+        self.attempt_failed(id, attempt, Cause::LeaseExpired, error, Some(0))
     }
 
     pub(super) fn decline(&mut self, id: JobId, attempt: u32, worker: WorkerId) -> Reply {
         self.holding(id, attempt, Some(worker))?;
         self.rate(worker, id, Fact::Declined);
         let next = self.state.now.after_ms(DECLINE_DELAY_MS);
-        self.transition(id, Cause::Declined, |job| {
-            job.state = JobState::Pending;
-            job.award = None;
-            job.next_attempt_at = next;
-        })
+        self.transition(id, Some(attempt), Cause::Declined, |job| give_up(job, attempt, next))
     }
 
     pub(super) fn complete(&mut self, complete: &Complete) -> Reply {
         let id = complete.job;
-        if self.job(id)?.outcome.as_ref().is_some_and(|accepted| repeats(accepted, complete)) {
+        if accepted(self.job(id)?).any(|accepted| repeats(accepted, complete)) {
             return Ok(Done::Unchanged);
         }
-        self.holding(id, complete.attempt, Some(complete.worker))?;
+        let (job, run) = self.holding(id, complete.attempt, Some(complete.worker))?;
+        let (compared, late) = (job.spec.redundancy > 1, is_late(&run.award, self.state.now));
         let outcome = Outcome {
             attempt: complete.attempt,
             worker: complete.worker,
@@ -239,29 +245,38 @@ impl Step<'_> {
         if Digest::of(&complete.output) != complete.output_sha256 {
             return Err(Refusal::Invalid("output_sha256 is not of the output".to_owned()));
         }
+        if compared {
+            return self.vote(id, complete.attempt, Vote::Output(outcome), &complete.output);
+        }
         let now = self.state.now;
-        let reply = self.finish(id, JobState::Completed, Cause::Completed, |job| {
-            start(job, now);
+        let reply = self.finish(id, Some(complete.attempt), JobState::Completed, Cause::Completed, |job| {
+            start(job, complete.attempt, now);
             job.error = None;
             job.outcome = Some(outcome);
         })?;
         self.state.outputs.insert(id, Arc::from(complete.output.as_slice()));
         self.change_worker(complete.worker, |worker| worker.completed = worker.completed.saturating_add(1));
-        self.rate(complete.worker, id, Fact::Completed);
+        self.rate(complete.worker, id, if late { Fact::Late } else { Fact::Completed });
         Ok(reply)
     }
 
     pub(super) fn fail(&mut self, fail: &Fail) -> Reply {
-        let job = self.holding(fail.job, fail.attempt, Some(fail.worker))?;
-        let delay = retry_delay_ms(&job.spec.retry, fail.job, job.failures.saturating_add(1));
-        let more = fail.retryable && job.failures.saturating_add(1) < job.spec.retry.max_attempts;
+        let (job, _) = self.holding(fail.job, fail.attempt, Some(fail.worker))?;
+        let compared = job.spec.redundancy > 1;
+        let failures = job.failures.saturating_add(1);
+        let delay = retry_delay_ms(&job.spec.retry, fail.job, rounds(job, failures));
+        let more = fail.retryable && failures < job.failures_max();
         let cause = if more { Cause::Retry } else { Cause::Failed };
         let error = JobError { code: fail.code.clone(), detail: cut(&fail.detail) };
         self.change_worker(fail.worker, |worker| worker.failed = worker.failed.saturating_add(1));
         if let Some(fact) = Fact::of_failure(&fail.code) {
             self.rate(fail.worker, fail.job, fact);
         }
-        self.attempt_failed(fail.job, cause, error, more.then_some(delay))
+        // One worker's word does not end a job that several run.
+        if compared && !fail.retryable {
+            return self.vote(fail.job, fail.attempt, Vote::Failure(error), &[]);
+        }
+        self.attempt_failed(fail.job, fail.attempt, cause, error, more.then_some(delay))
     }
 
     pub(super) fn pass_deadline(&mut self, id: JobId) -> Reply {
@@ -276,27 +291,25 @@ impl Step<'_> {
             code: "deadline_exceeded".to_owned(),
             detail: format!("the deadline passed while the job was {}", job.state.as_str()),
         };
-        self.finish(id, JobState::Failed, Cause::DeadlinePassed, |job| job.error = Some(error.into()))
+        self.finish(id, None, JobState::Failed, Cause::DeadlinePassed, |job| job.error = Some(error.into()))
     }
 
     pub(super) fn job(&self, id: JobId) -> Result<&Job, Refusal> {
         self.state.jobs.get(&id).map(Arc::as_ref).ok_or(Refusal::UnknownJob(id))
     }
 
-    /// The job, if `attempt` is the one in force and `worker`, when named, holds it.
-    fn holding(&self, id: JobId, attempt: u32, worker: Option<WorkerId>) -> Result<&Job, Refusal> {
+    /// The job and its run `attempt`, if that is in force and `worker`, when named, holds it.
+    fn holding(&self, id: JobId, attempt: u32, worker: Option<WorkerId>) -> Result<(&Job, &Run), Refusal> {
         let job = self.job(id)?;
         if job.state.is_final() {
             return Err(Refusal::Finished { job: id, state: job.state });
         }
         // A pending job is on its way to the next attempt.
         let current = if job.state == JobState::Pending { next_attempt(job) } else { job.attempt };
-        let Some(award) = job.award.as_ref().filter(|_| attempt == current) else {
-            return Err(Refusal::StaleAttempt { job: id, sent: attempt, current });
-        };
+        let run = job.run(attempt).ok_or(Refusal::StaleAttempt { job: id, sent: attempt, current })?;
         match worker {
-            Some(worker) if worker != award.worker => Err(Refusal::WrongWorker { job: id, worker }),
-            _ => Ok(job),
+            Some(worker) if worker != run.award.worker => Err(Refusal::WrongWorker { job: id, worker }),
+            _ => Ok((job, run)),
         }
     }
 }
@@ -310,10 +323,24 @@ fn next_attempt(job: &Job) -> u32 {
     job.attempt.saturating_add(1)
 }
 
-fn start(job: &mut Job, now: Timestamp) {
-    if let Some(award) = &mut job.award {
+fn award_of(job: &mut Job, attempt: u32) -> Option<&mut Award> {
+    job.runs.iter_mut().find(|run| run.attempt == attempt).map(|run| &mut run.award)
+}
+
+pub(super) fn start(job: &mut Job, attempt: u32, now: Timestamp) {
+    if let Some(award) = award_of(job, attempt) {
         award.started_at.get_or_insert(now);
     }
+}
+
+/// Rounds that so many failures amount to, begun ones included.
+pub(super) fn rounds(job: &Job, failures: u32) -> u32 {
+    failures.div_ceil(u32::from(job.spec.redundancy.max(1)))
+}
+
+/// Results of the job that were taken.
+fn accepted(job: &Job) -> impl Iterator<Item = &Outcome> {
+    job.outcome.iter().chain(job.runs.iter().filter_map(Run::output))
 }
 
 /// Whether a result is the one that was accepted, sent again.

@@ -36,10 +36,10 @@ impl Step<'_> {
         let payload = if keeps_payload(job) { usize::try_from(job.spec.input.size).unwrap_or(usize::MAX) } else { 0 };
         let spec = job.spec.clone();
         self.room_for(&spec, payload.saturating_add(texts(&spec)))?;
-        let reply = self.transition(id, Cause::Reopened, |job| {
+        let reply = self.transition(id, None, Cause::Reopened, |job| {
             job.state = JobState::Pending;
             job.failures = 0;
-            job.award = None;
+            job.runs = Vec::new();
             job.finished_at = None;
             job.queued_at = now;
             job.next_attempt_at = now;

@@ -152,7 +152,9 @@ impl Step<'_> {
         for job in held {
             self.count_lost(id, job);
             let error = JobError { code: "worker_lost".to_owned(), detail: format!("worker {id} is gone: {why}") };
-            self.attempt_failed(job, Cause::WorkerLost, error, Some(0))?;
+            let run = self.job(job)?.run_of(id).map(|run| run.attempt);
+            let Some(attempt) = run else { continue };
+            self.attempt_failed(job, attempt, Cause::WorkerLost, error, Some(0))?;
         }
         Ok(())
     }

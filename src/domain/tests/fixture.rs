@@ -10,6 +10,7 @@ use crate::domain::index::Index;
 use crate::domain::job::{HISTORY_MAX, Input, Job, JobSpec, JobState, Requirements, Retry, Source};
 use crate::domain::matching::class;
 use crate::domain::reputation::CHANGES_MAX;
+use crate::domain::run::{Run, Tally};
 use crate::domain::score::Policy;
 use crate::domain::shares::Shares;
 use crate::domain::state::{LIMITS, Limits, State};
@@ -22,6 +23,7 @@ pub(super) const SMALL: Limits = Limits {
     classes: 4,
     finished: 4,
     finished_bytes: 3_000,
+    ballot_bytes: 900,
     evidence: 2,
     retired: 3,
     workers: 3,
@@ -130,23 +132,45 @@ pub(super) fn check(state: &State) {
 
 fn check_job(state: &State, id: JobId, job: &Arc<Job>) {
     assert_eq!(job.id, id);
-    let held = matches!(job.state, JobState::Assigned | JobState::Running);
-    if held {
-        let holder = job.award.as_ref().unwrap().worker;
-        assert!(state.jobs_of(holder).is_some_and(|held| held.contains(&id)), "{id} is not with its holder");
-        assert!(state.worker(holder).is_some(), "{id} is held by a stranger");
-    }
-    let holders = state.index.held.iter().filter(|(_, held)| held.contains(&id)).count();
-    assert_eq!(holders, usize::from(held), "{id} is {:?} and held {holders} times", job.state);
-    assert!(job.failures <= job.spec.retry.max_attempts && job.failures <= job.attempt);
+    let holders: BTreeSet<WorkerId> = job.runs_in_force().map(|run| run.award.worker).collect();
+    assert!(holders.iter().all(|holder| state.worker(*holder).is_some()), "{id} is held by a stranger");
+    let named = state.index.held.iter().filter(|(_, held)| held.contains(&id)).map(|(worker, _)| *worker);
+    assert_eq!(named.collect::<BTreeSet<_>>(), holders, "{id} is {:?}", job.state);
+    check_runs(state, job);
+    assert!(job.failures <= job.failures_max() && job.failures <= job.attempt * job.redundancy() as u32);
     assert_eq!(job.finished_at.is_some(), job.state.is_final());
     assert_eq!(job.outcome.is_some(), job.state == JobState::Completed);
     assert_eq!(state.output(id).is_some(), job.state == JobState::Completed);
     assert_eq!(state.payload(id).is_some(), !matches!(job.state, JobState::Completed | JobState::Cancelled));
     assert!((1..=HISTORY_MAX).contains(&job.history.len()));
     let last = job.history.last().unwrap();
-    assert_eq!((last.state, last.attempt), (job.state, job.attempt));
+    assert_eq!(last.state, job.state);
+    assert!(last.attempt == job.attempt || job.spec.redundancy > 1);
     assert!(job.history.is_sorted_by_key(|line| (line.index, line.at)));
+}
+
+/// No worker has two runs of a job, no more run than are asked for, and what was voted for is kept until decided.
+fn check_runs(state: &State, job: &Job) {
+    let workers: BTreeSet<WorkerId> = job.runs.iter().map(|run| run.award.worker).collect();
+    assert_eq!(workers.len(), job.runs.len(), "{} runs twice on one worker", job.id);
+    assert!(job.runs.len() <= job.redundancy());
+    assert!(job.runs.iter().all(|run| run.ballot.is_some() == (job.spec.redundancy > 1)));
+    assert!(job.runs.is_sorted_by(|a, b| a.attempt < b.attempt));
+    assert!(job.runs.iter().all(|run| run.attempt <= job.attempt));
+    let kept = state.ballots.iter().filter(|((id, _), _)| *id == job.id).count();
+    if job.state.is_final() {
+        assert_eq!(kept, 0, "{} is decided and its votes are kept", job.id);
+    } else {
+        assert_eq!(job.state, job.standing());
+        assert_eq!(job.tally(), Tally::Open, "{} could be decided", job.id);
+        assert_eq!(kept, job.undecided().count());
+    }
+    let agreeing = job.runs.iter().filter(|run| job.owed(run).is_some_and(|owed| owed == run.award.price));
+    if let Some(outcome) = job.outcome.as_ref().filter(|_| job.spec.redundancy > 1) {
+        let same = |run: &&Run| run.output().is_some_and(|vote| vote.output_sha256 == outcome.output_sha256);
+        assert!(job.runs.iter().filter(same).count() >= job.quorum(), "{} has no majority", job.id);
+        assert!(agreeing.count() >= job.quorum());
+    }
 }
 
 fn check_worker(state: &State, worker: &Worker) {
@@ -157,13 +181,18 @@ fn check_worker(state: &State, worker: &Worker) {
 }
 
 fn check_queues(state: &State) {
-    let pending: Vec<_> = state.jobs.iter().map(|(_, job)| job).filter(|job| job.state == JobState::Pending).collect();
+    let wanting = |job: &&Arc<Job>| job.wants_run() && state.takes_votes(job);
+    let pending: Vec<_> = state.jobs.iter().map(|(_, job)| job).filter(wanting).collect();
     let far = crate::domain::Timestamp(u64::MAX);
     let undated = pending.iter().filter(|job| job.spec.deadline.is_none()).count();
-    assert_eq!(state.open_jobs(far).count(), undated, "the queue at the end of time has every undated pending job");
+    assert_eq!(
+        state.open_jobs(far).count(),
+        undated,
+        "the queue at the end of time has every undated job that wants a run"
+    );
     let open: Vec<_> = state.open_jobs(state.now).collect();
     assert!(open.iter().all(|job| job.next_attempt_at <= state.now));
-    assert_eq!(open.len(), state.open_count() - expired(state), "every open job is served once");
+    assert_eq!(open.len(), state.open_count() - held_back(state), "every open job is served once");
     let mut classes: BTreeMap<u64, BTreeSet<JobId>> = BTreeMap::new();
     for job in state.open_jobs(far) {
         classes.entry(class(&job.spec)).or_default().insert(job.id);
@@ -175,11 +204,12 @@ fn check_queues(state: &State) {
     }
 }
 
-/// Open jobs whose deadline has passed.
-fn expired(state: &State) -> usize {
-    let pending = state.jobs.iter().map(|(_, job)| job).filter(|job| job.state == JobState::Pending);
-    let open = pending.filter(|job| job.next_attempt_at <= state.now);
-    open.filter(|job| job.spec.deadline.is_some_and(|deadline| deadline <= state.now)).count()
+/// Open jobs whose deadline has passed, or that wait until votes of others are counted.
+fn held_back(state: &State) -> usize {
+    let wanting = state.jobs.iter().map(|(_, job)| job).filter(|job| job.wants_run());
+    let open = wanting.filter(|job| job.next_attempt_at <= state.now);
+    let late = |job: &Job| job.spec.deadline.is_some_and(|deadline| deadline <= state.now);
+    open.filter(|job| late(job) || !state.takes_votes(job)).count()
 }
 
 fn check_sums(state: &State) {
@@ -196,6 +226,8 @@ fn check_sums(state: &State) {
     assert!(state.index.evidenced.len() <= limits.evidence);
     assert!(state.retired.len() <= limits.retired);
     assert!(state.retired.iter().all(|(_, (id, _))| id.is_from_key() && state.job(*id).is_none()));
+    let voted: usize = state.ballots.iter().map(|(_, bytes)| bytes.len()).sum();
+    assert!(voted <= state.index.ballot_bytes && voted <= state.index.backlog_bytes, "votes are not counted");
     let kept: usize = state.outputs.iter().map(|(_, bytes)| bytes.len()).sum();
     assert!(kept <= state.index.finished_bytes, "outputs are not counted");
 }

@@ -22,6 +22,7 @@ use crate::domain::job::{Job, JobState};
 use crate::domain::journal::{Event, Sink};
 use crate::domain::matching::misfits;
 use crate::domain::reputation::Change;
+use crate::domain::run::{Run, Vote};
 use crate::domain::schedule::retry_delay_ms;
 use crate::domain::state::{LIMITS, State};
 use crate::domain::time::Timestamp;
@@ -94,12 +95,12 @@ impl Story {
         let id = job_arg(args)?;
         let known = self.state.job(id);
         let current = known.map_or(0, |job| job.attempt);
-        let attempt = args.lookup_parse("attempt")?.unwrap_or(current + u32::from(name == "assign"));
-        let holder = known.and_then(|job| job.award.as_ref()).map(|award| award.worker);
-        let worker = match args.lookup("worker") {
-            Some(arg) => worker(number(&arg.value, 'w')?),
-            None => holder.unwrap_or_default(),
-        };
+        let named = args.lookup("worker").map(|arg| number(&arg.value, 'w')).transpose()?.map(worker);
+        let mine = known.and_then(|job| job.run_of(named?)).map(|run| run.attempt);
+        let attempt = mine.filter(|_| name != "assign").unwrap_or(current + u32::from(name == "assign"));
+        let attempt = args.lookup_parse("attempt")?.unwrap_or(attempt);
+        let holder = known.and_then(|job| job.runs.last()).map(|run| run.award.worker);
+        let worker = named.or(holder).unwrap_or_default();
         let lease_ms = milliseconds(&text(args, "lease", "30s"))?;
         Ok(Some(match name {
             "assign" => {
@@ -155,11 +156,16 @@ impl Story {
     fn job_line(&self, id: JobId) -> String {
         let Some(job) = self.state.job(id) else { return format!("{} is forgotten", name_of(id)) };
         let mut line = format!("{} {} attempt={}", name_of(id), job.state.as_str(), job.attempt);
-        if let Some(award) = &job.award {
+        let award = job.runs.first().map(|run| &run.award).filter(|_| job.spec.redundancy <= 1);
+        if let Some(award) = award {
             write!(line, " worker=w{} price={}", award.worker.0[0], award.price).unwrap();
         }
-        if let (JobState::Assigned | JobState::Running, Some(award)) = (job.state, &job.award) {
+        if let (JobState::Assigned | JobState::Running, Some(award)) = (job.state, award) {
             write!(line, " lease_until={}", time(award.lease_until)).unwrap();
+        }
+        if job.spec.redundancy > 1 {
+            let runs: Vec<String> = job.runs.iter().map(|run| run_text(job, run)).collect();
+            write!(line, " runs=[{}]", runs.join(" ")).unwrap();
         }
         if job.failures > 0 {
             write!(line, " failures={}", job.failures).unwrap();
@@ -266,6 +272,7 @@ impl Story {
                 "backlog_bytes" => limits.backlog_bytes = value,
                 "finished" => limits.finished = value,
                 "finished_bytes" => limits.finished_bytes = value,
+                "ballot_bytes" => limits.ballot_bytes = value,
                 "evidence" => limits.evidence = value,
                 "retired" => limits.retired = value,
                 "workers" => limits.workers = value,
@@ -310,6 +317,19 @@ impl Story {
     }
 }
 
+/// One of several runs: attempt, worker, and what it brought, or where it is; and what is owed for it.
+fn run_text(job: &Job, run: &Run) -> String {
+    let brought = match run.vote() {
+        Some(Vote::Output(vote)) => format!("{:02x}", vote.output_sha256.0[0]),
+        Some(Vote::Failure(error)) => error.code.clone(),
+        None if job.state.is_final() => "cancelled".to_owned(),
+        None if run.award.started_at.is_some() => "running".to_owned(),
+        None => "assigned".to_owned(),
+    };
+    let owed = job.owed(run).map_or(String::new(), |owed| format!(" owed={owed}"));
+    format!("{}:w{}={brought}{owed}", run.attempt, run.award.worker.0[0])
+}
+
 fn draft_submit(args: &mut ArgumentConsumer<'_>) -> Outcome<Command> {
     let id = job_arg(args)?;
     let payload = text(args, "payload", "input");
@@ -322,6 +342,7 @@ fn draft_submit(args: &mut ArgumentConsumer<'_>) -> Outcome<Command> {
         _ => None,
     };
     spec.deadline = args.lookup("deadline").map(|arg| milliseconds(&arg.value)).transpose()?.map(Timestamp);
+    spec.redundancy = args.lookup_parse("redundancy")?.unwrap_or(1);
     spec.retry.max_attempts = args.lookup_parse("max_attempts")?.unwrap_or(spec.retry.max_attempts);
     spec.requirements.min_cpu_cores = args.lookup_parse("cpu")?.unwrap_or(0);
     spec.client_address = args.lookup("client").map(|arg| arg.value.as_str().into());
@@ -447,6 +468,8 @@ stories! {
     nonsense
     price_escalation
     queue
+    redundancy
+    redundancy_ends
     reputation
     retention
     retry

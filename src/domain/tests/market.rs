@@ -60,8 +60,7 @@ fn the_newest_finished_jobs_keep_the_evidence_of_their_award() {
         assert!(state.apply(Position { index: n, term: 1 }, &record).iter().all(Result::is_ok));
         check(&state);
     }
-    let kept: Vec<bool> =
-        wins.iter().map(|win| state.job(win.job).unwrap().award.as_ref().unwrap().evidence.is_some()).collect();
+    let kept: Vec<bool> = wins.iter().map(|win| state.job(win.job).unwrap().runs[0].award.evidence.is_some()).collect();
     assert_eq!(kept, [false, true, true]);
 }
 

@@ -8,3 +8,4 @@ mod market;
 mod properties;
 mod queue;
 mod snapshots;
+mod votes;

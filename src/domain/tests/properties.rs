@@ -10,7 +10,7 @@ use super::fixture::{SMALL, bytes, check, complete, fail, job, register, reread,
 use crate::domain::apply::Position;
 use crate::domain::command::{Command, Done, Record, Refusal, Reply};
 use crate::domain::ids::{JobId, Price};
-use crate::domain::job::{Cause, JobState, Retry};
+use crate::domain::job::{Cause, Job, JobState, Retry};
 use crate::domain::journal::{OVERRUN, Sink};
 use crate::domain::state::State;
 use crate::domain::time::Timestamp;
@@ -25,17 +25,24 @@ fn record(state: &State, (step, drafts): &Draft) -> Record {
 }
 
 fn command(state: &State, &[kind, which, who, nudge, a, b]: &[u8; 6]) -> Command {
-    let held: Vec<JobId> = state.held_jobs().map(|job| job.id).collect();
-    let about_an_attempt = kind % 24 >= 15 && which % 4 != 0 && !held.is_empty();
+    let held: Vec<JobId> = state.held_runs().map(|(job, _)| job.id).collect();
+    let about_an_attempt = kind % 26 >= 15 && which % 4 != 0 && !held.is_empty();
     let job = if about_an_attempt { held[usize::from(which) % held.len()] } else { job(which % 12) };
     let known = state.job(job);
-    let holder = known.and_then(|job| job.award.as_ref()).map(|award| award.worker);
-    let worker = holder.filter(|_| who % 4 != 0).unwrap_or(worker(who / 4 % 4));
-    let attempt = known.map_or(0, |job| job.attempt);
+    let run = known.and_then(|job| {
+        let going: Vec<_> = job.runs_in_force().collect();
+        going.get(usize::from(nudge / 8) % going.len().max(1)).copied().or(job.runs.first())
+    });
+    let holder = run.map(|run| run.award.worker);
+    // Who is to get a run is anybody; who speaks about one mostly has it.
+    let awarded = (11..=14).contains(&(kind % 26));
+    let worker = holder.filter(|_| who % 4 != 0 && !awarded).unwrap_or(worker(who / 4 % 4));
+    let newest = known.map_or(0, |job| job.attempt);
+    let attempt = run.map_or(newest, |run| run.attempt);
     let said = attempt.saturating_add_signed(i32::from(nudge % 8 == 0) - i32::from(nudge % 8 == 1));
-    let next = said.saturating_add(1);
+    let next = newest.saturating_add(1).saturating_add(u32::from(nudge % 8 == 0));
     let lease_ms = u64::from(a) * 50;
-    match kind % 24 {
+    match kind % 26 {
         0..=4 => draft_submit(state, job, a, b),
         5 if a % 3 == 0 => Command::Cancel { job, reason: "no longer wanted".to_owned() },
         5..=7 => register(worker, u32::from(worker.0[0]) + 1),
@@ -53,7 +60,10 @@ fn command(state: &State, &[kind, which, who, nudge, a, b]: &[u8; 6]) -> Command
         17 if a % 2 == 0 => Command::Renew { job, attempt: said, lease_ms },
         18 => Command::Expire { job, attempt: said },
         19 => Command::Decline { job, attempt: said, worker },
-        17 | 20 => complete(job, said, worker, &vec![b; a.into()]),
+        17 | 20 | 24 | 25 if known.is_some_and(|job| job.spec.redundancy > 1) => {
+            complete(job, said, worker, &[b % 4 / 3])
+        }
+        17 | 20 | 24 | 25 => complete(job, said, worker, &vec![b; a.into()]),
         21 => fail(job, said, worker, b % 4 != 0),
         22 if a % 2 == 0 => Command::Retry { job },
         22 => Command::PassDeadline { job },
@@ -73,6 +83,7 @@ fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
     spec.client_address = [None, Some("0x1"), Some("0x2")][usize::from(b % 3)].map(Into::into);
     spec.retry =
         Retry { max_attempts: u32::from(a % 9), initial_delay_ms: u64::from(b) * 10, ..Retry::default() }.into();
+    spec.redundancy = if a % 3 == 1 { 2 + b / 16 % 3 } else { 1 };
     spec.max_price = a.is_multiple_of(2).then_some(Price(100));
     spec.deadline = b.is_multiple_of(3).then_some(state.now().after_ms(u64::from(a) * 100));
     submit(job, spec, &payload)
@@ -184,12 +195,16 @@ fn random_commands_reach_every_state_and_most_refusals() {
     use proptest::strategy::{Strategy, ValueTree};
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let (mut ended, mut codes) = ([0u64; 3], std::collections::BTreeSet::new());
-    for _ in 0..60 {
+    let (mut voted, mut elected) = (0, 0);
+    for _ in 0..80 {
         let drafts = drafts().new_tree(&mut runner).unwrap().current();
         let mut state = State::within(SMALL);
         for (index, draft) in (1..).zip(&drafts) {
             let record = record(&state, draft);
             let replies = state.apply(position(index), &record);
+            voted += usize::from(state.ballots.len() > 0);
+            let compared = |job: &&std::sync::Arc<Job>| job.spec.redundancy > 1 && job.finished_at == Some(state.now());
+            elected += state.jobs_after(None).filter(compared).filter(|job| job.outcome.is_some()).count();
             codes.extend(replies.into_iter().filter_map(Result::err).map(|refusal: Refusal| refusal.code()));
         }
         let states = [JobState::Completed, JobState::Failed, JobState::Cancelled];
@@ -198,5 +213,6 @@ fn random_commands_reach_every_state_and_most_refusals() {
         }
     }
     assert!(ended.iter().all(|count| *count > 20), "{ended:?}");
+    assert!(voted > 20 && elected > 0, "{voted} states with votes, {elected} jobs were decided by them");
     assert_eq!(codes.len(), 14, "{codes:?}");
 }

@@ -7,6 +7,7 @@ use super::fixture::{bytes, check, complete, job, register, reread, spec, submit
 use crate::domain::apply::Position;
 use crate::domain::command::{Command, Record};
 use crate::domain::ids::Price;
+use crate::domain::job::JobSpec;
 use crate::domain::journal::Sink;
 use crate::domain::snapshot::Error;
 use crate::domain::state::State;
@@ -26,6 +27,16 @@ fn populated() -> State {
         submit(job(3), spec(b"three"), b"three"),
         assign(first),
         assign(second),
+        submit(job(4), JobSpec { redundancy: 2, ..spec(b"four") }, b"four"),
+        Command::Assign {
+            job: job(4),
+            attempt: 1,
+            worker: worker(2),
+            price: Price(5),
+            lease_ms: 30_000,
+            evidence: None,
+        },
+        complete(job(4), 1, worker(2), b"vote"),
         complete(first, 1, worker(1), b"done"),
         Command::Delivered { sink: Sink::Kafka, through: 3 },
     ];

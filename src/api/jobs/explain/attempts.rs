@@ -29,11 +29,10 @@ pub struct AttemptBody {
 pub fn of(job: &Job) -> Vec<AttemptBody> {
     let mut attempts: Vec<AttemptBody> = Vec::new();
     for line in job.history.iter().filter(|line| line.attempt > 0 && line.cause != Cause::Reopened) {
-        if attempts.last().is_none_or(|last| last.attempt != line.attempt) {
-            attempts.push(AttemptBody::new(line.attempt));
-        }
-        if let Some(attempt) = attempts.last_mut() {
-            attempt.take(line);
+        // Runs of one job side by side are told of in turns.
+        match attempts.iter_mut().find(|attempt| attempt.attempt == line.attempt) {
+            Some(attempt) => attempt.take(line),
+            None => attempts.push(AttemptBody::of(line)),
         }
     }
     let faulty = |attempt: &&mut AttemptBody| !matches!(attempt.outcome, "completed" | "assigned" | "running");
@@ -44,16 +43,18 @@ pub fn of(job: &Job) -> Vec<AttemptBody> {
 }
 
 impl AttemptBody {
-    fn new(attempt: u32) -> Self {
-        Self {
-            attempt,
+    fn of(line: &Transition) -> Self {
+        let mut body = Self {
+            attempt: line.attempt,
             worker_id: None,
             awarded_at: None,
             started_at: None,
             ended_at: None,
             outcome: JobState::Assigned.as_str(),
             error: None,
-        }
+        };
+        body.take(line);
+        body
     }
 
     fn take(&mut self, line: &Transition) {
@@ -74,7 +75,8 @@ impl AttemptBody {
             Cause::WorkerLost => "worker_lost",
             Cause::DeadlinePassed => "deadline_passed",
             Cause::Cancelled => "cancelled",
-            Cause::Submitted | Cause::Reopened => return,
+            Cause::Voted => "voted",
+            Cause::Submitted | Cause::Reopened | Cause::NoQuorum => return,
         };
         // What comes after the end of an attempt, such as a cancellation, is not about it.
         if self.ended_at.is_none() {
