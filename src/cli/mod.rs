@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod job;
 mod local;
+mod module;
 mod output;
 mod start;
 mod submit;
