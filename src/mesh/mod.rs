@@ -20,6 +20,7 @@ mod inbound;
 mod on_behaviour;
 mod outbound;
 mod peers;
+mod progress;
 pub mod roster;
 mod shared;
 mod streams;
@@ -32,6 +33,7 @@ pub use handle::start_with_metrics;
 pub use handle::{Handle, Inbox, start};
 pub use identity::{Identity, verify};
 pub use inbound::{BUSY, Reply, Request};
+pub use progress::Progress;
 pub use roster::{Heard, Roster};
 
 use std::collections::BTreeSet;
