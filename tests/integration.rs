@@ -25,5 +25,7 @@ mod results;
 mod streams;
 #[path = "integration/views.rs"]
 mod views;
+#[path = "integration/wasm.rs"]
+mod wasm;
 #[path = "integration/workers.rs"]
 mod workers;

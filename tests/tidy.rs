@@ -66,6 +66,7 @@ const OWNED_CRATES: &[(&str, &str)] = &[
     ("libp2p", "mesh"),
     ("libp2p_stream", "mesh"),
     ("warp", "api"),
+    ("wasmi", "worker"),
     ("rdkafka", "kafka"),
     ("starknet", "chain"),
 ];

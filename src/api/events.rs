@@ -5,20 +5,27 @@
 //! `Last-Event-ID` it has. A node that lags waits until it gets there; one
 //! that has forgotten what was asked for says so with an event named `gap`.
 //!
+//! The stream of one job also says, at most once a second, how far the attempt
+//! in force says it is: `progress` events, which are not in the journal, have no
+//! number and are not repeated.
+//!
 //! A stream pulls from the journal at the pace of its reader, and holds no
 //! more than [`AHEAD`] events for it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use warp::Reply;
 use warp::reply::Response;
 use warp::sse::Event as Sent;
 
+use super::jobs::progress::Told;
 use super::params::{Kind, Param};
 use super::problem::{Code, Problem};
 use super::request::Request;
@@ -29,6 +36,9 @@ use crate::domain::journal::{Entry, Event};
 
 /// Events read from the journal at once, and held for a slow reader.
 const AHEAD: usize = 256;
+
+/// Between two looks at what the attempt says of its progress.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 const LAST_EVENT_ID: Header = Header {
     name: "Last-Event-ID",
@@ -99,6 +109,9 @@ fn start(api: &Api, request: &Request) -> Result<u64, Problem> {
 async fn feed(api: Api, start: u64, job: Option<JobId>, out: mpsc::Sender<Sent>, permit: OwnedSemaphorePermit) {
     let mut applied = api.client().applied();
     let mut cursor = start;
+    let mut look = tokio::time::interval(PROGRESS_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told: Option<Told> = None;
     loop {
         applied.borrow_and_update();
         let (first, entries) = api.client().read(|state| {
@@ -127,6 +140,15 @@ async fn feed(api: Api, start: u64, job: Option<JobId>, out: mpsc::Sender<Sent>,
         let ended = tokio::select! {
             changed = applied.changed() => changed.is_err(),
             () = out.closed() => true,
+            _ = look.tick(), if job.is_some() => {
+                let now = job.and_then(|job| Told::now(&api, job)).filter(|now| told.as_ref() != Some(now));
+                let event = now.as_ref().and_then(|now| Sent::default().event("progress").json_data(now).ok());
+                told = now.or(told);
+                match event {
+                    Some(event) => out.send(event).await.is_err(),
+                    None => false,
+                }
+            }
         };
         if ended {
             break;

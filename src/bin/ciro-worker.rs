@@ -25,9 +25,22 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.command {
         Some(Command::GenerateConfig { path }) => generate_config(path).map(|()| ExitCode::SUCCESS),
+        Some(Command::RunWasm(args)) => return run_wasm(args),
+        Some(Command::RunLimited(args)) => {
+            let (code, reason) = worker::limited::become_command(args);
+            // Nobody is left to tell if standard error is closed.
+            let _ = writeln!(std::io::stderr(), "{reason}");
+            return code;
+        }
         None => start(&args),
     };
     done.unwrap_or_else(|error| complain(&error, FAILED))
+}
+
+/// Runs a stranger's module, in a process that is there for nothing else.
+fn run_wasm(args: &worker::wasm::Args) -> ExitCode {
+    telemetry::abort_on_panic(|| false);
+    worker::wasm::child(args)
 }
 
 fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
@@ -101,10 +114,13 @@ fn generate_config(path: &Path) -> anyhow::Result<()> {
     std::io::stdout().write_all(next.as_bytes()).context("write to standard output")
 }
 
-/// Prints the configuration in force; what `env` holds may be secret.
+/// Prints the configuration in force; what `env` and `headers` hold may be secret.
 fn print_config(mut file: File) -> anyhow::Result<()> {
-    for value in file.jobs.values_mut().flat_map(|job| job.env.values_mut()) {
-        "(hidden)".clone_into(value);
+    for job in file.jobs.values_mut() {
+        let headers = job.http.iter_mut().flat_map(|http| http.headers.values_mut());
+        for value in job.env.values_mut().chain(headers) {
+            "(hidden)".clone_into(value);
+        }
     }
     let text = toml::to_string(&file).context("print configuration")?;
     std::io::stdout().write_all(text.as_bytes()).context("write to standard output")

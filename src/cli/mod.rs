@@ -12,6 +12,7 @@ mod failure;
 mod files;
 mod job;
 mod local;
+mod module;
 mod output;
 mod receipt;
 mod start;

@@ -12,22 +12,26 @@ use serde_json::{Map, Value, json};
 use super::client::{Call, Client};
 use super::failure::{Failure, Kind};
 use super::files::{self, Source};
-use super::{Remote, job, output};
+use super::{Remote, job, module, output};
 use crate::clock;
+use crate::wire::wasm::Module;
 
 /// Submissions, and waits, under way at once.
 const AT_ONCE: usize = 32;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  ciro-coordinator job submit --type sha256 README.md --wait\n  \
-    ciro-coordinator job submit --type sha256 src/ --wait\n  echo hello | ciro-coordinator job submit --type wordcount -")]
+    ciro-coordinator job submit --type sha256 src/ --wait\n  echo hello | ciro-coordinator job submit --type wordcount -\n  \
+    ciro-coordinator job submit --wasm module.wasm --input data.bin --wait")]
 pub struct Args {
     /// Files or directories to submit, one job per file; - is standard input
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The same as naming the file
-    #[arg(long = "file", short, value_name = "PATH")]
+    #[arg(long = "file", short, visible_alias = "input", value_name = "PATH")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    module: module::Args,
     /// The payload itself
     #[arg(long, value_name = "TEXT")]
     payload: Option<String>,
@@ -97,6 +101,9 @@ impl Args {
             Some(path) => read_spec(path)?,
             None => Map::new(),
         };
+        if self.module.is_given() {
+            spec.entry("type").or_insert_with(|| json!("wasm"));
+        }
         let mut set = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
                 spec.insert(name.to_owned(), value);
@@ -130,8 +137,14 @@ impl Args {
     fn sources(&self, spec: &Map<String, Value>) -> Result<Vec<Source>, Failure> {
         let named: Vec<PathBuf> = self.paths.iter().chain(&self.files).cloned().collect();
         let complete = spec.contains_key("payload") || spec.contains_key("input");
-        if named.is_empty() && self.payload.is_none() && complete {
-            return Ok(vec![]);
+        if named.is_empty() && self.payload.is_none() {
+            match (self.module.is_given(), complete) {
+                (true, true) => return Err(Failure::usage("the spec has an input already; a module needs its own")),
+                // A module may need none.
+                (true, false) => return files::sources(&[], Some("")),
+                (false, true) => return Ok(vec![]),
+                (false, false) => {}
+            }
         }
         files::sources(&named, self.payload.as_deref())
     }
@@ -232,7 +245,8 @@ pub async fn run(args: Args, client: &Client, remote: &Remote) -> Result<(), Fai
         return Err(Failure::usage("one --idempotency-key can not be for several jobs"));
     }
     let single = sources.len() <= 1;
-    let outcomes = submit_all(client, items(&args, &spec, sources)).await;
+    let module = args.module.read()?;
+    let outcomes = submit_all(client, items(&args, &spec, module.as_ref(), sources)).await;
     let outcomes = if args.wait { wait_each(client, outcomes, &args).await } else { outcomes };
     if single { one(outcomes, &args, remote) } else { many(&outcomes, &args, remote) }
 }
@@ -241,12 +255,17 @@ pub async fn run(args: Args, client: &Client, remote: &Remote) -> Result<(), Fai
 fn items<'a>(
     args: &'a Args,
     spec: &'a Map<String, Value>,
+    module: Option<&'a Module>,
     sources: Vec<Source>,
 ) -> impl ExactSizeIterator<Item = Item> + 'a {
     let given = if sources.is_empty() { vec![None] } else { sources.into_iter().map(Some).collect() };
-    given.into_iter().map(|source| {
+    given.into_iter().map(move |source| {
         let mut body = spec.clone();
-        let read = source.as_ref().map(Source::read).transpose().map(|bytes| {
+        let framed = |bytes| match module {
+            Some(module) => module::payload(module, bytes),
+            None => Ok(bytes),
+        };
+        let read = source.as_ref().map(|source| source.read().and_then(framed)).transpose().map(|bytes| {
             if let Some(bytes) = bytes {
                 body.insert("payload".to_owned(), Value::String(BASE64.encode(bytes)));
             }

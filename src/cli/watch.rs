@@ -145,7 +145,12 @@ pub async fn job(client: &Client, id: &str, as_json: bool) -> Result<(), Failure
             return job::judge(&[job]);
         }
         // Whichever comes first: something about this job, or the next look.
-        tokio::time::timeout(LOOK_EVERY, events.next()).await.map_or(Ok(()), |event| event.map(drop))?;
+        if let Ok(event) = tokio::time::timeout(LOOK_EVERY, events.next()).await {
+            let event = event?;
+            if event.name == "progress" {
+                show_progress(&event.data, as_json)?;
+            }
+        }
     }
 }
 
@@ -179,6 +184,19 @@ fn show(entry: &Value, as_json: bool) -> Result<(), Failure> {
     let worker = entry["worker_id"].as_str().map(printable).unwrap_or_default();
     let (at, state, cause) = (cell("at"), cell("state"), cell("cause"));
     output::line(format!("{at}  {state:<10} attempt {:<3} {cause:<14} {worker}", cell("attempt")).trim_end())
+}
+
+/// What the attempt says of itself.
+fn show_progress(data: &str, as_json: bool) -> Result<(), Failure> {
+    let said: Value = serde_json::from_str(data).unwrap_or_default();
+    if as_json {
+        return output::line(&said.to_string());
+    }
+    let share = said["progress"].as_f64().map(|share| format!("{:.1} %", share * 100.0)).unwrap_or_default();
+    let message = said["message"].as_str().map(printable).unwrap_or_default();
+    output::line(
+        format!("{:24}  progress   attempt {:<3} {share:<14} {message}", "", output::cell(&said["attempt"])).trim_end(),
+    )
 }
 
 #[cfg(test)]

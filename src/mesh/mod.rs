@@ -21,6 +21,7 @@ pub mod lost_bids;
 mod on_behaviour;
 mod outbound;
 mod peers;
+mod progress;
 pub mod roster;
 mod shared;
 mod streams;
@@ -34,6 +35,7 @@ pub use handle::{Handle, Inbox, start};
 pub use identity::{Identity, verify};
 pub use inbound::{BUSY, Reply, Request};
 pub use lost_bids::LostBids;
+pub use progress::Progress;
 pub use roster::{Heard, Roster};
 
 use std::collections::BTreeSet;

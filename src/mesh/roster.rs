@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::progress::{self, Progress};
 use crate::domain::{JobId, Timestamp, WorkerId};
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
@@ -47,13 +48,15 @@ pub struct Heard {
     pub load_permille: u32,
     pub room: u32,
     pub running: Vec<(JobId, u32)>,
+    /// What attempts say of themselves.
+    pub progress: Arc<BTreeMap<(JobId, u32), Progress>>,
     pub stopping: bool,
 }
 
 impl Heard {
     /// A heartbeat off the wire. `None` if it names something that cannot be.
     pub fn from_proto(from: proto::Heartbeat, at: Timestamp, instant: Instant) -> Option<Self> {
-        if from.running.len() > wire::RUNNING_MAX || from.version.len() > 64 {
+        if from.running.len().max(from.progress.len()) > wire::RUNNING_MAX || from.version.len() > 64 {
             return None;
         }
         let running =
@@ -71,6 +74,7 @@ impl Heard {
             load_permille: from.load_permille,
             room: from.room,
             running,
+            progress: Arc::new(progress::from_proto(from.progress)?),
             stopping: from.stopping,
         })
     }
@@ -109,6 +113,11 @@ impl Roster {
 
     pub fn get(&self, worker: WorkerId) -> Option<Heard> {
         self.lock().heard.get(&worker).cloned()
+    }
+
+    /// What an attempt said last, in the last heartbeat of its worker.
+    pub fn progress(&self, worker: WorkerId, attempt: (JobId, u32)) -> Option<Progress> {
+        self.lock().heard.get(&worker)?.progress.get(&attempt).cloned()
     }
 
     /// Workers heard within `limit` before `now`.
@@ -175,6 +184,7 @@ mod tests {
             load_permille: 0,
             room: 0,
             running: vec![],
+            progress: Arc::default(),
             stopping: false,
         }
     }

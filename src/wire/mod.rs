@@ -6,6 +6,7 @@
 
 mod convert;
 mod mesh;
+pub mod wasm;
 
 pub use convert::{
     capabilities_from_proto, capabilities_to_proto, digest, job_id, location_from_proto, location_to_proto,

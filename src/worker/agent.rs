@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{debug, info, warn};
 
 use super::Settings;
+use super::appraiser::Appraiser;
 use super::attempt::{Done, Workshop};
 use super::bidder::{self, Offer};
 use super::coordinators::Coordinators;
@@ -24,7 +25,7 @@ use crate::clock;
 use crate::mesh::{Gossip, Handle, Inbox, Lane, Request, Topic};
 use crate::tasks::Tasks;
 use crate::wire;
-use crate::wire::proto::mesh::v1::{Announcement, CoordinatorReply};
+use crate::wire::proto::mesh::v1::{Announcement, Bids, CoordinatorReply};
 
 /// How often leases and heartbeats are looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -54,6 +55,7 @@ pub(super) struct Agent {
     pub(super) stopping: bool,
     settings: Settings,
     pulse: Pulse,
+    appraiser: Option<Appraiser>,
     rests_until: Option<Instant>,
     /// How long jobs of a type take, in milliseconds: a moving average.
     expected_ms: BTreeMap<String, u32>,
@@ -77,7 +79,8 @@ impl Intake {
 impl Agent {
     pub fn new(settings: Settings, parts: Parts) -> Self {
         let pulse = Pulse::new(settings.heartbeat, settings.data_dir.clone());
-        Self { parts, stopping: false, settings, pulse, rests_until: None, expected_ms: BTreeMap::new() }
+        let appraiser = settings.appraisal.clone().map(Appraiser::new);
+        Self { parts, stopping: false, settings, pulse, appraiser, rests_until: None, expected_ms: BTreeMap::new() }
     }
 
     /// Handles the next thing that happens. May be dropped while it waits.
@@ -164,15 +167,16 @@ impl Agent {
             room: self.room(),
             load_permille: self.parts.desk.load_permille(),
         };
-        let mut bids = bidder::answer(announcement, &offer);
-        bids.nonce = rand::random();
-        let Some(statement) = wire::signed_bids(&bids) else { return };
-        bids.signature = self.parts.workshop.identity.sign(&statement).into();
-        let (seq, jobs, offered) = (announcement.seq, announcement.jobs.len(), bids.bids.len());
-        match self.parts.mesh.publish(Topic::Bids, wire::encode(&bids)) {
-            Ok(()) => debug!(seq, jobs, bids = offered, room = offer.room, "answered announcement"),
-            Err(error) => debug!(seq, %error, "bids not sent"),
-        }
+        let bids = bidder::answer(announcement, &offer);
+        let (mesh, workshop) = (self.parts.mesh.clone(), Arc::clone(&self.parts.workshop));
+        let Some(appraiser) = self.appraiser.clone().filter(|_| !bids.bids.is_empty()) else {
+            return send_bids(&mesh, &workshop, bids);
+        };
+        let announcement = announcement.clone();
+        self.parts.tasks.spawn_until_stopped("appraisal", async move {
+            let bids = appraiser.appraise(&announcement, bids).await;
+            send_bids(&mesh, &workshop, bids);
+        });
     }
 
     fn finish(&mut self, done: Done) {
@@ -210,6 +214,7 @@ impl Agent {
             load_permille: self.parts.desk.load_permille(),
             room: self.room(),
             running,
+            progress: self.parts.workshop.executor.progress().all(),
             stopping: self.stopping,
         };
         let heartbeat = self.pulse.beat(clock::instant(), status);
@@ -231,5 +236,17 @@ impl Agent {
     /// No job is to be taken, whatever room there is.
     pub(super) fn takes_none(&self) -> bool {
         self.rests_until.is_some_and(|until| clock::instant() < until) || self.parts.workshop.outbox.is_full()
+    }
+}
+
+/// Signs an answer to an announcement and publishes it.
+fn send_bids(mesh: &Handle, workshop: &Workshop, mut bids: Bids) {
+    bids.nonce = rand::random();
+    let Some(statement) = wire::signed_bids(&bids) else { return };
+    bids.signature = workshop.identity.sign(&statement).into();
+    let (seq, offered, room) = (bids.seq, bids.bids.len(), bids.room);
+    match mesh.publish(Topic::Bids, wire::encode(&bids)) {
+        Ok(()) => debug!(seq, bids = offered, room, "answered announcement"),
+        Err(error) => debug!(seq, %error, "bids not sent"),
     }
 }

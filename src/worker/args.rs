@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use toml::Value;
 
 use super::config::{Flag, LogFormat};
+use super::{limited, wasm};
 
 /// A worker: bids for jobs, runs them with the commands its operator allows,
 /// signs the results and delivers them to any coordinator.
@@ -69,6 +70,12 @@ pub enum Command {
         /// File to write; one that exists is not replaced
         path: PathBuf,
     },
+    /// Runs one module; the agent starts it
+    #[command(name = wasm::SUBCOMMAND, hide = true)]
+    RunWasm(wasm::Args),
+    /// Runs one command within limits; the agent starts it
+    #[command(name = limited::SUBCOMMAND, hide = true)]
+    RunLimited(limited::Args),
 }
 
 const AFTER_HELP: &str = "\

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
+use super::pricing::Rates;
 use crate::domain::Price;
 use crate::domain::worker::Capabilities;
 use crate::wire;
@@ -36,9 +37,11 @@ const BIDS_MIN: usize = 128;
 const DEAR_MAX: usize = 8;
 
 /// On what terms this worker runs one type of job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
+    /// Before [`Rates`].
     pub price: Price,
+    pub rates: Rates,
     pub max_input_bytes: u64,
     /// Longest run the operator allows.
     pub max_run_secs: u32,
@@ -92,7 +95,9 @@ fn bid_for(job: &OpenJob, offer: &Offer<'_>, dear: bool) -> Option<Bid> {
     wire::job_id(&job.id)?;
     let terms = offer.terms.get(&job.r#type)?;
     let runnable = job.input_size <= terms.max_input_bytes && job.timeout_secs <= terms.max_run_secs;
-    if !runnable || affordable(job, terms.price)? == dear {
+    let expected_ms = offer.expected_ms.get(&job.r#type).copied();
+    let price = terms.rates.price(terms.price, job, expected_ms, offer.load_permille)?;
+    if !runnable || affordable(job, price)? == dear {
         return None;
     }
     if !job.requirements.as_ref().is_none_or(|wanted| meets(wanted, offer)) {
@@ -101,8 +106,8 @@ fn bid_for(job: &OpenJob, offer: &Offer<'_>, dear: bool) -> Option<Bid> {
     Some(Bid {
         job: job.id.clone(),
         attempt: job.attempt,
-        price: wire::price_to_bytes(terms.price),
-        expected_ms: offer.expected_ms.get(&job.r#type).copied().unwrap_or(0),
+        price: wire::price_to_bytes(price),
+        expected_ms: expected_ms.unwrap_or(0),
     })
 }
 
@@ -147,7 +152,7 @@ mod tests {
             frameworks: vec!["torch".to_owned()],
             ..Capabilities::default()
         };
-        let terms = Terms { price: Price(10), max_input_bytes: 1_000, max_run_secs: 3_600 };
+        let terms = Terms { price: Price(10), max_input_bytes: 1_000, max_run_secs: 3_600, ..Terms::default() };
         Shop {
             capabilities,
             terms: BTreeMap::from([("sha256".to_owned(), terms)]),

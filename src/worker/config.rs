@@ -38,7 +38,9 @@ pub struct File {
     pub capabilities: Capabilities,
     pub location: Location,
     pub price: Prices,
+    pub bidding: Bidding,
     pub limits: Limits,
+    pub wasm: Wasm,
     pub log: Log,
     pub jobs: BTreeMap<String, Job>,
 }
@@ -73,11 +75,13 @@ impl Default for Network {
 }
 
 /// 0 and absent: what this machine has, or none.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Capabilities {
     pub cpu_cores: u32,
     pub ram_mb: u64,
+    /// False: graphics cards are not offered.
+    pub use_gpus: bool,
     pub gpu_count: u32,
     pub gpu_model: String,
     pub gpu_memory_mb: u64,
@@ -87,6 +91,25 @@ pub struct Capabilities {
     pub accelerators: Vec<String>,
     pub cuda_compute_capability: String,
     pub tee: Tee,
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self {
+            cpu_cores: 0,
+            ram_mb: 0,
+            use_gpus: true,
+            gpu_count: 0,
+            gpu_model: String::new(),
+            gpu_memory_mb: 0,
+            storage_gb: 0,
+            network_bandwidth_mbps: 0,
+            frameworks: vec![],
+            accelerators: vec![],
+            cuda_compute_capability: String::new(),
+            tee: Tee::None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -100,11 +123,40 @@ pub struct Location {
     pub longitude: Option<f64>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prices {
     pub default: Amount,
+    pub per_second: Amount,
+    pub per_gb: Amount,
+    pub least: Amount,
+    pub busy_percent: u32,
+    pub assumed_secs: u32,
     pub by_type: BTreeMap<String, Amount>,
+}
+
+impl Default for Prices {
+    fn default() -> Self {
+        let none = Amount::default();
+        let (per_second, per_gb, least) = (none, none, none);
+        Self { default: none, per_second, per_gb, least, busy_percent: 0, assumed_secs: 10, by_type: BTreeMap::new() }
+    }
+}
+
+/// A command that is asked before anything is bid.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bidding {
+    /// Empty: none.
+    pub command: Vec<String>,
+    pub timeout_ms: u64,
+    pub parallel: u32,
+}
+
+impl Default for Bidding {
+    fn default() -> Self {
+        Self { command: vec![], timeout_ms: 100, parallel: 2 }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -113,11 +165,32 @@ pub struct Limits {
     pub max_input_bytes: u64,
     pub max_output_bytes: u64,
     pub max_run_secs: u32,
+    pub refused_clients: Vec<String>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_input_bytes: 512 * 1024, max_output_bytes: 256 * 1024, max_run_secs: 86_400 }
+        Self {
+            max_input_bytes: 512 * 1024,
+            max_output_bytes: 256 * 1024,
+            max_run_secs: 86_400,
+            refused_clients: vec![],
+        }
+    }
+}
+
+/// For jobs with `builtin = "wasm"`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wasm {
+    pub max_memory_mb: u64,
+    pub max_fuel: u64,
+    pub cache_mb: u64,
+}
+
+impl Default for Wasm {
+    fn default() -> Self {
+        Self { max_memory_mb: 256, max_fuel: 100_000_000_000, cache_mb: 256 }
     }
 }
 
@@ -135,7 +208,24 @@ pub enum LogFormat {
     Json,
 }
 
-/// How one type of job is run: `command` or `builtin`.
+/// A server that answers jobs of one type.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub url: String,
+    /// Of the payload.
+    #[serde(default = "any_content")]
+    pub content_type: String,
+    /// Sent with every request; may hold secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+fn any_content() -> String {
+    "application/octet-stream".to_owned()
+}
+
+/// How one type of job is run: `command`, `http` or `builtin`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Job {
@@ -143,6 +233,8 @@ pub struct Job {
     pub command: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub builtin: Option<Builtin>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -157,6 +249,17 @@ pub struct Job {
     pub max_output_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_run_secs: Option<u32>,
+    /// Limits of each process of a command.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory_mb: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_cpu_secs: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_file_mb: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_per_second: Option<Amount>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_per_gb: Option<Amount>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +267,8 @@ pub struct Job {
 pub enum Builtin {
     Noop,
     Digest,
+    /// A module that the payload brings.
+    Wasm,
 }
 
 /// An amount, written as a decimal string or, if small, as a number.

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use rand::Rng;
 
 use super::desk::Key;
 use super::machine::Meter;
 use crate::clock;
+use crate::mesh::Progress;
 use crate::wire;
-use crate::wire::proto::mesh::v1::Heartbeat;
+use crate::wire::proto::mesh::v1::{AttemptProgress, Heartbeat};
 
 /// Heartbeats sent because something changed are at least this far apart.
 const CHANGED_MIN: Duration = Duration::from_millis(200);
@@ -17,12 +19,16 @@ const CHANGED_MIN: Duration = Duration::from_millis(200);
 /// How often usage of the machine is measured.
 const MEASURE_EVERY: Duration = Duration::from_millis(900);
 
+/// Bytes of a heartbeat for what attempts say. With [`wire::RUNNING_MAX`] attempts it stays within gossip's limit.
+const PROGRESS_BYTES: usize = 24 * 1024;
+
 /// What a heartbeat says of the worker's work.
 pub(super) struct Status {
     pub load_permille: u32,
     pub room: u32,
     /// Attempts that run or whose report is under way.
     pub running: Vec<Key>,
+    pub progress: Vec<(Key, Progress)>,
     pub stopping: bool,
 }
 
@@ -89,8 +95,26 @@ impl Pulse {
             room: status.room,
             running: running.map(|(job, attempt)| wire::attempt_ref(job, attempt)).collect(),
             stopping: status.stopping,
+            progress: fitting(&status.progress),
         }
     }
+}
+
+/// What attempts say of themselves, as far as it fits.
+fn fitting(all: &[(Key, Progress)]) -> Vec<AttemptProgress> {
+    let mut left = PROGRESS_BYTES;
+    let mut told = Vec::new();
+    for (key, progress) in all {
+        let said = progress.to_proto(*key);
+        // Tag and length prefix.
+        let size = said.encoded_len() + 3;
+        if size > left {
+            break;
+        }
+        left -= size;
+        told.push(said);
+    }
+    told
 }
 
 #[cfg(test)]
@@ -98,7 +122,7 @@ mod tests {
     use super::*;
 
     fn status() -> Status {
-        Status { load_permille: 0, room: 1, running: vec![], stopping: false }
+        Status { load_permille: 0, room: 1, running: vec![], progress: vec![], stopping: false }
     }
 
     #[test]
@@ -115,5 +139,18 @@ mod tests {
         let second = pulse.beat(now + CHANGED_MIN, status());
         assert!(second.seq > first.seq && second.started_ms == first.started_ms);
         assert!(!pulse.is_due(now + CHANGED_MIN * 2));
+    }
+
+    #[test]
+    fn a_heartbeat_of_a_full_worker_fits_into_one_message() {
+        let keys = (0..wire::RUNNING_MAX).map(|n| (crate::domain::JobId((n as u128).to_be_bytes()), u32::MAX));
+        let keys: Vec<Key> = keys.collect();
+        let said = Progress::new(Some(1_000), &"x".repeat(1_000)).unwrap();
+        let progress: Vec<_> = keys.iter().map(|key| (*key, said.clone())).collect();
+        let status = Status { running: keys, progress, ..status() };
+        let beat = Pulse::new(Duration::from_secs(1), "/".into()).beat(clock::instant(), status);
+        assert!(beat.encoded_len() < 60 * 1024, "{}", beat.encoded_len());
+        assert_eq!(beat.running.len(), wire::RUNNING_MAX);
+        assert!(beat.progress.len() > 100 && beat.progress[0].message.len() == 128, "{}", beat.progress.len());
     }
 }

@@ -14,11 +14,12 @@
 //! * A worker opens no port. It dials coordinators, and takes orders only from
 //!   those it was told of or that a vetted announcement named.
 //!
-//! Deliberately absent: isolation beyond a process group, a clean environment
-//! and a directory. Operators who run foreign code put a container or `prlimit`
-//! in front of the command.
+//! Deliberately absent: isolation of commands beyond a process group, a clean
+//! environment, a directory and resource limits. Foreign code is for [`wasm`], or
+//! for a container in front of the command.
 
 mod agent;
+pub mod appraiser;
 pub mod args;
 mod attempt;
 pub mod bidder;
@@ -28,17 +29,22 @@ mod courier;
 mod desk;
 pub mod executor;
 mod files;
+mod gpu;
 mod heartbeat;
+pub mod limited;
 mod machine;
+pub mod modules;
 mod orders;
 pub mod outbox;
 mod outbox_log;
+pub mod pricing;
 mod registrar;
 mod reporter;
 pub mod settings;
 mod start;
 #[cfg(test)]
 mod tests;
+pub mod wasm;
 
 pub use settings::Settings;
 pub use start::{kill_commands, run};

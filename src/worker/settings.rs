@@ -1,13 +1,19 @@
 //! The configuration as used: typed, checked against this machine.
 
+mod limits;
+mod terms;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::appraiser::Rule;
 use super::bidder::Terms;
 use super::config::{self, Builtin, Layered, LogFormat};
-use super::executor::{Action, Program, Recipe};
-use super::machine;
+use super::executor::{Action, Program, Recipe, Sandbox, Server};
+use super::gpu::Gpus;
+use super::modules::Modules;
+use super::{gpu, machine, wasm};
 use crate::domain::PeerId;
 use crate::domain::worker::{Capabilities, Location};
 use crate::wire;
@@ -35,6 +41,8 @@ pub struct Settings {
     pub location: Location,
     pub terms: BTreeMap<String, Terms>,
     pub recipes: BTreeMap<String, Recipe>,
+    /// Asked before anything is bid.
+    pub appraisal: Option<Rule>,
     pub heartbeat: Duration,
     pub shutdown_grace: Duration,
     /// Unregister when stopping.
@@ -60,10 +68,11 @@ impl Settings {
             data_dir: file.worker.data_dir.clone(),
             network: file.network.name.clone(),
             coordinators: coordinators(layered)?,
-            capabilities: capabilities(layered)?,
+            capabilities: capabilities(layered, gpu::detect)?,
             location: location(layered)?,
             terms,
             recipes,
+            appraisal: terms::appraisal(layered)?,
             heartbeat: Duration::from_millis(file.worker.heartbeat_ms),
             shutdown_grace: Duration::from_secs(file.worker.shutdown_grace_secs),
             leave: false,
@@ -129,7 +138,7 @@ pub(super) fn parse_peer(address: &str) -> Option<PeerId> {
     if !transport.starts_with('/') { None } else { peer.parse().ok() }
 }
 
-fn capabilities(layered: &Layered) -> Result<Capabilities, config::Error> {
+fn capabilities(layered: &Layered, detect: impl FnOnce() -> Gpus) -> Result<Capabilities, config::Error> {
     let wanted = &layered.file.capabilities;
     let (cores, ram_mb) = (machine::cores(), machine::memory_mb());
     range(layered, "capabilities.cpu_cores", wanted.cpu_cores.into(), 0..=cores.into())?;
@@ -141,23 +150,49 @@ fn capabilities(layered: &Layered) -> Result<Capabilities, config::Error> {
     }
     check_text(layered, "capabilities.gpu_model", &wanted.gpu_model)?;
     check_text(layered, "capabilities.cuda_compute_capability", &wanted.cuda_compute_capability)?;
+    let storage_gb = machine::free_gb(&layered.file.worker.data_dir);
+    range(layered, "capabilities.storage_gb", wanted.storage_gb, 0..=storage_gb)?;
+    let gpus = gpus(layered, detect)?;
     let or = |given: u64, found: u64| if given == 0 { found } else { given };
     let cpu_cores = if wanted.cpu_cores == 0 { cores } else { wanted.cpu_cores };
     let slots = layered.file.worker.max_parallel_jobs;
     Ok(Capabilities {
         cpu_cores,
         ram_mb: or(wanted.ram_mb, ram_mb),
-        gpu_count: wanted.gpu_count,
-        gpu_model: wanted.gpu_model.clone(),
-        gpu_memory_mb: wanted.gpu_memory_mb,
-        storage_gb: or(wanted.storage_gb, machine::free_gb(&layered.file.worker.data_dir)),
+        gpu_count: gpus.count,
+        gpu_model: gpus.model,
+        gpu_memory_mb: gpus.memory_mb,
+        storage_gb: or(wanted.storage_gb, storage_gb),
         network_bandwidth_mbps: wanted.network_bandwidth_mbps,
         job_types: layered.file.jobs.keys().cloned().collect(),
         frameworks: wanted.frameworks.clone(),
         accelerators: wanted.accelerators.clone(),
         max_parallel_jobs: if slots == 0 { cpu_cores } else { slots },
-        cuda_compute_capability: wanted.cuda_compute_capability.clone(),
+        cuda_compute_capability: gpus.compute_capability,
         tee: wanted.tee,
+    })
+}
+
+/// What is offered of the cards that were found: less than there is, never more.
+fn gpus(layered: &Layered, detect: impl FnOnce() -> Gpus) -> Result<Gpus, config::Error> {
+    let wanted = &layered.file.capabilities;
+    let found = if wanted.use_gpus { detect() } else { Gpus::default() };
+    range(layered, "capabilities.gpu_count", wanted.gpu_count.into(), 0..=found.count.into())?;
+    range(layered, "capabilities.gpu_memory_mb", wanted.gpu_memory_mb, 0..=found.memory_mb)?;
+    let name = |key: &str, wanted: &String, found: String| match wanted.is_empty() {
+        false if found.is_empty() => Err(layered.refuse(key, "no NVIDIA card was found, or its driver does not say")),
+        false => Ok(wanted.clone()),
+        true => Ok(found),
+    };
+    Ok(Gpus {
+        count: if wanted.gpu_count == 0 { found.count } else { wanted.gpu_count },
+        model: name("capabilities.gpu_model", &wanted.gpu_model, found.model)?,
+        memory_mb: if wanted.gpu_memory_mb == 0 { found.memory_mb } else { wanted.gpu_memory_mb },
+        compute_capability: name(
+            "capabilities.cuda_compute_capability",
+            &wanted.cuda_compute_capability,
+            found.compute_capability,
+        )?,
     })
 }
 
@@ -189,6 +224,9 @@ fn jobs(layered: &Layered) -> Result<Jobs, config::Error> {
     if let Some(kind) = file.price.by_type.keys().find(|kind| !file.jobs.contains_key(*kind)) {
         return Err(layered.refuse(format!("price.by_type.{kind}"), "no such section under [jobs]"));
     }
+    // Also when no type runs modules: what is wrong is said now, not once one does.
+    sandbox(layered)?;
+    let refused_clients = terms::refused_clients(layered)?;
     let mut terms = BTreeMap::new();
     let mut recipes = BTreeMap::new();
     for (kind, job) in &file.jobs {
@@ -197,7 +235,8 @@ fn jobs(layered: &Layered) -> Result<Jobs, config::Error> {
         let price = file.price.by_type.get(kind).unwrap_or(&file.price.default).0;
         let max_run_secs = job.max_run_secs.unwrap_or(file.limits.max_run_secs);
         range(layered, &format!("jobs.{kind}.max_run_secs"), max_run_secs.into(), 1..=86_400)?;
-        terms.insert(kind.clone(), Terms { price, max_input_bytes: recipe.max_input_bytes, max_run_secs });
+        let rates = terms::rates(layered, job, &refused_clients)?;
+        terms.insert(kind.clone(), Terms { price, rates, max_input_bytes: recipe.max_input_bytes, max_run_secs });
         recipes.insert(kind.clone(), recipe);
     }
     Ok((terms, recipes))
@@ -209,15 +248,36 @@ fn recipe(layered: &Layered, kind: &str, job: &config::Job) -> Result<Recipe, co
     let max_output_bytes = job.max_output_bytes.unwrap_or(limits.max_output_bytes);
     range(layered, &format!("jobs.{kind}.max_input_bytes"), max_input_bytes, 0..=INPUT_MAX)?;
     range(layered, &format!("jobs.{kind}.max_output_bytes"), max_output_bytes, 0..=OUTPUT_MAX)?;
-    let action = match (job.builtin, job.command.split_first()) {
-        (Some(Builtin::Noop), None) => Action::Noop,
-        (Some(Builtin::Digest), None) => Action::Digest,
-        (None, Some((name, arguments))) => Action::Command(program(layered, kind, job, name, arguments)?),
+    let action = match (job.builtin, &job.http, job.command.split_first()) {
+        (Some(Builtin::Noop), None, None) => Action::Noop,
+        (Some(Builtin::Digest), None, None) => Action::Digest,
+        (Some(Builtin::Wasm), None, None) => Action::Wasm(sandbox(layered)?),
+        (None, Some(http), None) => Action::Http(server(layered, kind, http)?),
+        (None, None, Some((name, arguments))) => Action::Command(program(layered, kind, job, name, arguments)?),
         _ => {
-            return Err(layered.refuse(format!("jobs.{kind}"), "expected either command = [\"program\", …] or builtin"));
+            let detail = "expected either command = [\"program\", …], http = { url = \"…\" } or builtin";
+            return Err(layered.refuse(format!("jobs.{kind}"), detail));
         }
     };
     Ok(Recipe { action, max_input_bytes, max_output_bytes })
+}
+
+fn server(layered: &Layered, kind: &str, http: &config::Http) -> Result<Server, config::Error> {
+    Server::new(&http.url, &http.content_type, &http.headers)
+        .map_err(|(field, detail)| layered.refuse(format!("jobs.{kind}.http.{field}"), detail))
+}
+
+fn sandbox(layered: &Layered) -> Result<Sandbox, config::Error> {
+    let file = &layered.file;
+    range(layered, "wasm.max_memory_mb", file.wasm.max_memory_mb, 1..=4_096)?;
+    range(layered, "wasm.max_fuel", file.wasm.max_fuel, 1..=i64::MAX.unsigned_abs())?;
+    range(layered, "wasm.cache_mb", file.wasm.cache_mb, 0..=1_048_576)?;
+    Ok(Sandbox {
+        runner: wasm::runner().to_owned(),
+        memory_bytes: file.wasm.max_memory_mb << 20,
+        fuel: file.wasm.max_fuel,
+        modules: Modules::new(file.worker.data_dir.join("modules"), file.wasm.cache_mb << 20),
+    })
 }
 
 fn program(
@@ -243,7 +303,8 @@ fn program(
     };
     let permanent_exit_codes = job.permanent_exit_codes.clone();
     let takes_uri = job.takes_uri;
-    Ok(Program { path, arguments: arguments.to_vec(), environment, permanent_exit_codes, takes_uri })
+    let (path, arguments) = limits::wrapped(layered, kind, job, path, arguments)?;
+    Ok(Program { path, arguments, environment, permanent_exit_codes, takes_uri })
 }
 
 /// The full path of a program.
@@ -300,6 +361,35 @@ mod tests {
     }
 
     #[test]
+    fn cards_are_found_and_may_be_offered_in_part_but_no_others() {
+        let found = || Gpus {
+            count: 2,
+            model: "NVIDIA A10".to_owned(),
+            memory_mb: 23_028,
+            compute_capability: "8.6".to_owned(),
+        };
+        let offered = |text: &str, found: Gpus| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("worker.toml");
+            std::fs::write(&path, format!("[capabilities]\n{text}")).unwrap();
+            let layered = Layered::read(Some(&path), [], vec![]).unwrap();
+            capabilities(&layered, || found).map_err(|error| error.to_string())
+        };
+        let all = offered("", found()).unwrap();
+        assert_eq!((all.gpu_count, all.gpu_model.as_str(), all.gpu_memory_mb), (2, "NVIDIA A10", 23_028));
+        let less = offered("gpu_count = 1\ngpu_memory_mb = 8000", found()).unwrap();
+        assert_eq!((less.gpu_count, less.gpu_memory_mb, less.cuda_compute_capability.as_str()), (1, 8_000, "8.6"));
+        let none = offered("use_gpus = false", found()).unwrap();
+        assert_eq!((none.gpu_count, none.gpu_model.as_str(), none.gpu_memory_mb), (0, "", 0));
+        for more in ["gpu_count = 3", "gpu_memory_mb = 24000"] {
+            let error = offered(more, found()).unwrap_err();
+            assert!(error.contains(": capabilities.gpu_") && error.contains("is not between 0 and"), "{error}");
+        }
+        let error = offered("gpu_model = \"H100\"", Gpus::default()).unwrap_err();
+        assert!(error.contains("no NVIDIA card was found"), "{error}");
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_by_key() {
         let jobs = |job: &str| ("jobs.mine", Value::Table(job.parse().unwrap()));
         let cases = [
@@ -311,12 +401,19 @@ mod tests {
             (("jobs.two-words", Value::Table("builtin = \"noop\"".parse().unwrap())), "is no job type"),
             (("jobs.2d", Value::Table("builtin = \"noop\"".parse().unwrap())), "is no job type"),
             (("capabilities.gpu_model", text(&"x".repeat(257))), "257 bytes"),
+            (("capabilities.gpu_count", Value::Integer(9_999)), "is not between 0 and"),
             (("location.region", text(&"x".repeat(257))), "257 bytes"),
             (jobs("builtin = \"noop\"\nmax_input_bytes = 1048576"), "not between 0 and 1024000"),
             (("worker.heartbeat_ms", Value::Integer(1)), "not between 100 and 2000"),
             (("location.latitude", Value::Float(91.0)), "not between -90 and 90"),
             (("price.by_type.unknown", text("1")), "no such section"),
             (jobs("command = [\"no-such-program\"]"), "was not found"),
+            (("wasm.max_memory_mb", Value::Integer(0)), "not between 1 and 4096"),
+            (("price.busy_percent", Value::Integer(10_001)), "not between 0 and 10000"),
+            (("limits.refused_clients", Value::Array(vec![text("me")])), "0x and hex digits"),
+            (("bidding.command", Value::Array(vec![text("no-such-program")])), "was not found"),
+            (("bidding.timeout_ms", Value::Integer(0)), "not between 10 and 10000"),
+            (jobs("http = { url = \"file:///etc/passwd\" }"), "no http:// or https:// URL"),
             (jobs("builtin = \"noop\"\ncommand = [\"true\"]"), "expected either"),
             (jobs(""), "expected either"),
             (jobs("builtin = \"noop\"\nmax_output_bytes = 999999999"), "not between"),

@@ -56,7 +56,7 @@ fn settings(directory: &TempDir, coordinators: &[&Coordinator]) -> Settings {
         takes_uri: false,
     };
     let recipe = Recipe { action: Action::Command(program), max_input_bytes: 100_000, max_output_bytes: 100_000 };
-    let terms = Terms { price: Price(7), max_input_bytes: 100_000, max_run_secs: 100 };
+    let terms = Terms { price: Price(7), max_input_bytes: 100_000, max_run_secs: 100, ..Terms::default() };
     Settings {
         data_dir: directory.path().to_owned(),
         network: "worker-test".to_owned(),
@@ -71,6 +71,7 @@ fn settings(directory: &TempDir, coordinators: &[&Coordinator]) -> Settings {
         terms: BTreeMap::from([(SCRIPT.to_owned(), terms)]),
         recipes: BTreeMap::from([(SCRIPT.to_owned(), recipe)]),
         heartbeat: Duration::from_millis(200),
+        appraisal: None,
         shutdown_grace: Duration::ZERO,
         leave: false,
         log_format: LogFormat::Text,

@@ -448,7 +448,8 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// One job type: notes the execution, sleeps as the payload says, answers with the job's name.
+/// `mark` notes the execution, sleeps as the payload says, answers with the job's name; `steps` says how far it is;
+/// `wasm` runs what clients bring.
 fn worker_configuration(executions: &Path) -> String {
     let script = format!(
         "read name first later; echo \"$name\" >> {file}; \
@@ -456,7 +457,12 @@ fn worker_configuration(executions: &Path) -> String {
          echo \"done $name\"",
         file = executions.display(),
     );
-    format!("[worker]\nmax_parallel_jobs = 8\n\n[jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n")
+    let steps = "echo '25% a first step' >> \"$CIRO_PROGRESS_FILE\"; /bin/sleep 8; echo done";
+    format!(
+        "[worker]\nmax_parallel_jobs = 8\n\n[wasm]\nmax_memory_mb = 16\nmax_fuel = 50000000\n\n\
+         [jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n\n\
+         [jobs.steps]\ncommand = [\"/bin/sh\", \"-c\", '''{steps}''']\n\n[jobs.wasm]\nbuiltin = \"wasm\"\n"
+    )
 }
 
 /// The same job type, from a worker that does no work.

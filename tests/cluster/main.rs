@@ -26,6 +26,7 @@ mod ports;
 mod process;
 
 mod cut;
+mod executors;
 mod failover;
 mod hostile;
 mod life;

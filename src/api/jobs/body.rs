@@ -10,6 +10,7 @@ use crate::api::problem;
 use crate::api::text;
 use crate::domain::job::{Cause, Job, Outcome, Requirements, Retry, Source, Transition};
 use crate::domain::{State, WorkerId};
+use crate::mesh::Progress;
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Job)]
@@ -260,8 +261,10 @@ pub struct JobStatus {
     attempt: u32,
     max_attempts: u32,
     worker_id: Option<String>,
-    /// 0 to 1: 0 before the start, 1 at the end; null while it runs, since workers do not report it.
+    /// 0 to 1: 0 before the start, 1 at the end, between them what the attempt says; null if it says nothing.
     progress: Option<f64>,
+    /// What the attempt that runs says it does.
+    progress_message: Option<String>,
     #[schema(format = DateTime)]
     lease_until: Option<String>,
     #[schema(format = DateTime)]
@@ -271,8 +274,8 @@ pub struct JobStatus {
 }
 
 impl JobStatus {
-    pub fn of(job: &Job, applied_index: u64) -> Self {
-        use crate::domain::JobState::{Assigned, Completed, Pending};
+    pub fn of(job: &Job, applied_index: u64, said: Option<Progress>) -> Self {
+        use crate::domain::JobState::{Assigned, Completed, Pending, Running};
         let body = JobBody::of(job);
         Self {
             id: body.id,
@@ -283,8 +286,10 @@ impl JobStatus {
             progress: match job.state {
                 Pending | Assigned => Some(0.0),
                 Completed => Some(1.0),
+                Running => said.as_ref().and_then(|said| said.permille).map(text::fraction),
                 _ => None,
             },
+            progress_message: said.map(|said| said.message).filter(|message| !message.is_empty()),
             lease_until: body.lease_until,
             next_attempt_at: body.next_attempt_at,
             error: body.error,

@@ -2,6 +2,7 @@
 
 mod body;
 mod explain;
+pub(in crate::api) mod progress;
 mod read;
 pub mod receipt;
 mod runs;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use warp::reply::Response;
 
 use super::body::{JobBody, JobEvents, JobList, JobStatus, ResultBody, TransitionBody, worker_of};
+use super::progress;
 use crate::api::page::{Page, after};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
@@ -127,7 +128,9 @@ async fn wait_terminal(api: &Api, id: JobId, limit: Duration) -> Result<(), Prob
 }
 
 pub async fn status(api: Api, request: Request) -> Result<Response, Problem> {
-    let body = look(&api, request.job()?, |state, job| JobStatus::of(job, state.applied()))?;
+    let body = look(&api, request.job()?, |state, job| {
+        JobStatus::of(job, state.applied(), progress::of(&api.context.roster, job))
+    })?;
     respond::json(&body)
 }
 

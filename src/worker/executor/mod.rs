@@ -10,14 +10,19 @@
 //! * Every attempt has a directory of its own, gone when the attempt is.
 //! * When [`Executor::run`] returns, no process of the attempt's group is left.
 
+mod http;
 mod leftovers;
 mod pipes;
 mod process;
+mod progress;
 #[cfg(test)]
 mod tests;
+mod wasm;
 mod workspace;
 
+pub use http::Server;
 pub use process::Program;
+pub use wasm::Sandbox;
 pub use workspace::Workspace;
 
 use std::collections::BTreeMap;
@@ -58,6 +63,16 @@ pub enum Action {
     /// The input's SHA-256 in hex, computed here.
     Digest,
     Command(Program),
+    /// A module that the payload brings.
+    Wasm(Sandbox),
+    /// A model server the operator runs.
+    Http(Server),
+}
+
+/// What runs in a process and a directory of its own.
+enum Process<'a> {
+    Command(&'a Program),
+    Module(&'a Sandbox),
 }
 
 /// What became of an attempt.
@@ -102,11 +117,17 @@ impl Failure {
 pub struct Executor {
     recipes: BTreeMap<String, Recipe>,
     workspace: Workspace,
+    progress: progress::Board,
 }
 
 impl Executor {
     pub fn new(recipes: BTreeMap<String, Recipe>, workspace: Workspace) -> Self {
-        Self { recipes, workspace }
+        Self { recipes, workspace, progress: progress::Board::default() }
+    }
+
+    /// What the attempts that run say of themselves.
+    pub fn progress(&self) -> &progress::Board {
+        &self.progress
     }
 
     pub fn knows(&self, kind: &str) -> bool {
@@ -129,22 +150,35 @@ impl Executor {
                 let digest = hex::encode(Digest::of(&work.input).0);
                 Ended::Output { bytes: Bytes::from(digest), exit_code: 0 }
             }
-            Action::Command(program) => self.run_command(work, recipe, program, stop).await,
+            Action::Http(server) => http::run(server, work, recipe.max_output_bytes, stop).await,
+            Action::Command(program) => self.run_process(work, recipe, &Process::Command(program), stop).await,
+            Action::Wasm(sandbox) => self.run_process(work, recipe, &Process::Module(sandbox), stop).await,
         }
     }
 
-    async fn run_command(
+    async fn run_process(
         &self,
         work: &Work,
         recipe: &Recipe,
-        program: &Program,
+        process: &Process<'_>,
         stop: oneshot::Receiver<Cause>,
     ) -> Ended {
         let place = match self.workspace.enter(work.key).await {
             Ok(place) => place,
             Err(error) => return Ended::Failed(Failure::ill("workspace", error.to_string())),
         };
-        let ended = process::run(program, work, recipe.max_output_bytes, &place, stop).await;
+        let output_max = recipe.max_output_bytes;
+        let run = async {
+            match process {
+                Process::Command(program) => process::run(program, work, output_max, &place, stop).await,
+                Process::Module(sandbox) => wasm::run(sandbox, work, output_max, &place, stop).await,
+            }
+        };
+        let ended = tokio::select! {
+            ended = run => ended,
+            never = self.progress.follow(work.key, place.scratch(process::PROGRESS)) => never,
+        };
+        self.progress.forget(work.key);
         place.leave().await;
         ended
     }

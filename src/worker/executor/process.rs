@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::pipes::{self, TooLarge};
 use super::workspace::Place;
-use super::{Ended, Failure, Work, leftovers};
+use super::{Ended, Failure, Work, leftovers, progress};
 use crate::worker::desk::Cause;
 
 /// Between SIGTERM and SIGKILL.
@@ -30,6 +30,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 const INPUT: &str = "{input}";
 const OUTPUT: &str = "{output}";
+
+/// Name of the file a command may append lines about its progress to.
+pub(super) const PROGRESS: &str = "progress";
 
 /// A command an operator allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +114,7 @@ fn spawn(program: &Program, work: &Work, place: &Place) -> std::io::Result<Child
         .env(leftovers::MARK, work.key.0.to_string())
         .env("CIRO_ATTEMPT", work.key.1.to_string())
         .env("CIRO_JOB_TYPE", &work.kind)
+        .env(progress::VARIABLE, place.scratch(PROGRESS))
         .current_dir(&place.directory)
         .stdin(if program.mentions(INPUT) { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
@@ -169,7 +173,7 @@ async fn infallible(work: impl Future<Output = ()>) -> Result<(), TooLarge> {
 }
 
 /// Never completes if whoever could say so is gone.
-async fn asked_to_stop(stop: oneshot::Receiver<Cause>) -> Cause {
+pub(super) async fn asked_to_stop(stop: oneshot::Receiver<Cause>) -> Cause {
     match stop.await {
         Ok(cause) => cause,
         Err(_) => std::future::pending().await,
@@ -215,12 +219,20 @@ async fn judge(program: &Program, work: &Work, said: Said, output_max: u64, tail
             let detail = format!("after {} s\n{}", work.timeout.as_secs(), pipes::tail_text(tail));
             Failure::retryable("timeout", detail.trim_end())
         }
-        Said::Stopped(Cause::Cancelled) => Failure::retryable("cancelled", ""),
-        Said::Stopped(Cause::LeaseLost) => Failure::retryable("lease_lost", ""),
-        Said::Stopped(Cause::Stopping) => Failure::retryable("worker_stopping", ""),
-        Said::Stopped(Cause::Replaced) => return Ended::Abandoned,
+        Said::Stopped(cause) => return stopped(cause),
     };
     Ended::Failed(failure)
+}
+
+/// What becomes of an attempt that was made to stop.
+pub(super) fn stopped(cause: Cause) -> Ended {
+    let code = match cause {
+        Cause::Cancelled => "cancelled",
+        Cause::LeaseLost => "lease_lost",
+        Cause::Stopping => "worker_stopping",
+        Cause::Replaced => return Ended::Abandoned,
+    };
+    Ended::Failed(Failure::retryable(code, ""))
 }
 
 fn bad_exit(program: &Program, status: ExitStatus, tail: &[u8]) -> Failure {

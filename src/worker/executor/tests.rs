@@ -154,8 +154,19 @@ async fn the_environment_is_clean() {
     let bench = bench("env | cut -d= -f1 | sort | tr '\\n' ' '");
     // The shell itself adds PWD, and some add more of their own.
     let names = output(bench.run(&work(b"")).await);
-    let ours =
-        ["CIRO_ATTEMPT", "CIRO_JOB_ID", "CIRO_JOB_TYPE", "HOME", "PATH", "PWD", "TMPDIR", "SHLVL", "OLDPWD", "_"];
+    let ours = [
+        "CIRO_ATTEMPT",
+        "CIRO_JOB_ID",
+        "CIRO_JOB_TYPE",
+        "CIRO_PROGRESS_FILE",
+        "HOME",
+        "PATH",
+        "PWD",
+        "TMPDIR",
+        "SHLVL",
+        "OLDPWD",
+        "_",
+    ];
     assert!(names.split_whitespace().all(|name| ours.contains(&name)), "{names}");
     assert!(names.contains("CIRO_JOB_ID") && names.contains("PATH"), "{names}");
 }
@@ -268,6 +279,30 @@ async fn a_process_that_only_has_the_same_id_is_left_alone() {
     Workspace::open(directory.path()).unwrap();
     assert_eq!(child.try_wait().unwrap(), None, "still runs");
     child.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_command_says_of_its_progress_is_known_until_it_ends() {
+    let slow = bench("echo '30% warming up' >> $CIRO_PROGRESS_FILE; sleep 60");
+    let (stop, stopped) = oneshot::channel();
+    let work = work(b"");
+    let (ended, said) = tokio::join!(slow.executor.run(&work, stopped), async {
+        let told = async {
+            loop {
+                if let Some(said) = slow.executor.progress().all().pop() {
+                    return said;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let said = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+        stop.send(Cause::Cancelled).unwrap();
+        said
+    });
+    assert_eq!((said.0, said.1.permille, said.1.message.as_str()), (work.key, Some(300), "warming up"));
+    assert_eq!(failure(ended).code, "cancelled");
+    assert!(slow.executor.progress().all().is_empty());
+    slow.assert_clean();
 }
 
 #[tokio::test]
