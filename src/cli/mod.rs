@@ -8,11 +8,13 @@
 mod award;
 mod client;
 mod cluster;
+mod download;
 mod failure;
 mod files;
 mod job;
 mod local;
 mod output;
+mod reference;
 mod start;
 mod submit;
 mod watch;

@@ -336,6 +336,7 @@ fn open_job(job: &Job) -> proto::OpenJob {
         input_size: job.spec.input.size,
         timeout_secs: job.spec.timeout_secs,
         priority: u32::from(job.spec.priority),
+        input_scheme: job.spec.input.scheme().unwrap_or_default().to_owned(),
     }
 }
 

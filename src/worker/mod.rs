@@ -28,7 +28,10 @@ mod courier;
 mod desk;
 pub mod executor;
 mod files;
+pub mod freight;
 mod heartbeat;
+pub mod inputs;
+mod keeper;
 mod machine;
 mod orders;
 pub mod outbox;
@@ -36,6 +39,7 @@ mod outbox_log;
 mod registrar;
 mod reporter;
 pub mod settings;
+pub mod shelf;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -53,6 +57,8 @@ pub enum Error {
     InUse { path: PathBuf },
     #[error("start mesh")]
     Mesh(#[from] crate::mesh::Error),
+    #[error("start HTTP client")]
+    Http(#[from] reqwest::Error),
     #[error("open outbox")]
     Outbox(#[from] outbox::Error),
 }

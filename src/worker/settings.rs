@@ -7,13 +7,11 @@ use std::time::Duration;
 use super::bidder::Terms;
 use super::config::{self, Builtin, Layered, LogFormat};
 use super::executor::{Action, Program, Recipe};
+use super::freight::Freight;
 use super::machine;
 use crate::domain::PeerId;
 use crate::domain::worker::{Capabilities, Location};
 use crate::wire;
-
-/// Outputs travel to a coordinator in one message of at most 1 MiB.
-const OUTPUT_MAX: u64 = 512 * 1024;
 
 /// Inputs come with an assignment, in one message of at most 1 MiB: this leaves room for the rest of it.
 const INPUT_MAX: u64 = 1_000 * 1024;
@@ -35,6 +33,7 @@ pub struct Settings {
     pub location: Location,
     pub terms: BTreeMap<String, Terms>,
     pub recipes: BTreeMap<String, Recipe>,
+    pub freight: Freight,
     pub heartbeat: Duration,
     pub shutdown_grace: Duration,
     /// Unregister when stopping.
@@ -56,14 +55,16 @@ impl Settings {
         range(layered, "worker.max_parallel_jobs", file.worker.max_parallel_jobs.into(), 0..=slots_max)?;
         check_network(layered, &file.network.name)?;
         let (terms, recipes) = jobs(layered)?;
+        let freight = Freight::check(layered)?;
         Ok(Self {
             data_dir: file.worker.data_dir.clone(),
             network: file.network.name.clone(),
             coordinators: coordinators(layered)?,
-            capabilities: capabilities(layered)?,
+            capabilities: Capabilities { input_schemes: freight.inputs.schemes.clone(), ..capabilities(layered)? },
             location: location(layered)?,
             terms,
             recipes,
+            freight,
             heartbeat: Duration::from_millis(file.worker.heartbeat_ms),
             shutdown_grace: Duration::from_secs(file.worker.shutdown_grace_secs),
             leave: false,
@@ -72,7 +73,12 @@ impl Settings {
     }
 }
 
-fn range(layered: &Layered, key: &str, value: u64, wanted: std::ops::RangeInclusive<u64>) -> Result<(), config::Error> {
+pub(super) fn range(
+    layered: &Layered,
+    key: &str,
+    value: u64,
+    wanted: std::ops::RangeInclusive<u64>,
+) -> Result<(), config::Error> {
     if wanted.contains(&value) {
         return Ok(());
     }
@@ -158,6 +164,7 @@ fn capabilities(layered: &Layered) -> Result<Capabilities, config::Error> {
         max_parallel_jobs: if slots == 0 { cpu_cores } else { slots },
         cuda_compute_capability: wanted.cuda_compute_capability.clone(),
         tee: wanted.tee,
+        input_schemes: vec![],
     })
 }
 
@@ -208,7 +215,7 @@ fn recipe(layered: &Layered, kind: &str, job: &config::Job) -> Result<Recipe, co
     let max_input_bytes = job.max_input_bytes.unwrap_or(limits.max_input_bytes);
     let max_output_bytes = job.max_output_bytes.unwrap_or(limits.max_output_bytes);
     range(layered, &format!("jobs.{kind}.max_input_bytes"), max_input_bytes, 0..=INPUT_MAX)?;
-    range(layered, &format!("jobs.{kind}.max_output_bytes"), max_output_bytes, 0..=OUTPUT_MAX)?;
+    range(layered, &format!("jobs.{kind}.max_output_bytes"), max_output_bytes, 0..=layered.file.outputs.store_bytes)?;
     let action = match (job.builtin, job.command.split_first()) {
         (Some(Builtin::Noop), None) => Action::Noop,
         (Some(Builtin::Digest), None) => Action::Digest,
@@ -242,8 +249,7 @@ fn program(
         return Err(layered.refuse(format!("jobs.{kind}.command"), detail));
     };
     let permanent_exit_codes = job.permanent_exit_codes.clone();
-    let takes_uri = job.takes_uri;
-    Ok(Program { path, arguments: arguments.to_vec(), environment, permanent_exit_codes, takes_uri })
+    Ok(Program { path, arguments: arguments.to_vec(), environment, permanent_exit_codes })
 }
 
 /// The full path of a program.

@@ -252,6 +252,15 @@ impl Cluster {
         run(clean(coordinator()).args(["--node", &format!("http://127.0.0.1:{}", self.nodes[node].api)]).args(args))
     }
 
+    /// What the command line says when it asks `node` in vain.
+    pub fn cli_fails(&self, node: usize, args: &[&str]) -> String {
+        let mut command = clean(coordinator());
+        command.args(["--node", &format!("http://127.0.0.1:{}", self.nodes[node].api)]).args(args);
+        let output = command.output().unwrap();
+        assert!(!output.status.success(), "{args:?} succeeded");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// Where the nodes are reached: multiaddrs.
     pub fn addresses(&self) -> Vec<String> {
         self.members.split(',').map(str::to_owned).collect()
@@ -430,7 +439,12 @@ fn worker_configuration(executions: &Path) -> String {
          echo \"done $name\"",
         file = executions.display(),
     );
-    format!("[worker]\nmax_parallel_jobs = 8\n\n[jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n")
+    // Says as many mebibytes as the payload says, none like the one before.
+    let large = "read -r mebibytes; /usr/bin/seq -f %07.0f 1 $((mebibytes * 131072))";
+    format!(
+        "[worker]\nmax_parallel_jobs = 8\n\n[jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n\n\
+         [jobs.large]\ncommand = [\"/bin/sh\", \"-c\", '''{large}''']\n"
+    )
 }
 
 /// The longest a leader may be missing after one died.

@@ -11,6 +11,7 @@ use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::submission::address;
 use crate::api::{Api, respond, text};
+use crate::domain::job::Outcome;
 use crate::domain::{Job, JobId, State, Timestamp, WorkerId};
 
 /// How long `wait=terminal` holds without `timeout_secs`, in seconds.
@@ -123,16 +124,26 @@ pub async fn status(api: Api, request: Request) -> Result<Response, Problem> {
 
 pub async fn result(api: Api, request: Request) -> Result<Response, Problem> {
     let id = request.job()?;
-    let body = look(&api, id, |state, job| match &job.outcome {
-        Some(outcome) if job.state.is_final() => Ok(ResultBody::of(state, job, outcome)),
+    let body = look(&api, id, |state, job| finished(job).map(|outcome| ResultBody::of(state, job, outcome)))??;
+    respond::json(&body)
+}
+
+/// How a job came out.
+///
+/// # Errors
+///
+/// It has no result, or none yet.
+pub fn finished(job: &Job) -> Result<&Outcome, Problem> {
+    let (id, state) = (job.id, job.state.as_str());
+    match &job.outcome {
+        Some(outcome) if job.state.is_final() => Ok(outcome),
         _ if job.state.is_final() => {
             let reason =
                 job.error.as_ref().map_or(String::new(), |error| format!(": {} ({})", error.detail, error.code));
-            Err(Problem::new(Code::NoResult, format!("job {id} is {}{reason}", job.state.as_str())))
+            Err(Problem::new(Code::NoResult, format!("job {id} is {state}{reason}")))
         }
-        _ => Err(Problem::new(Code::NotFinished, format!("job {id} is {}", job.state.as_str()))),
-    })??;
-    respond::json(&body)
+        _ => Err(Problem::new(Code::NotFinished, format!("job {id} is {state}"))),
+    }
 }
 
 pub async fn events(api: Api, request: Request) -> Result<Response, Problem> {
