@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::failure::{Failure, Kind};
 
 #[derive(Debug, Default, clap::Args)]
-pub struct Args {
+pub struct Reference {
     /// Where the input is (http, https or file), in place of a payload. With one local PATH, that is the
     /// file it is about: digest and size are taken from it; so they are from a file: URI that is here
     #[arg(long, value_name = "URI")]
@@ -21,7 +21,7 @@ pub struct Args {
     size: Option<u64>,
 }
 
-impl Args {
+impl Reference {
     pub fn is_given(&self) -> bool {
         self.input_uri.is_some()
     }
@@ -72,7 +72,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"hello").unwrap();
         let sha256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-        let args = |uri: &str, sha256: Option<&str>, size| Args {
+        let args = |uri: &str, sha256: Option<&str>, size| Reference {
             input_uri: Some(uri.to_owned()),
             sha256: sha256.map(str::to_owned),
             size,
@@ -85,6 +85,6 @@ mod tests {
         assert_eq!(args(&local, None, None).input(&[]).unwrap(), expected(&local));
         assert_eq!(args(web, Some(sha256), None).input(&[]).unwrap_err().code(), 2);
         assert_eq!(args("file:///nowhere", None, None).input(&[]).unwrap_err().code(), 2);
-        assert_eq!(Args::default().input(&[]).unwrap(), None);
+        assert_eq!(Reference::default().input(&[]).unwrap(), None);
     }
 }

@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", conflicts_with = "input_uri")]
     payload: Option<String>,
     #[command(flatten)]
-    reference: reference::Args,
+    reference: reference::Reference,
     /// The job type; workers declare which they run
     #[arg(long = "type", short = 't', value_name = "TYPE")]
     kind: Option<String>,

@@ -107,9 +107,14 @@ fn policy(layered: &Layered, inputs: &Inputs) -> Result<Policy, config::Error> {
         return Err(layered.refuse("inputs.schemes", detail));
     }
     let files = schemes.iter().any(|scheme| scheme == "file");
-    if files == inputs.file_roots.is_empty() {
-        let detail = "expected at least one directory if inputs.schemes has \"file\", and none otherwise";
-        return Err(layered.refuse("inputs.file_roots", detail));
+    match (files, inputs.file_roots.is_empty()) {
+        (true, true) => {
+            return Err(layered.refuse("inputs.schemes", "\"file\" needs at least one directory in inputs.file_roots"));
+        }
+        (false, false) => {
+            return Err(layered.refuse("inputs.file_roots", "of no use unless inputs.schemes has \"file\""));
+        }
+        _ => {}
     }
     let canonical = |root: &PathBuf| {
         let refuse = |why: String| layered.refuse("inputs.file_roots", format!("{}: {why}", root.display()));

@@ -325,7 +325,13 @@ mod tests {
             (jobs("command = [\"no-such-program\"]"), "was not found"),
             (jobs("builtin = \"noop\"\ncommand = [\"true\"]"), "expected either"),
             (jobs(""), "expected either"),
-            (jobs("builtin = \"noop\"\nmax_output_bytes = 999999999"), "not between"),
+            (jobs("builtin = \"noop\"\nmax_output_bytes = 99999999999"), "not between"),
+            (("inputs.schemes", Value::Array(vec![text("ftp")])), "cannot be fetched"),
+            (("inputs.schemes", Value::Array(vec![text("file")])), "at least one directory"),
+            (("inputs.file_roots", Value::Array(vec![text("/tmp")])), "of no use"),
+            (("inputs.cache_bytes", Value::Integer(1)), "not between 104857600 and"),
+            (("outputs.inline_bytes", Value::Integer(524_289)), "not between 0 and 524288"),
+            (("outputs.keep_hours", Value::Integer(0)), "not between 1 and"),
         ];
         for ((key, value), expected) in cases {
             let error = check(vec![(key, value)]).unwrap_err();

@@ -2,8 +2,9 @@
 //!
 //! A client names a URI, a digest and a size. The worker fetches the bytes
 //! before the job runs, and runs it only with bytes of that digest and size.
-//! They land on a [`Shelf`], which is a cache too: what is there already is
-//! compared again and not fetched.
+//! They land on a [`Shelf`], which is a cache too: what came from the same URI
+//! in this life of the worker and is still there is compared again and not
+//! fetched. The digest alone gives nobody what came for another.
 //!
 //! A URI is a stranger's wish about where this machine connects to. So each
 //! scheme is off until the operator turns it on; addresses that only a machine
@@ -21,8 +22,9 @@ mod http;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +38,9 @@ use super::executor::{Ended, Failure, Reference, Work};
 use super::shelf::{self, Draft, Pin, Shelf};
 use crate::clock;
 use crate::domain::Digest;
+
+/// Origins remembered. What came from others is fetched again.
+const ORIGINS_MAX: usize = 1_024;
 
 const CHUNK: usize = 64 * 1024;
 
@@ -71,6 +76,8 @@ pub struct Inputs {
     policy: Policy,
     shelf: Shelf,
     http: reqwest::Client,
+    /// What came from where, by the digest of the URI; oldest first.
+    origins: Mutex<VecDeque<(Digest, Digest)>>,
 }
 
 impl Inputs {
@@ -79,7 +86,7 @@ impl Inputs {
     /// The HTTP client cannot be made.
     pub fn new(policy: Policy, shelf: Shelf) -> Result<Self, reqwest::Error> {
         let http = http::client(&policy).build()?;
-        Ok(Self { policy, shelf, http })
+        Ok(Self { policy, shelf, http, origins: Mutex::default() })
     }
 
     /// Fetches the input, if the work has a reference; until then it waits for `stop`, too.
@@ -114,7 +121,8 @@ impl Inputs {
         }
         let url = Url::parse(&reference.uri).map_err(|error| refused(format!("not a URI: {error}")))?;
         self.policy.allows(&url)?;
-        if let Some(pin) = self.cached(&wanted, reference.size).await {
+        let origin = (Digest::of(reference.uri.as_bytes()), wanted);
+        if let Some(pin) = self.cached(origin, reference.size).await {
             debug!(sha256 = %wanted, "input was here already");
             return Ok(pin);
         }
@@ -123,18 +131,37 @@ impl Inputs {
             "file" => file::read(&self.policy, &url, &mut sink).await?,
             _ => http::read(&self.policy, &self.http, url, &mut sink).await?,
         }
-        sink.keep(&self.shelf, &wanted).await
+        let pin = sink.keep(&self.shelf, &wanted).await?;
+        self.note(origin);
+        Ok(pin)
     }
 
-    /// What is here under that digest, if it still is what it should be.
-    async fn cached(&self, wanted: &Digest, size: u64) -> Option<Pin> {
-        let pin = self.shelf.pin(wanted)?;
-        if self.shelf.size(wanted) == Some(size) && digest_of(&pin).await.is_ok_and(|digest| digest == *wanted) {
+    /// What came from there, if it still is here and what it should be.
+    async fn cached(&self, origin: (Digest, Digest), size: u64) -> Option<Pin> {
+        if !self.origins().contains(&origin) {
+            return None;
+        }
+        let (_, wanted) = origin;
+        let pin = self.shelf.pin(&wanted)?;
+        if self.shelf.size(&wanted) == Some(size) && digest_of(&pin).await.is_ok_and(|digest| digest == wanted) {
             return Some(pin);
         }
         drop(pin);
-        self.shelf.discard(wanted);
+        self.shelf.discard(&wanted);
         None
+    }
+
+    fn note(&self, origin: (Digest, Digest)) {
+        let mut origins = self.origins();
+        origins.retain(|known| *known != origin);
+        if origins.len() >= ORIGINS_MAX {
+            origins.pop_front();
+        }
+        origins.push_back(origin);
+    }
+
+    fn origins(&self) -> MutexGuard<'_, VecDeque<(Digest, Digest)>> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

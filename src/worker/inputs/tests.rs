@@ -181,13 +181,16 @@ fn drafts(cache: &Path) -> usize {
 async fn an_input_is_fetched_once_and_compared_each_time() {
     let (server, bench) = (Server::start().await, bench(|_| {}));
     assert_eq!(bench.bring(&server.url("/good")).await.unwrap(), BYTES);
-    assert_eq!(bench.bring(&server.url("/hop")).await.unwrap(), BYTES, "it is here already");
-    assert_eq!(server.asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert_eq!(bench.bring(&server.url("/good")).await.unwrap(), BYTES, "it is here already");
+    let asked = || server.asked.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(asked(), 1);
+    assert_eq!(bench.code(&server.url("/forbidden")).await.0, "input_refused", "a digest is no key to it");
+    assert_eq!(asked(), 2);
     // What the disk spoiled is fetched again.
     let cached = bench.path("cache").join(hex::encode(Digest::of(BYTES).0));
     std::fs::write(&cached, [0; BYTES.len()]).unwrap();
-    assert_eq!(bench.bring(&server.url("/hop")).await.unwrap(), BYTES);
-    assert_eq!(server.asked.load(std::sync::atomic::Ordering::SeqCst), 3, "a redirect and its end");
+    assert_eq!(bench.bring(&server.url("/good")).await.unwrap(), BYTES);
+    assert_eq!((asked(), std::fs::read(&cached).unwrap()), (3, BYTES.to_vec()));
 }
 
 #[tokio::test]
