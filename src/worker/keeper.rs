@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
 use super::shelf::{Missing, Shelf};
+use crate::domain::Digest;
 use crate::mesh::{BUSY, Reply, fetch};
 use crate::tasks::Tasks;
 use crate::wire;
@@ -46,7 +47,7 @@ impl Keeper {
             let read = shelf.read(&digest, range.offset, range.length).await;
             let answer = match read {
                 Ok(data) => FetchReply { code: String::new(), data },
-                Err(missing) => FetchReply { code: code(&missing).to_owned(), data: Bytes::new() },
+                Err(missing) => FetchReply { code: code(&digest, &missing).to_owned(), data: Bytes::new() },
             };
             reply.send(wire::encode(&answer));
             drop(permit);
@@ -55,16 +56,16 @@ impl Keeper {
     }
 }
 
-fn code(missing: &Missing) -> &'static str {
+fn code(sha256: &Digest, missing: &Missing) -> &'static str {
     match missing {
         Missing::Gone => "gone",
         Missing::Range => "range",
         Missing::Damaged => {
-            warn!("an output on the disk is not what was stored");
+            warn!(%sha256, "an output on the disk is not what was stored");
             "damaged"
         }
         Missing::File(error) => {
-            error!(%error, "cannot read an output");
+            error!(%sha256, %error, "cannot read an output");
             "failed"
         }
     }
