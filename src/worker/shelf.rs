@@ -199,7 +199,7 @@ impl Shelf {
         let sums = read_at(&pin.path().with_extension(BLOCKS), first * 32, (last - first + 1) * 32).await;
         let sums = sums.map_err(spoiled)?;
         let blocks = bytes.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX));
-        if !blocks.map(Sha256::digest).flatten().eq(sums.iter().copied()) {
+        if !blocks.flat_map(Sha256::digest).eq(sums.iter().copied()) {
             return Err(Missing::Damaged);
         }
         let from = usize::try_from(offset - start).map_err(|_| Missing::Range)?;
