@@ -106,14 +106,18 @@ fn parse_report(worker: WorkerId, report: proto::Report) -> Option<Command> {
         Outcome::Output(output) => {
             let output_sha256 = wire::digest(&output.sha256)?;
             let signed = wire::signed_result(job, attempt, &output_sha256);
-            let genuine =
-                output_sha256 == Digest::of(&output.inline) && mesh::verify(worker, &signed, &output.signature);
+            let whole = match output.kept_size {
+                0 => output_sha256 == Digest::of(&output.inline),
+                _ => output.inline.is_empty(),
+            };
+            let genuine = whole && mesh::verify(worker, &signed, &output.signature);
             genuine.then(|| {
                 Command::Complete(Box::new(Complete {
                     job,
                     attempt,
                     worker,
                     output: output.inline.to_vec(),
+                    kept_size: output.kept_size,
                     output_sha256,
                     exit_code: output.exit_code,
                     duration_ms: output.duration_ms,
@@ -177,6 +181,7 @@ mod tests {
             exit_code: 0,
             duration_ms: 5,
             signature: signature.into(),
+            kept_size: 0,
         };
         proto::Report { attempt: Some(wire::attempt_ref(JOB, said_attempt)), outcome: Some(Outcome::Output(output)) }
     }
@@ -230,6 +235,22 @@ mod tests {
     fn an_output_that_is_not_what_was_signed_is_not_taken() {
         let worker = Identity::from_secret([1; 32]);
         assert_eq!(parse_report(worker.id(), report(&worker, 2, 2, b"other", Digest::of(b"out"))), None);
+    }
+
+    #[test]
+    fn an_output_that_the_worker_keeps_is_taken_on_its_signature() {
+        let worker = Identity::from_secret([1; 32]);
+        let kept = |inline: &[u8], said_attempt| {
+            let mut report = report(&worker, 2, said_attempt, inline, Digest::of(b"large"));
+            if let Some(Outcome::Output(output)) = &mut report.outcome {
+                output.kept_size = 5;
+            }
+            parse_report(worker.id(), report)
+        };
+        let Some(Command::Complete(complete)) = kept(b"", 2) else { panic!("not taken") };
+        assert_eq!((complete.kept_size, complete.output_sha256), (5, Digest::of(b"large")));
+        assert_eq!(kept(b"large", 2), None, "here and there");
+        assert_eq!(kept(b"", 3), None, "signed for another attempt");
     }
 
     #[test]

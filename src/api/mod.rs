@@ -113,6 +113,8 @@ pub struct Limits {
     pub streams: usize,
     /// Requests waiting for a job to end. Beyond it: 429.
     pub waits: usize,
+    /// Outputs on their way from workers to clients; each holds 1 MiB. Beyond it: 429.
+    pub downloads: usize,
     /// Time for requests in flight when the node stops. Beyond it they are cut.
     pub drain: Duration,
 }
@@ -132,6 +134,7 @@ impl Default for Limits {
             read_deadline: Duration::from_secs(5),
             streams: 256,
             waits: 4_096,
+            downloads: 32,
             drain: Duration::from_millis(2_500),
         }
     }
@@ -144,6 +147,7 @@ struct Api {
     tasks: Tasks,
     streams: Arc<Semaphore>,
     waits: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
     contract: Arc<openapi::Contract>,
 }
 
@@ -152,6 +156,7 @@ impl Api {
         Self {
             streams: Arc::new(Semaphore::new(context.limits.streams)),
             waits: Arc::new(Semaphore::new(context.limits.waits)),
+            downloads: Arc::new(Semaphore::new(context.limits.downloads)),
             contract: Arc::new(openapi::Contract::of(routes, &context.info.version, &context.limits)),
             context: Arc::new(context),
             tasks,

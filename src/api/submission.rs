@@ -8,6 +8,8 @@
 //! clock and on whether the job is a repeat, so the door asks
 //! [`Checked::deadline_ahead`] when it knows.
 
+mod input;
+
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
@@ -19,6 +21,7 @@ use super::params::{NAME_RULE, is_name};
 use super::{escalation, market, text};
 use crate::domain::job::{Input, REDUNDANCY_MAX, Requirements, Retry};
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
+pub use input::InputDto;
 
 /// Most tags of a job, and frameworks or regions it may name.
 const TAGS_MAX: usize = 16;
@@ -34,19 +37,17 @@ pub struct Submission {
     /// The job type; workers declare which they run.
     #[schema(pattern = "^[a-z][a-z0-9_]{0,63}$", example = "sha256")]
     pub r#type: String,
-    /// The input's bytes in base64.
+    /// The input's bytes in base64. Either this or `input`.
     #[schema(
-        required,
-        nullable = false,
         content_encoding = "base64",
         max_length = 349528,
         pattern = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
         example = "aGVsbG8="
     )]
     pub payload: Option<String>,
-    /// Inputs by reference are not available yet: null, or left out.
-    #[schema(schema_with = only_null)]
-    pub input: Option<IgnoredAny>,
+    /// In place of `payload`: a reference that the worker fetches.
+    #[serde(default, deserialize_with = "super::decode::object")]
+    pub input: Option<InputDto>,
     /// 1 (last) to 10 (first).
     #[schema(value_type = Option<u8>, minimum = 1, maximum = 10, default = 5)]
     pub priority: Option<Int>,
@@ -153,7 +154,8 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub struct Checked {
     pub spec: JobSpec,
-    pub payload: Vec<u8>,
+    /// `None`: the input is a reference.
+    pub payload: Option<Vec<u8>>,
 }
 
 impl Checked {
@@ -187,11 +189,11 @@ impl Submission {
         if !is_name(&self.r#type) {
             return Err(invalid("type", format!("type must be {NAME_RULE}")));
         }
-        let payload = payload(self.payload, inline_bytes)?;
+        let (input, payload) = given(self.input, self.payload, inline_bytes)?;
         let max_price = self.max_price.as_deref().map(|text| price("max_price", text)).transpose()?;
         let spec = JobSpec {
             kind: self.r#type,
-            input: Input { sha256: Digest::of(&payload), size: payload.len() as u64, uri: None },
+            input,
             priority: small(integer("priority", self.priority, 1..=10, 5)?),
             max_price,
             price_escalation: escalation::check(self.price_escalation, max_price)?,
@@ -212,13 +214,6 @@ impl Submission {
 }
 
 fn refuse_unavailable(submission: &Submission) -> Result<(), FieldError> {
-    if submission.input.is_some() {
-        return Err(unavailable(
-            "input",
-            "input by reference is not available: workers can not fetch it yet",
-            "Send the bytes as payload.",
-        ));
-    }
     if submission.callback_url.is_some() {
         return Err(unavailable(
             "callback_url",
@@ -240,13 +235,31 @@ fn unavailable(field: &'static str, detail: &str, hint: &'static str) -> FieldEr
     FieldError { fault: Fault::NotAvailable, field, detail: detail.to_owned(), hint: Some(hint) }
 }
 
+/// The input, and its bytes if they came along.
+fn given(
+    input: Option<InputDto>,
+    bytes: Option<String>,
+    inline_bytes: usize,
+) -> Result<(Input, Option<Vec<u8>>), FieldError> {
+    match input {
+        None => {
+            let bytes = payload(bytes, inline_bytes)?;
+            Ok((Input { sha256: Digest::of(&bytes), size: bytes.len() as u64, uri: None }, Some(bytes)))
+        }
+        Some(_) if bytes.is_some() => Err(invalid("input", "input must not be given together with payload".to_owned())),
+        Some(input) => Ok((input.check()?, None)),
+    }
+}
+
 fn payload(payload: Option<String>, inline_bytes: usize) -> Result<Vec<u8>, FieldError> {
     let Some(payload) = payload else {
         return Err(FieldError {
             fault: Fault::Missing,
             field: "payload",
-            detail: "payload is required".to_owned(),
-            hint: Some("Send the input's bytes in base64; an empty input is the empty string."),
+            detail: "payload or input is required".to_owned(),
+            hint: Some(
+                "Send the input's bytes in base64 as payload (an empty input is the empty string), or a reference as input.",
+            ),
         });
     };
     let bytes = text::parse_base64(&payload)

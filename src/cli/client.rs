@@ -198,13 +198,17 @@ impl Client {
 
     /// Opens a stream of server-sent events on the first node that gives one.
     pub async fn stream(&self, path: &str, last_event: Option<&str>) -> Result<reqwest::Response, Failure> {
+        let headers = [("Accept", "text/event-stream"), ("Last-Event-ID", last_event.unwrap_or_default())];
+        self.open(path, if last_event.is_some() { &headers } else { &headers[..1] }).await
+    }
+
+    /// Asks for something that may be long, and returns the first node's answer that gives it.
+    pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> Result<reqwest::Response, Failure> {
         let give_up = clock::instant() + self.patience;
         let mut node = self.current.load(Ordering::Relaxed) % self.nodes.len();
         loop {
-            let mut request = self.request(node, Method::GET, path).header("Accept", "text/event-stream");
-            if let Some(id) = last_event {
-                request = request.header("Last-Event-ID", id);
-            }
+            let request = self.request(node, Method::GET, path);
+            let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
             let failure = match tokio::time::timeout(STREAM_LIMIT, request.send()).await {
                 Err(_) => Failure::new(Kind::Unreachable, format!("{} does not answer", shown(&self.nodes[node]))),
                 Ok(Ok(response)) if response.status().is_success() => return Ok(response),

@@ -3,13 +3,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::client::{Call, Client, segment};
 use super::failure::{Failure, Kind};
-use super::{Remote, award, output, receipt, submit, watch};
+use super::{Remote, award, download, output, receipt, submit, watch};
 use crate::clock;
 
 /// How long one request waits for a job to end; then the next one does.
@@ -48,10 +46,10 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         timeout: u64,
     },
-    /// A job's output, byte for byte
+    /// A job's output, byte for byte, compared with the digest its worker signed
     Result {
         id: String,
-        /// Write the output to a file
+        /// Write the output to a file, which appears only when it is whole and right
         #[arg(long, short, value_name = "PATH")]
         output: Option<PathBuf>,
     },
@@ -102,7 +100,7 @@ pub async fn run(command: Command, remote: &Remote) -> Result<(), Failure> {
         Command::Wait { ids, timeout } => {
             wait_all(&client, &ids, Limit::new(Duration::from_secs(timeout)), remote).await
         }
-        Command::Result { id, output } => result(&client, &id, output, remote).await,
+        Command::Result { id, output } => download::result(&client, &id, output, remote).await,
         Command::Explain { id } => show(&client, &fresh(&format!("{}/explain", job_path(&id))), remote).await,
         Command::VerifyAward { id } => award::verify(&client, &id, remote).await,
         Command::Receipt { id } => receipt::fetch(&client, &id).await,
@@ -256,22 +254,5 @@ pub(super) fn judge(jobs: &[Value]) -> Result<(), Failure> {
             Err(Failure::new(Kind::JobFailed, format!("job {id} {state}{why}")))
         }
         many => Err(Failure::new(Kind::JobFailed, format!("{} of {} jobs did not complete", many.len(), jobs.len()))),
-    }
-}
-
-async fn result(client: &Client, id: &str, to: Option<PathBuf>, remote: &Remote) -> Result<(), Failure> {
-    let answer = client.call(&fresh(&format!("{}/result", job_path(id)))).await?;
-    if remote.json {
-        return output::json(&answer.body);
-    }
-    let encoded = answer.body["output"].as_str().ok_or_else(|| {
-        Failure::new(Kind::Failed, "the output is kept elsewhere, not with the result")
-            .hint("--json shows its reference")
-    })?;
-    let bytes = BASE64.decode(encoded).map_err(|error| Failure::because("decode output", &error))?;
-    match to {
-        Some(path) => std::fs::write(&path, bytes)
-            .map_err(|error| Failure::new(Kind::Failed, format!("write {}: {error}", path.display()))),
-        None => output::bytes(&bytes),
     }
 }

@@ -8,6 +8,7 @@
 mod award;
 mod client;
 mod cluster;
+mod download;
 mod failure;
 mod files;
 mod job;
@@ -15,6 +16,7 @@ mod local;
 mod module;
 mod output;
 mod receipt;
+mod reference;
 mod start;
 mod submit;
 mod watch;

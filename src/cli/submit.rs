@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::client::{Call, Client};
 use super::failure::{Failure, Kind};
 use super::files::{self, Source};
-use super::{Remote, job, module, output};
+use super::{Remote, job, module, output, reference};
 use crate::clock;
 use crate::wire::wasm::Module;
 
@@ -33,8 +33,10 @@ pub struct Args {
     #[command(flatten)]
     module: module::Args,
     /// The payload itself
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "input_uri")]
     payload: Option<String>,
+    #[command(flatten)]
+    reference: reference::Reference,
     /// The job type; workers declare which they run
     #[arg(long = "type", short = 't', value_name = "TYPE")]
     kind: Option<String>,
@@ -118,6 +120,8 @@ impl Args {
         set("client_address", self.client_address.clone().map(Value::from));
         set("policy", self.policy.clone().map(Value::from));
         set("tags", texts(&self.tags));
+        let named: Vec<PathBuf> = self.paths.iter().chain(&self.files).cloned().collect();
+        set("input", self.reference.input(&named)?);
         merge(&mut spec, "retry", [("max_attempts", self.max_attempts.map(Value::from))])?;
         let requirements = [
             ("min_cpu_cores", self.min_cpu_cores.map(Value::from)),
@@ -136,6 +140,9 @@ impl Args {
 
     fn sources(&self, spec: &Map<String, Value>) -> Result<Vec<Source>, Failure> {
         let named: Vec<PathBuf> = self.paths.iter().chain(&self.files).cloned().collect();
+        if self.reference.is_given() {
+            return Ok(vec![]);
+        }
         let complete = spec.contains_key("payload") || spec.contains_key("input");
         if named.is_empty() && self.payload.is_none() {
             match (self.module.is_given(), complete) {

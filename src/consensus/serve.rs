@@ -42,7 +42,7 @@ pub(super) async fn serve(client: &Client, peer: NodeId, lane: Lane, body: Bytes
         Lane::Append | Lane::Control => protocol(core, *kind, body).await,
         Lane::Snapshot => snapshot(core, peer, *kind, body).await,
         Lane::Forward => forwarded(client, peer, *kind, body).await,
-        Lane::Relay | Lane::Worker => Err(Error::Setup("not a lane of Raft".into())),
+        Lane::Relay | Lane::Worker | Lane::Fetch => Err(Error::Setup("not a lane of Raft".into())),
     }
 }
 

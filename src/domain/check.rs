@@ -23,6 +23,8 @@ const TEXT_MAX: usize = 1 << 20;
 const LIST_MAX: usize = 256;
 /// Bytes of an inline input or output.
 const INLINE_MAX: usize = 16 << 20;
+/// Bytes of an output that its worker keeps.
+const KEPT_MAX: u64 = 1 << 40;
 const SIGNATURE_MAX: usize = 128;
 const TIMEOUT_MAX_SECS: u32 = 86_400;
 const LEASE_MAX_MS: u64 = 7 * 86_400_000;
@@ -125,6 +127,7 @@ fn capabilities(capabilities: &Capabilities) -> Verdict {
     capabilities.job_types.iter().try_for_each(|kind| identifier("job_types", kind))?;
     list("frameworks", &capabilities.frameworks)?;
     list("accelerators", &capabilities.accelerators)?;
+    list("input_schemes", &capabilities.input_schemes)?;
     text("gpu_model", &capabilities.gpu_model, NAME_MAX)?;
     text("cuda_compute_capability", &capabilities.cuda_compute_capability, NAME_MAX)?;
     range("max_parallel_jobs", capabilities.max_parallel_jobs.into(), 1, PARALLEL_MAX.into())
@@ -132,6 +135,10 @@ fn capabilities(capabilities: &Capabilities) -> Verdict {
 
 /// The digest is compared only when the result is accepted: repeats are answered without reading the output again.
 fn complete(complete: &Complete) -> Verdict {
+    ensure(complete.kept_size == 0 || complete.output.is_empty(), || {
+        "an output is both here and kept by its worker".to_owned()
+    })?;
+    range("kept_size", complete.kept_size, 0, KEPT_MAX)?;
     let size = complete.output.len();
     ensure(size <= INLINE_MAX, || format!("output of {size} bytes is over the limit of {INLINE_MAX}"))?;
     let size = complete.signature.len();

@@ -115,11 +115,20 @@ pub struct Complete {
     pub worker: WorkerId,
     #[serde(with = "bytes::whole")]
     pub output: Vec<u8>,
+    /// Bytes of an output that the worker keeps; then `output` is empty. 0: `output` is all of it.
+    pub kept_size: u64,
     pub output_sha256: Digest,
     pub exit_code: i32,
     pub duration_ms: u64,
     #[serde(with = "bytes::whole")]
     pub signature: Vec<u8>,
+}
+
+impl Complete {
+    /// Bytes of the output, wherever they are.
+    pub fn output_size(&self) -> u64 {
+        self.kept_size.max(u64::try_from(self.output.len()).unwrap_or(u64::MAX))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

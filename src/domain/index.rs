@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::auction::Sealed;
 use super::cow::{Map, Set};
 use super::ids::{JobId, WorkerId};
-use super::job::{Job, JobSpec, JobState};
+use super::job::{Job, JobSpec, JobState, Outcome};
 use super::matching::Class;
 use super::queue::{Head, Line, Turn};
 use super::run::Run;
@@ -108,7 +108,7 @@ pub(super) fn keeps_payload(job: &Job) -> bool {
 /// Bytes a job takes beyond its fixed part, roughly: input or output, texts, history.
 fn weight(job: &Job) -> usize {
     let payload = if keeps_payload(job) { job.spec.input.size } else { 0 };
-    let output = job.outcome.as_ref().map_or(0, |outcome| outcome.output_size);
+    let output = job.outcome.as_ref().and_then(Outcome::inline_size).unwrap_or(0);
     let error = job.error.as_ref().map_or(0, |error| error.code.len() + error.detail.len());
     let bytes = usize::try_from(payload.saturating_add(output)).unwrap_or(usize::MAX);
     let evidence: usize = job.runs.iter().map(evidence).sum();

@@ -103,6 +103,13 @@ impl Usual for Requirements {
     }
 }
 
+impl Input {
+    /// How the input is fetched, such as `https`; `None`: it came with the submission.
+    pub fn scheme(&self) -> Option<&str> {
+        self.uri.as_deref().map(|uri| uri.split_once(':').map_or(uri, |(scheme, _)| scheme))
+    }
+}
+
 /// What a worker must have. Zero and empty mean "do not care".
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requirements {
@@ -159,6 +166,13 @@ pub struct Award {
     pub evidence: Option<Sealed>,
 }
 
+impl Outcome {
+    /// Bytes of the output that the state keeps; `None`: the worker keeps them.
+    pub fn inline_size(&self) -> Option<u64> {
+        (!self.kept).then_some(self.output_size)
+    }
+}
+
 /// How the last attempt that reported came out well.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -166,6 +180,8 @@ pub struct Outcome {
     pub worker: WorkerId,
     pub output_sha256: Digest,
     pub output_size: u64,
+    /// The bytes are not in the state: `worker` keeps them.
+    pub kept: bool,
     pub exit_code: i32,
     pub duration_ms: u64,
     /// ed25519 by the worker over `wire::signed_result`.

@@ -34,7 +34,7 @@ pub struct Live {
 
 /// What `worker` lacks for `spec`; empty means it fits.
 ///
-/// Requirements are named as the REST contract names them; `type` is the job type.
+/// Requirements are named as the REST contract names them; `type` is the job type, `input` the scheme of its reference.
 pub fn misfits(spec: &JobSpec, worker: &Worker, live: Option<Live>) -> Vec<Misfit> {
     let has = &worker.capabilities;
     let misfit = |requirement, wanted, offered: String| {
@@ -44,6 +44,10 @@ pub fn misfits(spec: &JobSpec, worker: &Worker, live: Option<Live>) -> Vec<Misfi
     let mut lacking = Vec::new();
     if !has.job_types.contains(&spec.kind) {
         lacking.push(misfit("type", spec.kind.clone(), has.job_types.join(", ")));
+    }
+    if let Some(scheme) = unfetchable(spec, worker) {
+        let wanted = format!("fetches {scheme} references");
+        lacking.push(misfit("input", wanted, has.input_schemes.join(", ")));
     }
     for Shortage { requirement, wanted, offered, unit } in shortages(spec, worker) {
         lacking.push(misfit(requirement, format!("at least {wanted}{unit}"), format!("{offered}{unit}")));
@@ -67,6 +71,7 @@ pub fn misfits(spec: &JobSpec, worker: &Worker, live: Option<Live>) -> Vec<Misfi
 /// Whether [`misfits`] is empty, without a word about it.
 pub fn fits(spec: &JobSpec, worker: &Worker, live: Option<Live>) -> bool {
     worker.capabilities.job_types.contains(&spec.kind)
+        && unfetchable(spec, worker).is_none()
         && shortages(spec, worker).next().is_none()
         && missing_frameworks(spec, worker).next().is_none()
         && live.is_none_or(|live| !overloaded(spec, &live) && !too_far(spec, &live))
@@ -88,12 +93,18 @@ pub fn class(spec: &JobSpec) -> Class {
     ];
     let mut hash = Sha256::new();
     numbers.iter().for_each(|number: &u64| hash.update(number.to_be_bytes()));
-    for text in std::iter::once(&spec.kind).chain(&needs.required_frameworks) {
+    let kind = [spec.kind.as_str(), spec.input.scheme().unwrap_or_default()];
+    for text in kind.into_iter().chain(needs.required_frameworks.iter().map(String::as_str)) {
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text.as_bytes());
     }
     let digest: [u8; 32] = hash.finalize().into();
     digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The scheme of the job's input, if the worker does not fetch such.
+fn unfetchable<'a>(spec: &'a JobSpec, worker: &Worker) -> Option<&'a str> {
+    spec.input.scheme().filter(|scheme| !worker.capabilities.input_schemes.iter().any(|known| known == scheme))
 }
 
 struct Shortage {

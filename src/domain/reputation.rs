@@ -107,6 +107,8 @@ impl Fact {
     pub(super) fn of_failure(code: &str) -> Option<Self> {
         match code {
             "exit_code" | "signal" | "output_too_large" | "input_damaged" | "cancelled" | "worker_stopping" => None,
+            // What the client's reference comes to is not the worker's to answer for.
+            "input_not_found" | "input_refused" | "input_mismatch" | "input_unreachable" | "input_forbidden" => None,
             "timeout" => Some(Self::TimedOut),
             _ => Some(Self::FailedByWorker),
         }

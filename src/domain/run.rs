@@ -176,12 +176,12 @@ impl Job {
         if started { JobState::Running } else { JobState::Assigned }
     }
 
-    /// Each output that was voted for, once, and its size in bytes.
+    /// Each output that was voted for and came with a vote, once, and its size in bytes.
     pub(super) fn undecided(&self) -> impl Iterator<Item = (Digest, usize)> {
-        let outputs = self.runs.iter().filter_map(Run::output);
-        outputs.enumerate().filter_map(|(place, outcome)| {
+        let inline = || self.runs.iter().filter_map(Run::output).filter(|outcome| !outcome.kept);
+        inline().enumerate().filter_map(move |(place, outcome)| {
             let digest = outcome.output_sha256;
-            let first = self.runs.iter().filter_map(Run::output).take(place).all(|other| other.output_sha256 != digest);
+            let first = inline().take(place).all(|other| other.output_sha256 != digest);
             first.then(|| (digest, usize::try_from(outcome.output_size).unwrap_or(usize::MAX)))
         })
     }

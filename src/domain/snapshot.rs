@@ -29,7 +29,7 @@ use super::bytes::{Owned, Slice};
 use super::cow::Map;
 use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, keeps_payload};
-use super::job::{Job, JobState};
+use super::job::{Job, JobState, Outcome};
 use super::journal::{Entry, Journal, Sink};
 use super::retired::Retired;
 use super::shares::{Client, Shares};
@@ -256,7 +256,7 @@ fn check_bytes(
     let mut present = [0usize; 2];
     for (id, job) in jobs.iter() {
         let input = Some(job.spec.input.size).filter(|_| keeps_payload(job));
-        let output = job.outcome.as_ref().map(|outcome| outcome.output_size);
+        let output = job.outcome.as_ref().and_then(Outcome::inline_size);
         for (place, (wanted, found)) in [(input, payloads.get(id)), (output, outputs.get(id))].into_iter().enumerate() {
             let size = found.map(|bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX));
             // An empty input may have been given as none at all.

@@ -27,6 +27,8 @@ pub struct Capabilities {
     pub max_parallel_jobs: u32,
     pub cuda_compute_capability: String,
     pub tee: Tee,
+    /// Of references to inputs that it fetches, such as `https`. Empty: inputs must come with their jobs.
+    pub input_schemes: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -439,6 +439,7 @@ fn open_job(job: &Job, now: Timestamp) -> proto::OpenJob {
         timeout_secs: job.spec.timeout_secs,
         priority: u32::from(job.spec.priority),
         client: job.spec.client_address.as_deref().unwrap_or_default().to_owned(),
+        input_scheme: job.spec.input.scheme().unwrap_or_default().to_owned(),
     }
 }
 

@@ -111,7 +111,8 @@ fn lanes(network: &str, role: Role) -> Result<(HashMap<Lane, StreamProtocol>, Pr
     for lane in Lane::ALL {
         names.insert(lane, protocol(format!("/ciro/{network}/{}/1", lane.name()))?);
     }
-    let served = names.iter().filter(|(lane, _)| role == Role::Coordinator || **lane == Lane::Worker);
+    let served =
+        names.iter().filter(|(lane, _)| role == Role::Coordinator || matches!(lane, Lane::Worker | Lane::Fetch));
     let served: Vec<_> = served.map(|(lane, name)| (name.clone(), *lane)).collect();
     Ok((names, Arc::from(served)))
 }

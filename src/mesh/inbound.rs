@@ -121,7 +121,8 @@ impl Drop for Reply {
 pub(super) type Queues = HashMap<Lane, mpsc::Sender<Request>>;
 
 /// Lanes by urgency: a late heartbeat costs an election, a late bid nothing.
-const URGENCY: [Lane; 6] = [Lane::Control, Lane::Append, Lane::Forward, Lane::Relay, Lane::Snapshot, Lane::Worker];
+const URGENCY: [Lane; 7] =
+    [Lane::Control, Lane::Append, Lane::Forward, Lane::Relay, Lane::Snapshot, Lane::Worker, Lane::Fetch];
 
 /// Makes the queues and starts the task that merges them, most urgent first.
 pub(super) fn queues(tasks: &Tasks, inbox: mpsc::Sender<Request>) -> Queues {
@@ -135,7 +136,7 @@ pub(super) fn queues(tasks: &Tasks, inbox: mpsc::Sender<Request>) -> Queues {
 }
 
 async fn merge(lanes: [mpsc::Receiver<Request>; URGENCY.len()], inbox: mpsc::Sender<Request>) {
-    let [mut control, mut append, mut forward, mut relay, mut snapshot, mut worker] = lanes;
+    let [mut control, mut append, mut forward, mut relay, mut snapshot, mut worker, mut fetch] = lanes;
     while let Ok(slot) = inbox.reserve().await {
         let request = tokio::select! {
             biased;
@@ -145,6 +146,7 @@ async fn merge(lanes: [mpsc::Receiver<Request>; URGENCY.len()], inbox: mpsc::Sen
             Some(request) = relay.recv() => request,
             Some(request) = snapshot.recv() => request,
             Some(request) = worker.recv() => request,
+            Some(request) = fetch.recv() => request,
             else => return,
         };
         slot.send(request);
@@ -208,7 +210,12 @@ impl Server {
     async fn run(self, stream: Stream, ended: CancellationToken) {
         let _ended = ended.clone().drop_guard();
         let (reader, writer) = tokio::io::split(stream.compat());
-        let in_flight = if self.lane == Lane::Worker { 64 } else { 256 };
+        let in_flight = match self.lane {
+            Lane::Worker => 64,
+            // Small questions with large answers.
+            Lane::Fetch => 8,
+            _ => 256,
+        };
         let (answers, answered) = mpsc::channel(in_flight);
         let reading = self.read_requests(BufReader::with_capacity(BUFFER, reader), answers, in_flight);
         let writing = self.write_answers(BufWriter::with_capacity(BUFFER, writer), answered);

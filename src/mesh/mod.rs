@@ -12,6 +12,7 @@
 mod admission;
 mod behaviour;
 mod event_loop;
+pub mod fetch;
 mod frame;
 mod gossip;
 mod handle;
@@ -82,10 +83,13 @@ pub enum Lane {
     Relay,
     /// Workers and coordinators, both directions.
     Worker,
+    /// Parts of outputs that workers keep: coordinators ask workers, and members each other on a worker's behalf.
+    Fetch,
 }
 
 impl Lane {
-    pub const ALL: [Self; 6] = [Self::Append, Self::Control, Self::Snapshot, Self::Forward, Self::Relay, Self::Worker];
+    pub const ALL: [Self; 7] =
+        [Self::Append, Self::Control, Self::Snapshot, Self::Forward, Self::Relay, Self::Worker, Self::Fetch];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -95,6 +99,7 @@ impl Lane {
             Self::Forward => "forward",
             Self::Relay => "relay",
             Self::Worker => "worker",
+            Self::Fetch => "fetch",
         }
     }
 }

@@ -148,7 +148,8 @@ impl Shared {
 
     /// Whether `peer` may send requests on `lane`.
     pub fn serves(&self, peer: PeerId, lane: Lane) -> bool {
-        lane == Lane::Worker || self.is_member(peer)
+        // A worker knows by itself who its coordinators are.
+        lane == Lane::Worker || (lane == Lane::Fetch && self.role == Role::Worker) || self.is_member(peer)
     }
 
     pub fn is_connected(&self, peer: PeerId) -> bool {

@@ -13,7 +13,7 @@ use crate::consensus::Raft;
 use crate::domain::PeerId;
 use crate::intake;
 use crate::leader::Offer;
-use crate::mesh::{Gossip, Handle, Heard, Inbox, Lane, Request, Roster, Topic};
+use crate::mesh::{self, Gossip, Handle, Heard, Inbox, Lane, Request, Roster, Topic};
 use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
@@ -73,6 +73,10 @@ async fn answer(raft: Arc<Raft>, mesh: Handle, room: Room, request: Request) {
             }
         },
         Lane::Relay => match relay(&mesh, body).await {
+            Ok(answer) => reply.send(answer),
+            Err(error) => reply.refuse(error),
+        },
+        Lane::Fetch => match mesh::fetch::relay(&mesh, body).await {
             Ok(answer) => reply.send(answer),
             Err(error) => reply.refuse(error),
         },

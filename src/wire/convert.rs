@@ -68,6 +68,7 @@ pub fn capabilities_to_proto(from: &Capabilities) -> proto::Capabilities {
         max_parallel_jobs: from.max_parallel_jobs,
         cuda_compute_capability: from.cuda_compute_capability.clone(),
         tee: tee.into(),
+        input_schemes: from.input_schemes.clone(),
     }
 }
 
@@ -79,7 +80,7 @@ pub fn capabilities_from_proto(from: proto::Capabilities) -> Option<Capabilities
         proto::Tee::Full => Tee::Full,
     };
     let texts = [&from.gpu_model, &from.cuda_compute_capability];
-    let lists = [&from.job_types, &from.frameworks, &from.accelerators];
+    let lists = [&from.job_types, &from.frameworks, &from.accelerators, &from.input_schemes];
     let sane = texts.iter().all(|text| text.len() <= TEXT_MAX) && lists.iter().all(|list| sane_list(list));
     sane.then_some(Capabilities {
         cpu_cores: from.cpu_cores,
@@ -95,6 +96,7 @@ pub fn capabilities_from_proto(from: proto::Capabilities) -> Option<Capabilities
         max_parallel_jobs: from.max_parallel_jobs,
         cuda_compute_capability: from.cuda_compute_capability,
         tee,
+        input_schemes: from.input_schemes,
     })
 }
 

@@ -19,6 +19,7 @@ use super::bidder::{self, Offer};
 use super::coordinators::Coordinators;
 use super::desk::{Cause, Desk, Key};
 use super::heartbeat::{Pulse, Status};
+use super::keeper::Keeper;
 use super::orders;
 use super::registrar::Standing;
 use crate::clock;
@@ -45,6 +46,7 @@ pub(super) struct Parts {
     pub desk: Desk,
     pub workshop: Arc<Workshop>,
     pub coordinators: Coordinators,
+    pub keeper: Keeper,
     pub standing: watch::Sender<Standing>,
     pub mesh: Handle,
     pub tasks: Tasks,
@@ -128,9 +130,15 @@ impl Agent {
     /// Takes an order, if it is from a coordinator.
     fn answer(&mut self, request: Request) {
         let Request { peer, lane, body, reply } = request;
-        if lane != Lane::Worker || !self.parts.coordinators.knows(peer) {
+        if !matches!(lane, Lane::Worker | Lane::Fetch) || !self.parts.coordinators.knows(peer) {
             debug!(%peer, "order from a stranger");
             return reply.refuse("not a coordinator of this worker");
+        }
+        if lane == Lane::Fetch {
+            if !self.parts.keeper.answer(body, reply, &self.parts.tasks) {
+                self.parts.mesh.penalise(peer, "malformed_order");
+            }
+            return;
         }
         match wire::decode(body).and_then(|order| orders::obey(self, order)) {
             Some(items) => reply.send(wire::encode(&CoordinatorReply { items })),
@@ -164,6 +172,7 @@ impl Agent {
             capabilities: &self.settings.capabilities,
             terms: &self.settings.terms,
             expected_ms: &self.expected_ms,
+            fetched_max: self.settings.freight.inputs.max_bytes,
             room: self.room(),
             load_permille: self.parts.desk.load_permille(),
         };

@@ -7,7 +7,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use super::desk::{Cause, Key};
-use super::executor::{Ended, Executor, Failure, Work};
+use super::executor::{Ended, Executor, Failure, Keeping, Work};
+use super::inputs::{self, Inputs};
 use super::outbox::Outbox;
 use crate::clock;
 use crate::domain::Digest;
@@ -21,6 +22,8 @@ const DETAIL_MAX: usize = 3 * 1024;
 /// What attempts need; shared by all of them.
 pub(super) struct Workshop {
     pub executor: Executor,
+    pub inputs: Inputs,
+    pub keeping: Keeping,
     pub outbox: Outbox,
     pub identity: Identity,
     pub done: mpsc::Sender<Done>,
@@ -39,19 +42,36 @@ pub(super) struct Done {
 impl Workshop {
     pub async fn run(&self, work: Work, stop: oneshot::Receiver<Cause>) {
         let started = clock::instant();
-        let ended = self.executor.run(&work, stop).await;
+        let (key, kind) = (work.key, work.kind.clone());
+        let ended = self.keeping.settle(self.execute(work, stop).await).await;
         let took = started.elapsed();
         let done = Done {
-            key: work.key,
-            kind: work.kind,
-            took: matches!(ended, Ended::Output { .. }).then_some(took),
+            key,
+            kind,
+            took: matches!(ended, Ended::Output { .. } | Ended::Kept { .. }).then_some(took),
             ill: matches!(&ended, Ended::Failed(failure) if failure.ill),
         };
-        if let Some(report) = self.report(work.key, ended, took) {
+        if let Some(report) = self.report(key, ended, took) {
             self.outbox.put(report).await;
         }
         // The agent outlives its attempts, except when the process ends.
         let _ = self.done.send(done).await;
+    }
+
+    /// Fetches the input if it is elsewhere, then runs.
+    async fn execute(&self, work: Work, mut stop: oneshot::Receiver<Cause>) -> Ended {
+        let mut work = match self.inputs.bring(work, &mut stop).await {
+            Ok(work) => work,
+            Err(ended) => return ended,
+        };
+        let fetched = work.input_uri.as_ref().and_then(|reference| reference.file.clone());
+        if let Some(pin) = fetched.filter(|_| !self.executor.reads_files(&work.kind)) {
+            match inputs::load(&pin).await {
+                Ok(bytes) => work.input = bytes,
+                Err(failure) => return Ended::Failed(failure),
+            }
+        }
+        self.executor.run(&work, stop).await
     }
 
     fn report(&self, key: Key, ended: Ended, took: Duration) -> Option<Report> {
@@ -73,16 +93,21 @@ impl Workshop {
             Ended::Output { bytes, exit_code } => {
                 info!(%job, attempt, bytes = bytes.len(), duration_ms, "done");
                 let sha256 = Digest::of(&bytes);
-                report::Outcome::Output(proto::Output {
-                    inline: bytes,
-                    sha256: Bytes::copy_from_slice(&sha256.0),
-                    exit_code,
-                    duration_ms,
-                    signature: self.identity.sign(&wire::signed_result(job, attempt, &sha256)).into(),
-                })
+                let output = proto::Output { inline: bytes, exit_code, duration_ms, ..proto::Output::default() };
+                report::Outcome::Output(self.signed(key, sha256, output))
+            }
+            Ended::Kept { sha256, size, exit_code } => {
+                info!(%job, attempt, bytes = size, duration_ms, "done, the output stays here");
+                let output = proto::Output { kept_size: size, exit_code, duration_ms, ..proto::Output::default() };
+                report::Outcome::Output(self.signed(key, sha256, output))
             }
         };
         Some(Report { attempt: Some(wire::attempt_ref(job, attempt)), outcome: Some(outcome) })
+    }
+
+    fn signed(&self, (job, attempt): Key, sha256: Digest, output: proto::Output) -> proto::Output {
+        let signature = self.identity.sign(&wire::signed_result(job, attempt, &sha256)).into();
+        proto::Output { sha256: Bytes::copy_from_slice(&sha256.0), signature, ..output }
     }
 }
 

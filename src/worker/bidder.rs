@@ -54,6 +54,8 @@ pub struct Offer<'a> {
     pub terms: &'a BTreeMap<String, Terms>,
     /// How long jobs of a type took lately, in milliseconds.
     pub expected_ms: &'a BTreeMap<String, u32>,
+    /// Bytes of an input that is fetched.
+    pub fetched_max: u64,
     pub room: u32,
     pub load_permille: u32,
 }
@@ -94,7 +96,7 @@ fn most_bids(room: u32) -> usize {
 fn bid_for(job: &OpenJob, offer: &Offer<'_>, dear: bool) -> Option<Bid> {
     wire::job_id(&job.id)?;
     let terms = offer.terms.get(&job.r#type)?;
-    let runnable = job.input_size <= terms.max_input_bytes && job.timeout_secs <= terms.max_run_secs;
+    let runnable = takes_input(job, terms, offer) && job.timeout_secs <= terms.max_run_secs;
     let expected_ms = offer.expected_ms.get(&job.r#type).copied();
     let price = terms.rates.price(terms.price, job, expected_ms, offer.load_permille)?;
     if !runnable || affordable(job, price)? == dear {
@@ -109,6 +111,13 @@ fn bid_for(job: &OpenJob, offer: &Offer<'_>, dear: bool) -> Option<Bid> {
         price: wire::price_to_bytes(price),
         expected_ms: expected_ms.unwrap_or(0),
     })
+}
+
+fn takes_input(job: &OpenJob, terms: &Terms, offer: &Offer<'_>) -> bool {
+    if job.input_scheme.is_empty() {
+        return job.input_size <= terms.max_input_bytes;
+    }
+    offer.capabilities.input_schemes.contains(&job.input_scheme) && job.input_size <= offer.fetched_max
 }
 
 /// `None` if the announced price is not an amount.
@@ -150,6 +159,7 @@ mod tests {
             ram_mb: 8_192,
             gpu_memory_mb: 16_384,
             frameworks: vec!["torch".to_owned()],
+            input_schemes: vec!["https".to_owned()],
             ..Capabilities::default()
         };
         let terms = Terms { price: Price(10), max_input_bytes: 1_000, max_run_secs: 3_600, ..Terms::default() };
@@ -166,6 +176,7 @@ mod tests {
                 capabilities: &self.capabilities,
                 terms: &self.terms,
                 expected_ms: &self.expected_ms,
+                fetched_max: 5_000,
                 room,
                 load_permille: 250,
             }
@@ -234,6 +245,16 @@ mod tests {
         assert!(!shop.bids_on(OpenJob { input_size: 1_001, ..job(1) }));
         assert!(!shop.bids_on(OpenJob { timeout_secs: 3_601, ..job(1) }));
         assert!(!shop.bids_on(OpenJob { id: Bytes::from_static(b"short"), ..job(1) }));
+    }
+
+    #[test]
+    fn a_reference_is_bid_for_if_it_is_fetched_and_not_too_large() {
+        let by = |scheme: &str, size| OpenJob { input_scheme: scheme.to_owned(), input_size: size, ..job(1) };
+        let shop = shop();
+        assert!(shop.bids_on(by("https", 5_000)));
+        assert!(!shop.bids_on(by("https", 5_001)));
+        assert!(!shop.bids_on(by("file", 10)));
+        assert!(!shop.bids_on(by("http", 10)));
     }
 
     #[test]

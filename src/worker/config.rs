@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::freight;
 use crate::domain::Price;
 use crate::domain::worker::Tee;
 
@@ -41,6 +42,8 @@ pub struct File {
     pub bidding: Bidding,
     pub limits: Limits,
     pub wasm: Wasm,
+    pub inputs: freight::Inputs,
+    pub outputs: freight::Outputs,
     pub log: Log,
     pub jobs: BTreeMap<String, Job>,
 }
@@ -170,12 +173,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_input_bytes: 512 * 1024,
-            max_output_bytes: 256 * 1024,
-            max_run_secs: 86_400,
-            refused_clients: vec![],
-        }
+        Self { max_input_bytes: 512 * 1024, max_output_bytes: 100 << 20, max_run_secs: 86_400, refused_clients: vec![] }
     }
 }
 
@@ -241,8 +239,6 @@ pub struct Job {
     pub pass_env: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub permanent_exit_codes: Vec<i32>,
-    /// The command fetches inputs given by reference.
-    pub takes_uri: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_input_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -29,8 +29,11 @@ mod courier;
 mod desk;
 pub mod executor;
 mod files;
+pub mod freight;
 mod gpu;
 mod heartbeat;
+pub mod inputs;
+mod keeper;
 pub mod limited;
 mod machine;
 pub mod modules;
@@ -41,6 +44,7 @@ pub mod pricing;
 mod registrar;
 mod reporter;
 pub mod settings;
+pub mod shelf;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -59,6 +63,8 @@ pub enum Error {
     InUse { path: PathBuf },
     #[error("start mesh")]
     Mesh(#[from] crate::mesh::Error),
+    #[error("start HTTP client")]
+    Http(#[from] reqwest::Error),
     #[error("open outbox")]
     Outbox(#[from] outbox::Error),
 }

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use super::agent::Agent;
 use super::desk::{Cause, Key, Taken};
-use super::executor::Work;
+use super::executor::{Reference, Work};
 use super::registrar::Standing;
 use crate::clock;
 use crate::wire;
@@ -98,7 +98,7 @@ fn parse(assignment: Assignment) -> Option<Work> {
         key,
         kind: assignment.r#type,
         input: input.inline,
-        input_uri: (!input.uri.is_empty()).then_some(input.uri),
+        input_uri: (!input.uri.is_empty()).then_some(Reference { uri: input.uri, size: input.size, file: None }),
         input_sha256: claimed,
         timeout: Duration::from_secs(assignment.timeout_secs.into()),
     })

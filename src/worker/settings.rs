@@ -11,15 +11,13 @@ use super::appraiser::Rule;
 use super::bidder::Terms;
 use super::config::{self, Builtin, Layered, LogFormat};
 use super::executor::{Action, Program, Recipe, Sandbox, Server};
+use super::freight::Freight;
 use super::gpu::Gpus;
 use super::modules::Modules;
 use super::{gpu, machine, wasm};
 use crate::domain::PeerId;
 use crate::domain::worker::{Capabilities, Location};
 use crate::wire;
-
-/// Outputs travel to a coordinator in one message of at most 1 MiB.
-const OUTPUT_MAX: u64 = 512 * 1024;
 
 /// Inputs come with an assignment, in one message of at most 1 MiB: this leaves room for the rest of it.
 const INPUT_MAX: u64 = 1_000 * 1024;
@@ -43,6 +41,7 @@ pub struct Settings {
     pub recipes: BTreeMap<String, Recipe>,
     /// Asked before anything is bid.
     pub appraisal: Option<Rule>,
+    pub freight: Freight,
     pub heartbeat: Duration,
     pub shutdown_grace: Duration,
     /// Unregister when stopping.
@@ -64,15 +63,20 @@ impl Settings {
         range(layered, "worker.max_parallel_jobs", file.worker.max_parallel_jobs.into(), 0..=slots_max)?;
         check_network(layered, &file.network.name)?;
         let (terms, recipes) = jobs(layered)?;
+        let freight = Freight::check(layered)?;
         Ok(Self {
             data_dir: file.worker.data_dir.clone(),
             network: file.network.name.clone(),
             coordinators: coordinators(layered)?,
-            capabilities: capabilities(layered, gpu::detect)?,
+            capabilities: Capabilities {
+                input_schemes: freight.inputs.schemes.clone(),
+                ..capabilities(layered, gpu::detect)?
+            },
             location: location(layered)?,
             terms,
             recipes,
             appraisal: terms::appraisal(layered)?,
+            freight,
             heartbeat: Duration::from_millis(file.worker.heartbeat_ms),
             shutdown_grace: Duration::from_secs(file.worker.shutdown_grace_secs),
             leave: false,
@@ -81,7 +85,12 @@ impl Settings {
     }
 }
 
-fn range(layered: &Layered, key: &str, value: u64, wanted: std::ops::RangeInclusive<u64>) -> Result<(), config::Error> {
+pub(super) fn range(
+    layered: &Layered,
+    key: &str,
+    value: u64,
+    wanted: std::ops::RangeInclusive<u64>,
+) -> Result<(), config::Error> {
     if wanted.contains(&value) {
         return Ok(());
     }
@@ -170,6 +179,7 @@ fn capabilities(layered: &Layered, detect: impl FnOnce() -> Gpus) -> Result<Capa
         max_parallel_jobs: if slots == 0 { cpu_cores } else { slots },
         cuda_compute_capability: gpus.compute_capability,
         tee: wanted.tee,
+        input_schemes: vec![],
     })
 }
 
@@ -247,7 +257,7 @@ fn recipe(layered: &Layered, kind: &str, job: &config::Job) -> Result<Recipe, co
     let max_input_bytes = job.max_input_bytes.unwrap_or(limits.max_input_bytes);
     let max_output_bytes = job.max_output_bytes.unwrap_or(limits.max_output_bytes);
     range(layered, &format!("jobs.{kind}.max_input_bytes"), max_input_bytes, 0..=INPUT_MAX)?;
-    range(layered, &format!("jobs.{kind}.max_output_bytes"), max_output_bytes, 0..=OUTPUT_MAX)?;
+    range(layered, &format!("jobs.{kind}.max_output_bytes"), max_output_bytes, 0..=layered.file.outputs.store_bytes)?;
     let action = match (job.builtin, &job.http, job.command.split_first()) {
         (Some(Builtin::Noop), None, None) => Action::Noop,
         (Some(Builtin::Digest), None, None) => Action::Digest,
@@ -302,9 +312,8 @@ fn program(
         return Err(layered.refuse(format!("jobs.{kind}.command"), detail));
     };
     let permanent_exit_codes = job.permanent_exit_codes.clone();
-    let takes_uri = job.takes_uri;
     let (path, arguments) = limits::wrapped(layered, kind, job, path, arguments)?;
-    Ok(Program { path, arguments, environment, permanent_exit_codes, takes_uri })
+    Ok(Program { path, arguments, environment, permanent_exit_codes })
 }
 
 /// The full path of a program.
@@ -416,7 +425,13 @@ mod tests {
             (jobs("http = { url = \"file:///etc/passwd\" }"), "no http:// or https:// URL"),
             (jobs("builtin = \"noop\"\ncommand = [\"true\"]"), "expected either"),
             (jobs(""), "expected either"),
-            (jobs("builtin = \"noop\"\nmax_output_bytes = 999999999"), "not between"),
+            (jobs("builtin = \"noop\"\nmax_output_bytes = 99999999999"), "not between"),
+            (("inputs.schemes", Value::Array(vec![text("ftp")])), "cannot be fetched"),
+            (("inputs.schemes", Value::Array(vec![text("file")])), "at least one directory"),
+            (("inputs.file_roots", Value::Array(vec![text("/tmp")])), "of no use"),
+            (("inputs.cache_bytes", Value::Integer(1)), "not between 104857600 and"),
+            (("outputs.inline_bytes", Value::Integer(524_289)), "not between 0 and 524288"),
+            (("outputs.keep_hours", Value::Integer(0)), "not between 1 and"),
         ];
         for ((key, value), expected) in cases {
             let error = check(vec![(key, value)]).unwrap_err();

@@ -15,10 +15,13 @@ use super::attempt::{Workshop, interrupted};
 use super::coordinators::Coordinators;
 use super::courier::Courier;
 use super::desk::{Desk, Key};
-use super::executor::{self, Executor, Workspace};
+use super::executor::{self, Executor, Keeping, Workspace};
+use super::inputs::Inputs;
+use super::keeper::Keeper;
 use super::outbox::Outbox;
 use super::registrar::{Registrar, Standing};
 use super::reporter::Reporter;
+use super::shelf::Shelf;
 use super::{Error, Settings, files};
 use crate::domain::{Digest, WorkerId};
 use crate::mesh::{self, Identity, Role};
@@ -29,6 +32,9 @@ use crate::wire::proto::mesh::v1::{Leave, Register, Report, report};
 
 /// Ended attempts the agent has not noted yet. Beyond this they wait.
 const DONE_MAX: usize = 1_024;
+
+/// How often what is too old is looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -108,10 +114,32 @@ async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Couri
     tasks.spawn_until_stopped("reporter", reporter.run());
 
     let (done_sender, done) = mpsc::channel(DONE_MAX);
-    let executor = Executor::new(settings.recipes.clone(), workspace);
-    let workshop = Arc::new(Workshop { executor, outbox, identity, done: done_sender });
-    let parts = Parts { desk, workshop, coordinators, standing, mesh, tasks: tasks.clone() };
+    let (inputs, keeping) = shelves(&settings, tasks)?;
+    let keeper = Keeper::new(keeping.shelf.clone());
+    let executor = Executor::new(settings.recipes.clone(), workspace).keeping(keeping.clone());
+    let workshop = Arc::new(Workshop { executor, inputs, keeping, outbox, identity, done: done_sender });
+    let parts = Parts { desk, workshop, coordinators, keeper, standing, mesh, tasks: tasks.clone() };
     Ok((Agent::new(settings, parts), Intake::new(inbox, done), courier))
+}
+
+/// Opens what is kept of inputs and outputs.
+fn shelves(settings: &Settings, tasks: &Tasks) -> Result<(Inputs, Keeping), Error> {
+    let freight = &settings.freight;
+    let open = |name: &str, bytes| {
+        let path = settings.data_dir.join(name);
+        Shelf::open(&path, bytes, freight.keep).map_err(|source| Error::File { path, action: "open", source })
+    };
+    let (cache, store) = (open("inputs", freight.cache_bytes)?, open("outputs", freight.store_bytes)?);
+    for shelf in [cache.clone(), store.clone()] {
+        tasks.spawn_until_stopped("shelf", async move {
+            loop {
+                tokio::time::sleep(SWEEP_EVERY).await;
+                shelf.sweep();
+            }
+        });
+    }
+    let keeping = Keeping { shelf: store, inline_max: freight.inline_bytes };
+    Ok((Inputs::new(freight.inputs.clone(), cache)?, keeping))
 }
 
 /// Takes over what an earlier life left: reports to deliver, attempts that ended with it.
@@ -145,7 +173,8 @@ async fn drop_forged(outbox: &Outbox, id: WorkerId) {
 fn is_ours(report: &Report, id: WorkerId) -> bool {
     let Some((job, attempt)) = key_of(report) else { return false };
     let Some(report::Outcome::Output(output)) = &report.outcome else { return true };
-    let digest = Digest::of(&output.inline);
+    let digest = if output.kept_size == 0 { Some(Digest::of(&output.inline)) } else { wire::digest(&output.sha256) };
+    let Some(digest) = digest else { return false };
     output.sha256 == digest.0.as_slice()
         && mesh::verify(id, &wire::signed_result(job, attempt, &digest), &output.signature)
 }

@@ -1,6 +1,7 @@
 //! A worker against coordinators that only follow a script, over a real mesh.
 
 mod coordinator;
+mod freight;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ use self::coordinator::{Coordinator, Heard, Temper, attempt, failure_code, outpu
 use super::bidder::Terms;
 use super::config::LogFormat;
 use super::executor::{Action, Program, Recipe};
+use super::freight::Freight;
+use super::inputs::Policy;
 use super::{Error, Settings, run};
 use crate::domain::worker::{Capabilities, Location};
 use crate::domain::{Digest, PeerId, Price};
@@ -53,7 +56,6 @@ fn settings(directory: &TempDir, coordinators: &[&Coordinator]) -> Settings {
         arguments: vec![],
         environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         permanent_exit_codes: vec![],
-        takes_uri: false,
     };
     let recipe = Recipe { action: Action::Command(program), max_input_bytes: 100_000, max_output_bytes: 100_000 };
     let terms = Terms { price: Price(7), max_input_bytes: 100_000, max_run_secs: 100, ..Terms::default() };
@@ -70,11 +72,32 @@ fn settings(directory: &TempDir, coordinators: &[&Coordinator]) -> Settings {
         location: Location::default(),
         terms: BTreeMap::from([(SCRIPT.to_owned(), terms)]),
         recipes: BTreeMap::from([(SCRIPT.to_owned(), recipe)]),
+        freight: freight(),
         heartbeat: Duration::from_millis(200),
         appraisal: None,
         shutdown_grace: Duration::ZERO,
         leave: false,
         log_format: LogFormat::Text,
+    }
+}
+
+/// Outputs above 1000 bytes stay with the worker.
+fn freight() -> Freight {
+    let long = Duration::from_secs(3_600);
+    Freight {
+        inputs: Policy {
+            schemes: vec![],
+            roots: vec![],
+            allow_private: false,
+            max_bytes: 1 << 20,
+            connect: long,
+            idle: long,
+            total: long,
+        },
+        cache_bytes: 1 << 20,
+        inline_bytes: 1_000,
+        store_bytes: 2 << 20,
+        keep: long,
     }
 }
 

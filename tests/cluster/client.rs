@@ -104,6 +104,15 @@ impl Client {
         answer(self.http.get(format!("{}{path}", self.apis[node])).timeout(limit)).await
     }
 
+    /// Status and bytes of an output, or of the `range` of it. `None`: not all of what was announced came.
+    pub async fn output(&self, node: usize, id: &str, range: Option<&str>) -> Option<(u16, Vec<u8>)> {
+        let request = self.http.get(format!("{}/jobs/{id}/output", self.apis[node]));
+        let request = range.into_iter().fold(request, |request, range| request.header("Range", range));
+        let response = request.send().await.ok()?;
+        let status = response.status().as_u16();
+        Some((status, response.bytes().await.ok()?.to_vec()))
+    }
+
     pub async fn delete(&self, node: usize, path: &str) -> Option<Answer> {
         answer(self.http.delete(format!("{}{path}", self.apis[node]))).await
     }

@@ -278,6 +278,15 @@ impl Cluster {
         path.to_str().unwrap().to_owned()
     }
 
+    /// What the command line says when it asks `node` in vain.
+    pub fn cli_fails(&self, node: usize, args: &[&str]) -> String {
+        let mut command = clean(coordinator());
+        command.args(["--node", &format!("http://127.0.0.1:{}", self.nodes[node].api)]).args(args);
+        let output = command.output().unwrap();
+        assert!(!output.status.success(), "{args:?} succeeded");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     /// Where the nodes are reached: multiaddrs.
     pub fn addresses(&self) -> Vec<String> {
         self.members.split(',').map(str::to_owned).collect()
@@ -458,10 +467,13 @@ fn worker_configuration(executions: &Path) -> String {
         file = executions.display(),
     );
     let steps = "echo '25% a first step' >> \"$CIRO_PROGRESS_FILE\"; /bin/sleep 8; echo done";
+    // Says as many mebibytes as the payload says, none like the one before.
+    let large = "read -r mebibytes; /usr/bin/seq -f %07.0f 1 $((mebibytes * 131072))";
     format!(
         "[worker]\nmax_parallel_jobs = 8\n\n[wasm]\nmax_memory_mb = 16\nmax_fuel = 50000000\n\n\
          [jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n\n\
-         [jobs.steps]\ncommand = [\"/bin/sh\", \"-c\", '''{steps}''']\n\n[jobs.wasm]\nbuiltin = \"wasm\"\n"
+         [jobs.steps]\ncommand = [\"/bin/sh\", \"-c\", '''{steps}''']\n\n\
+         [jobs.large]\ncommand = [\"/bin/sh\", \"-c\", '''{large}''']\n\n[jobs.wasm]\nbuiltin = \"wasm\"\n"
     )
 }
 

@@ -92,6 +92,7 @@ pub fn signed(job: JobId, attempt: u32, output: &[u8], signature: Bytes) -> prot
         exit_code: 0,
         duration_ms: 1,
         signature,
+        kept_size: 0,
     };
     proto::Report { attempt: Some(wire::attempt_ref(job, attempt)), outcome: Some(Outcome::Output(output)) }
 }

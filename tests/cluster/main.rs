@@ -31,6 +31,7 @@ mod failover;
 mod hostile;
 mod life;
 mod minority;
+mod outputs;
 mod paused;
 mod slow;
 mod storm;

@@ -103,7 +103,9 @@ fn exactly_once(node: usize, tickets: &[Ticket], jobs: &BTreeMap<String, Value>)
         assert_eq!(job["state"], ticket.ends, "{ticket:?} on node {node}: {job}");
         assert_eq!(job["tags"][0], *ticket.name, "{ticket:?} on node {node}");
     }
-    assert_eq!(jobs.len(), tickets.len(), "node {node} has jobs nobody was promised");
+    // Other types are jobs that a story submits, and judges, by itself.
+    let marks = jobs.values().filter(|job| job["type"] == "mark").count();
+    assert_eq!(marks, tickets.len(), "node {node} has jobs nobody was promised");
 }
 
 /// Returns the attempt it ended with.

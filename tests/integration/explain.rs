@@ -25,7 +25,7 @@ async fn told(node: &Node, id: &str, reason: &str) -> Value {
 #[tokio::test]
 async fn a_job_that_offers_too_little_says_what_would_do_and_is_placed_when_it_offers_that() {
     let node = Node::start().await;
-    let _worker = Worker::with(&node, &["--price", "70"]);
+    let _worker = Worker::with(&node, &["--price", "70"], &[]);
     let submit = async |body: Value| node.post("/jobs", &body).await.body["id"].as_str().unwrap().to_owned();
     let never = submit(json!({"type": "sha256", "payload": "", "max_price": "69"})).await;
     let why = told(&node, &never, "price_too_low").await;
@@ -56,7 +56,7 @@ async fn a_dead_job_tells_its_attempts_and_gets_another_chance() {
     let node = Node::start().await;
     let config = node.dir().join("failing.toml");
     std::fs::write(&config, "[jobs.broken]\ncommand = [\"/bin/sh\", \"-c\", \"exit 3\"]\n").unwrap();
-    let _worker = Worker::with(&node, &["--config", config.to_str().unwrap()]);
+    let _worker = Worker::with(&node, &["--config", config.to_str().unwrap()], &[]);
     let retry = json!({"max_attempts": 2, "initial_delay_ms": 10});
     let made = node.post("/jobs", &json!({"type": "broken", "payload": "", "retry": retry})).await;
     let id = made.body["id"].as_str().unwrap().to_owned();

@@ -16,16 +16,17 @@ pub struct Worker(Child);
 
 impl Worker {
     fn start(node: &Node) -> Self {
-        Self::with(node, &[])
+        Self::with(node, &[], &[])
     }
 
-    /// With arguments of its own.
-    pub fn with(node: &Node, args: &[&str]) -> Self {
+    /// With arguments and settings of its own.
+    pub fn with(node: &Node, args: &[&str], settings: &[(&str, String)]) -> Self {
         let log = File::create(node.dir().join("worker.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_ciro-worker"))
             .args(["--network", "ciro-test", "--coordinator", &node.p2p(), "--data-dir"])
             .arg(node.dir().join("worker"))
             .args(args)
+            .envs(settings.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -68,4 +69,43 @@ async fn a_result_is_whole_and_signed_by_its_worker() {
     let signed = |attempt| wire::signed_result(job, attempt, &Digest::of(&output));
     assert!(mesh::verify(worker, &signed(attempt), &signature));
     assert!(!mesh::verify(worker, &signed(attempt + 1), &signature), "a signature is of one attempt");
+}
+
+#[tokio::test]
+async fn an_input_by_reference_waits_for_a_worker_that_fetches_it() {
+    let node = Node::start().await;
+    let root = node.dir().join("inputs");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("hello"), "hello").unwrap();
+    let uri = format!("file://{}", root.canonicalize().unwrap().join("hello").display());
+    let input = json!({"uri": uri, "sha256": hex::encode(Digest::of(b"hello").0), "size": 5});
+
+    let shy = Worker::start(&node);
+    let made = node.post("/jobs", &json!({"type": "sha256", "input": input})).await;
+    assert_eq!((made.status, &made.body["input"]["uri"]), (201, &json!(uri)), "{}", made.text);
+    let id = made.body["id"].as_str().unwrap().to_owned();
+    let start = ciro::clock::instant();
+    loop {
+        let why = node.get(&format!("/jobs/{id}/explain")).await.body;
+        if why["reason"] == "no_worker_fits" {
+            let misfit = &why["workers"][0]["misfits"][0];
+            assert_eq!((&misfit["requirement"], &misfit["offered"]), (&json!("input"), &json!("none")), "{why}");
+            break;
+        }
+        assert!(start.elapsed().as_secs() < 25, "{why}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    drop(shy);
+
+    let settings = [
+        ("CIRO_WORKER__INPUTS__SCHEMES", "[\"file\"]".to_owned()),
+        ("CIRO_WORKER__INPUTS__FILE_ROOTS", format!("[{:?}]", root.to_str().unwrap())),
+    ];
+    let _worker = Worker::with(&node, &[], &settings);
+    let ended = node.get(&format!("/jobs/{id}?wait=terminal&timeout_secs=25")).await;
+    assert_eq!(ended.body["state"], "completed", "{}", ended.text);
+    let output = node.get(&format!("/jobs/{id}/output")).await;
+    assert!(output.text.starts_with(&hex::encode(Digest::of(b"hello").0)), "{}", output.text);
+    let etag = output.headers["etag"].to_str().unwrap().to_owned();
+    assert_eq!(etag, format!("\"{}\"", hex::encode(Digest::of(output.text.as_bytes()).0)));
 }

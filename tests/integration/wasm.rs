@@ -156,7 +156,6 @@ async fn limited(limits: Args, script: &str) -> Ended {
         arguments,
         environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         permanent_exit_codes: vec![],
-        takes_uri: false,
     };
     let recipe = Recipe { action: Action::Command(program), max_input_bytes: 100, max_output_bytes: 100_000 };
     let (workspace, _) = Workspace::open(&directory.path().join("work")).unwrap();

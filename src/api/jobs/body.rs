@@ -91,6 +91,10 @@ struct InputBody {
     sha256: String,
     /// Bytes.
     size: u64,
+    /// Where it is, if it did not come with the submission.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    uri: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -190,7 +194,11 @@ impl JobBody {
             deadline: job.spec.deadline.map(text::time),
             timeout_secs: job.spec.timeout_secs,
             error: job.error.as_deref().map(ErrorBody::of),
-            input: InputBody { sha256: job.spec.input.sha256.to_string(), size: job.spec.input.size },
+            input: InputBody {
+                sha256: job.spec.input.sha256.to_string(),
+                size: job.spec.input.size,
+                uri: job.spec.input.uri.as_deref().map(str::to_owned),
+            },
             requirements: RequirementsBody::of(&job.spec.requirements),
             policy: job.spec.policy.as_str(),
             weights: job.spec.weights.map(WeightsBody::of),
@@ -310,7 +318,7 @@ pub struct ResultBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, content_encoding = "base64")]
     output: Option<String>,
-    /// Instead of `output`, when the bytes are no longer here.
+    /// Instead of `output`, when the worker keeps the bytes: GET /jobs/{id}/output fetches them from there.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     output_ref: Option<OutputRef>,

@@ -2,6 +2,7 @@
 
 mod body;
 mod explain;
+mod output;
 pub(in crate::api) mod progress;
 mod read;
 pub mod receipt;
@@ -92,6 +93,37 @@ fn lists() -> Vec<Route> {
     ]
 }
 
+const RANGE: Header = Header {
+    name: "Range",
+    pattern: "^bytes=([0-9]+-[0-9]*|-[0-9]+)$",
+    about: "One part of the bytes; anything else is ignored.",
+};
+const IF_NONE_MATCH: Header =
+    Header { name: "If-None-Match", pattern: "^.*$", about: "304 if it names the ETag, which is the SHA-256." };
+const IF_RANGE: Header = Header { name: "If-Range", pattern: "^.*$", about: "The ETag that Range is about." };
+
+fn output() -> Route {
+    let bytes = || vec![("application/octet-stream", serde_json::json!({"type": "string", "format": "binary"}))];
+    Route::get("/jobs/{id}/output", "The bytes of a result, from wherever they are", output::get)
+        .header(RANGE)
+        .header(IF_NONE_MATCH)
+        .header(IF_RANGE)
+        .fresh()
+        .answers_raw(200, "All of them. Cut short if they turn out not to have the signed digest", bytes())
+        .answers_raw(206, "The part. Only the whole has a digest to compare it with", bytes())
+        .answers_raw(304, "The client has them", vec![])
+        .problems(&[
+            Code::UnknownJob,
+            Code::NotFinished,
+            Code::NoResult,
+            Code::RangeBeyond,
+            Code::OutputGone,
+            Code::OutputDamaged,
+            Code::OutputUnreachable,
+            Code::Overloaded,
+        ])
+}
+
 fn parts() -> Vec<Route> {
     vec![
         Route::get("/jobs/{id}", "Everything known of a job", read::get)
@@ -116,6 +148,7 @@ fn parts() -> Vec<Route> {
             .fresh()
             .answers::<receipt::SignedReceipt>(200, "What was asked, brought, signed and owed; signed by this node")
             .problems(&[Code::UnknownJob, Code::NotFinished, Code::NoResult]),
+        output(),
         Route::get("/jobs/{id}/events", "The history of a job", read::events)
             .fresh()
             .answers::<body::JobEvents>(200, "One item per transition, oldest first")

@@ -136,12 +136,16 @@ pub async fn status(api: Api, request: Request) -> Result<Response, Problem> {
 
 pub async fn result(api: Api, request: Request) -> Result<Response, Problem> {
     let id = request.job()?;
-    let body = look(&api, id, |state, job| outcome(job).map(|outcome| ResultBody::of(state, job, outcome)))??;
+    let body = look(&api, id, |state, job| finished(job).map(|outcome| ResultBody::of(state, job, outcome)))??;
     respond::json(&body)
 }
 
-/// What came of a job, or why there is nothing.
-pub fn outcome(job: &Job) -> Result<&Outcome, Problem> {
+/// How a job came out.
+///
+/// # Errors
+///
+/// It has no result, or none yet.
+pub fn finished(job: &Job) -> Result<&Outcome, Problem> {
     let (id, state) = (job.id, job.state.as_str());
     match &job.outcome {
         Some(outcome) if job.state.is_final() => Ok(outcome),

@@ -100,7 +100,7 @@ struct ReceiptRun {
 pub(super) async fn get(api: Api, request: Request) -> Result<Response, Problem> {
     let id = request.job()?;
     let receipt = look(&api, id, |_, job| {
-        super::read::outcome(job)?;
+        super::read::finished(job)?;
         Receipt::of(job).ok_or_else(|| Problem::new(Code::NoResult, format!("job {id} has no result")))
     })??;
     respond::json(&receipt.signed_by(&api.context.identity))

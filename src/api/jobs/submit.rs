@@ -231,7 +231,7 @@ async fn parsed<T: Send + 'static>(
 fn command(id: JobId, checked: Checked) -> Command {
     let fingerprint = checked.fingerprint();
     let Checked { spec, payload } = checked;
-    Command::Submit(Box::new(Submit { id, spec, payload: Some(payload), fingerprint, source: Source::Api }))
+    Command::Submit(Box::new(Submit { id, spec, payload, fingerprint, source: Source::Api }))
 }
 
 fn fresh_id() -> JobId {

@@ -16,7 +16,7 @@ fn with(field: &str) -> String {
 #[test]
 fn defaults_are_filled_in() {
     let checked = check(r#"{"type":"sha256","payload":"aGk="}"#).unwrap();
-    assert_eq!(checked.payload, b"hi");
+    assert_eq!(checked.payload.as_deref(), Some(&b"hi"[..]));
     assert_eq!(checked.spec.input, Input { sha256: Digest::of(b"hi"), size: 2, uri: None });
     assert_eq!((checked.spec.priority, checked.spec.timeout_secs, checked.spec.redundancy), (5, 3_600, 1));
     assert_eq!(*checked.spec.retry, Retry::default());
@@ -59,7 +59,8 @@ fn every_field_is_bounded_and_named() {
         (r#""deadline":"soon""#, 422, "deadline", ""),
         (r#""settlement":"chain""#, 422, "settlement", ""),
         (r#""callback_url":"http://x""#, 422, "callback_url", ""),
-        (r#""input":{"uri":"s3://x"}"#, 422, "input", ""),
+        (r#""input":{"uri":"http://x/"}"#, 422, "input", "input must not be given together with payload"),
+        (r#""input":[]"#, 422, "input", "input must be an object, not an array"),
         (r#""retry":{"multiplier":0}"#, 422, "retry.multiplier", "retry.multiplier must be from 1 to 100, not 0"),
         (r#""requirements":{"min_ram_gb":-1}"#, 422, "requirements.min_ram_gb", ""),
         (r#""requirements":{"min_reputation":1001}"#, 422, "requirements.min_reputation", ""),
@@ -91,6 +92,47 @@ fn a_job_says_how_offers_are_weighed() {
 fn what_is_refused_may_be_of_any_size_and_is_not_kept() {
     let large = with(&format!(r#""input":[{}]"#, vec!["0"; 10_000].join(",")));
     assert_eq!(check(&large).unwrap_err().field.as_deref(), Some("input"));
+}
+
+#[test]
+fn an_input_may_be_a_reference() {
+    let reference =
+        |uri: &str, sha256: &str| format!(r#"{{"type":"a","input":{{"uri":"{uri}","sha256":"{sha256}","size":5}}}}"#);
+    let digits = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    for sha256 in [digits.to_owned(), format!("0x{digits}"), digits.to_uppercase()] {
+        let checked = check(&reference("https://example.org/a?b=c", &sha256)).unwrap();
+        let uri = Some("https://example.org/a?b=c".into());
+        assert_eq!(checked.spec.input, Input { sha256: Digest::of(b"hello"), size: 5, uri });
+        assert_eq!((checked.payload, checked.spec.input.scheme()), (None, Some("https")));
+    }
+    assert!(check(&reference("file:///srv/data/x", digits)).is_ok());
+    for (uri, word) in [
+        ("s3://bucket/x", "must begin with"),
+        ("HTTP://example.org/", "must begin with"),
+        ("/srv/data/x", "must begin with"),
+        ("file://host/srv/x", "must not name a host"),
+        ("file:///srv/data/", "must name a file"),
+        ("http://user@example.org/", "user or a password"),
+        ("http://:secret@example.org/", "user or a password"),
+        ("http://example.org/#part", "fragment"),
+        ("http://", "is not a URI"),
+        ("http://exa mple.org/", "visible ASCII"),
+        (&format!("http://example.org/{}", "x".repeat(2_000)), "at most 2000"),
+    ] {
+        let problem = check(&reference(uri, digits)).expect_err(uri);
+        assert_eq!(problem.field.as_deref(), Some("input.uri"), "{uri}");
+        assert!(problem.detail.contains(word), "{}", problem.detail);
+    }
+    for (body, field) in [
+        (reference("http://example.org/", "abc"), "input.sha256"),
+        (r#"{"type":"a","input":{}}"#.to_owned(), "input.uri"),
+        (r#"{"type":"a","input":{"uri":"http://x/"}}"#.to_owned(), "input.sha256"),
+        (format!(r#"{{"type":"a","input":{{"uri":"http://x/","sha256":"{digits}"}}}}"#), "input.size"),
+        (format!(r#"{{"type":"a","input":{{"uri":"http://x/","sha256":"{digits}","size":-1}}}}"#), "input.size"),
+        (r#"{"type":"a","input":{"url":"http://x/"}}"#.to_owned(), "input.url"),
+    ] {
+        assert_eq!(check(&body).expect_err(&body).field.as_deref(), Some(field), "{body}");
+    }
 }
 
 #[test]

@@ -100,6 +100,8 @@ struct CapabilitiesBody {
     job_types: Vec<String>,
     frameworks: Vec<String>,
     accelerators: Vec<String>,
+    /// Of references to inputs that it fetches.
+    input_schemes: Vec<String>,
     max_parallel_jobs: u32,
     cuda_compute_capability: String,
     tee: &'static str,
@@ -152,6 +154,7 @@ impl CapabilitiesBody {
             job_types: has.job_types.clone(),
             frameworks: has.frameworks.clone(),
             accelerators: has.accelerators.clone(),
+            input_schemes: has.input_schemes.clone(),
             max_parallel_jobs: has.max_parallel_jobs,
             cuda_compute_capability: has.cuda_compute_capability.clone(),
             tee: match has.tee {

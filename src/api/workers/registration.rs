@@ -50,6 +50,9 @@ struct CapabilitiesIn {
     frameworks: Option<Vec<String>>,
     #[schema(schema_with = names_schema)]
     accelerators: Option<Vec<String>>,
+    /// Of references to inputs that it fetches, such as https.
+    #[schema(schema_with = names_schema)]
+    input_schemes: Option<Vec<String>>,
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 4096, default = 1)]
     max_parallel_jobs: Option<Int>,
     #[schema(max_length = 64)]
@@ -118,6 +121,7 @@ impl CapabilitiesIn {
             max_parallel_jobs: small(parallel),
             cuda_compute_capability: short("capabilities.cuda_compute_capability", self.cuda_compute_capability, 64)?,
             tee: tee(self.tee.as_deref())?,
+            input_schemes: names("capabilities.input_schemes", self.input_schemes, 8)?,
         })
     }
 }

@@ -118,6 +118,7 @@ fn award(state: &mut State) -> Win {
 fn complete(win: &Win, signer: &Identity, output: &[u8]) -> Command {
     let output_sha256 = Digest::of(output);
     Command::Complete(Box::new(Complete {
+        kept_size: 0,
         job: JOB,
         attempt: win.attempt,
         worker: win.worker,

@@ -237,12 +237,15 @@ impl Step<'_> {
             attempt: complete.attempt,
             worker: complete.worker,
             output_sha256: complete.output_sha256,
-            output_size: u64::try_from(complete.output.len()).unwrap_or(u64::MAX),
+            output_size: complete.output_size(),
+            kept: complete.kept_size > 0,
             exit_code: complete.exit_code,
             duration_ms: complete.duration_ms,
             signature: complete.signature.as_slice().into(),
         };
-        if Digest::of(&complete.output) != complete.output_sha256 {
+        let kept = outcome.kept;
+        // What the worker keeps is checked by who fetches it.
+        if !kept && Digest::of(&complete.output) != complete.output_sha256 {
             return Err(Refusal::Invalid("output_sha256 is not of the output".to_owned()));
         }
         if compared {
@@ -254,7 +257,9 @@ impl Step<'_> {
             job.error = None;
             job.outcome = Some(outcome);
         })?;
-        self.state.outputs.insert(id, Arc::from(complete.output.as_slice()));
+        if !kept {
+            self.state.outputs.insert(id, Arc::from(complete.output.as_slice()));
+        }
         self.change_worker(complete.worker, |worker| worker.completed = worker.completed.saturating_add(1));
         self.rate(complete.worker, id, if late { Fact::Late } else { Fact::Completed });
         Ok(reply)

@@ -22,7 +22,9 @@ impl Step<'_> {
     /// Takes what a run in force says as its vote, and decides if it can. `output`: the bytes it votes for.
     pub(super) fn vote(&mut self, id: JobId, attempt: u32, vote: Vote, output: &[u8]) -> Reply {
         let now = self.state.now;
-        if let Vote::Output(outcome) = &vote {
+        if let Vote::Output(outcome) = &vote
+            && !outcome.kept
+        {
             let key = (id, outcome.output_sha256);
             if !self.state.ballots.contains(&key) {
                 self.state.ballots.insert(key, Arc::from(output));
@@ -48,7 +50,9 @@ impl Step<'_> {
         let job = self.job(id)?;
         let votes: Vec<Run> = job.runs.iter().filter(|run| run.output().is_some()).cloned().collect();
         let agreed = |run: &&Run| run.output().is_some_and(|vote| vote.output_sha256 == digest);
-        let first = votes.iter().find(agreed);
+        // One whose bytes are here is better than one whose bytes its worker keeps.
+        let here = |run: &&Run| agreed(run) && run.output().is_some_and(|vote| !vote.kept);
+        let first = votes.iter().find(here).or_else(|| votes.iter().find(agreed));
         let (attempt, outcome) = (first.map(|run| run.attempt), first.and_then(Run::output).cloned());
         let output = self.state.ballots.get(&(id, digest)).cloned();
         let reply = self.finish(id, attempt, JobState::Completed, Cause::Completed, |job| {

@@ -84,11 +84,18 @@ pub(super) fn complete(job: JobId, attempt: u32, worker: WorkerId, output: &[u8]
         attempt,
         worker,
         output: output.to_vec(),
+        kept_size: 0,
         output_sha256: Digest::of(output),
         exit_code: 0,
         duration_ms: 12,
         signature: vec![7; 64],
     }))
+}
+
+/// A result whose output stays with the worker.
+pub(super) fn keep(job: JobId, attempt: u32, worker: WorkerId, kept_size: u64) -> Command {
+    let Command::Complete(complete) = complete(job, attempt, worker, b"large") else { unreachable!() };
+    Command::Complete(Box::new(Complete { output: vec![], kept_size, ..*complete }))
 }
 
 pub(super) fn fail(job: JobId, attempt: u32, worker: WorkerId, retryable: bool) -> Command {
@@ -140,7 +147,7 @@ fn check_job(state: &State, id: JobId, job: &Arc<Job>) {
     assert!(job.failures <= job.failures_max() && job.failures <= job.attempt * job.redundancy() as u32);
     assert_eq!(job.finished_at.is_some(), job.state.is_final());
     assert_eq!(job.outcome.is_some(), job.state == JobState::Completed);
-    assert_eq!(state.output(id).is_some(), job.state == JobState::Completed);
+    assert_eq!(state.output(id).is_some(), job.outcome.as_ref().is_some_and(|outcome| !outcome.kept));
     assert_eq!(state.payload(id).is_some(), !matches!(job.state, JobState::Completed | JobState::Cancelled));
     assert!((1..=HISTORY_MAX).contains(&job.history.len()));
     let last = job.history.last().unwrap();

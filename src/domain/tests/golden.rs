@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 
 use goldenscript::{ArgumentConsumer, Command as Line};
 
-use super::fixture::{check, complete, fail, job, register, reread, spec, submit, worker};
+use super::fixture::{check, complete, fail, job, keep, register, reread, spec, submit, worker};
 use crate::domain::apply::Position;
 use crate::domain::ceiling::Escalation;
 use crate::domain::command::{Command, Done, Record, Reply};
@@ -111,7 +111,10 @@ impl Story {
             "renew" => Command::Renew { job: id, attempt, lease_ms },
             "expire" => Command::Expire { job: id, attempt },
             "decline" => Command::Decline { job: id, attempt, worker },
-            "complete" => complete(id, attempt, worker, text(args, "output", "done").as_bytes()),
+            "complete" => match args.lookup_parse("kept")? {
+                Some(size) => keep(id, attempt, worker, size),
+                None => complete(id, attempt, worker, text(args, "output", "done").as_bytes()),
+            },
             _ => {
                 let mut command = fail(id, attempt, worker, args.lookup_parse("retryable")?.unwrap_or(true));
                 if let (Command::Fail(fail), Some(code)) = (&mut command, args.lookup("code")) {
@@ -464,6 +467,7 @@ stories! {
     fair_share
     forgotten_key
     journal
+    kept_output
     late_result
     nonsense
     price_escalation

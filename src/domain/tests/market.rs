@@ -200,6 +200,7 @@ fn each_requirement_is_judged_and_named() {
     spec.requirements.max_network_latency_ms = 1;
     spec.requirements.max_worker_load_permille = 250;
     spec.requirements.min_reputation = 501;
+    spec.input.uri = Some("https://example.org/x".into());
     let told: Vec<String> = misfits(&spec, worker, Some(Live { load_permille: 251, rtt_us: Some(1_001) }))
         .into_iter()
         .map(|misfit| format!("{}: {} / {}", misfit.requirement, misfit.wanted, misfit.offered))
@@ -208,6 +209,7 @@ fn each_requirement_is_judged_and_named() {
         told,
         [
             "type: render3d / sha256, wordcount",
+            "input: fetches https references / none",
             "min_cpu_cores: at least 5 / 4",
             "min_ram_gb: at least 8193 MB / 8192 MB",
             "min_gpu_memory_gb: at least 1 MB / 0 MB",
@@ -217,6 +219,17 @@ fn each_requirement_is_judged_and_named() {
             "max_network_latency_ms: at most 1 ms / 2 ms",
         ]
     );
+}
+
+#[test]
+fn a_job_with_a_reference_fits_who_fetches_such() {
+    let state = market(1, &[1]);
+    let mut worker: Worker = Worker::clone(state.worker(worker(1)).unwrap());
+    let mut spec = spec(b"x");
+    spec.input.uri = Some("https://example.org/x".into());
+    assert!(!fits(&spec, &worker, None));
+    worker.capabilities.input_schemes = vec!["file".to_owned(), "https".to_owned()];
+    assert!(fits(&spec, &worker, None) && misfits(&spec, &worker, None).is_empty());
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! Stories of whole nodes in one process, over real sockets on loopback.
 
 mod faults;
+mod fetch;
 mod gossip;
 mod requests;
 

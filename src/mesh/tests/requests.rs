@@ -88,12 +88,12 @@ async fn messages_over_the_limit_are_refused_both_ways_and_the_largest_passes() 
 async fn member_lanes_refuse_strangers_until_they_are_members() {
     let b = node(2, coordinator()).await.echo();
     let stranger = node(9, Options { persistent: addresses(&[&b]), ..coordinator() }).await;
-    for lane in [Lane::Append, Lane::Control, Lane::Snapshot, Lane::Forward] {
+    for lane in [Lane::Append, Lane::Control, Lane::Snapshot, Lane::Forward, Lane::Fetch] {
         let error = stranger.ask(b.id(), lane, b"let me in").await.unwrap_err();
         assert!(matches!(&error, Error::Refused { reason, .. } if reason.contains("not a member")), "{error}");
     }
     let view = b.handle.peers().into_iter().find(|peer| peer.id == stranger.id()).unwrap();
-    assert_eq!((view.offences, view.member), (4, false));
+    assert_eq!((view.offences, view.member), (5, false));
     assert_eq!(stranger.ask(b.id(), Lane::Worker, b"work").await.unwrap(), "work");
     b.handle.set_members([1, 2, 9].map(id).into());
     assert_eq!(stranger.ask(b.id(), Lane::Append, b"now").await.unwrap(), "now");

@@ -15,6 +15,7 @@ mod leftovers;
 mod pipes;
 mod process;
 mod progress;
+mod sink;
 #[cfg(test)]
 mod tests;
 mod wasm;
@@ -22,17 +23,21 @@ mod workspace;
 
 pub use http::Server;
 pub use process::Program;
+pub use sink::Keeping;
 pub use wasm::Sandbox;
 pub use workspace::Workspace;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use self::sink::Sink;
 use super::desk::{Cause, Key};
+use super::shelf::Pin;
 use crate::domain::Digest;
 
 /// One attempt to run.
@@ -42,10 +47,19 @@ pub struct Work {
     pub kind: String,
     pub input: Bytes,
     /// Where the input is, if it did not come along.
-    pub input_uri: Option<String>,
+    pub input_uri: Option<Reference>,
     /// What the client said the input is.
     pub input_sha256: Option<Digest>,
     pub timeout: Duration,
+}
+
+/// An input that is somewhere else, and here once it was fetched.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    pub uri: String,
+    pub size: u64,
+    /// Holds the bytes; they were compared with the digest.
+    pub file: Option<Arc<Pin>>,
 }
 
 /// How one type of job is run.
@@ -82,9 +96,28 @@ pub enum Ended {
         bytes: Bytes,
         exit_code: i32,
     },
+    /// The output is on the shelf.
+    Kept {
+        sha256: Digest,
+        size: u64,
+        exit_code: i32,
+    },
     Failed(Failure),
     /// A newer attempt is here: nothing is to be reported.
     Abandoned,
+}
+
+impl Ended {
+    /// What an order to stop comes to.
+    pub fn stopped(cause: Cause) -> Self {
+        let code = match cause {
+            Cause::Cancelled => "cancelled",
+            Cause::LeaseLost => "lease_lost",
+            Cause::Stopping => "worker_stopping",
+            Cause::Replaced => return Self::Abandoned,
+        };
+        Self::Failed(Failure::retryable(code, ""))
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,7 +133,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn permanent(code: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn permanent(code: &'static str, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), ..Self::default() }
     }
 
@@ -108,7 +141,7 @@ impl Failure {
         Self { retryable: true, ..Self::permanent(code, detail) }
     }
 
-    fn ill(code: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn ill(code: &'static str, detail: impl Into<String>) -> Self {
         Self { ill: true, ..Self::retryable(code, detail) }
     }
 }
@@ -118,16 +151,28 @@ pub struct Executor {
     recipes: BTreeMap<String, Recipe>,
     workspace: Workspace,
     progress: progress::Board,
+    keeping: Option<Keeping>,
 }
 
 impl Executor {
     pub fn new(recipes: BTreeMap<String, Recipe>, workspace: Workspace) -> Self {
-        Self { recipes, workspace, progress: progress::Board::default() }
+        Self { recipes, workspace, progress: progress::Board::default(), keeping: None }
     }
 
     /// What the attempts that run say of themselves.
     pub fn progress(&self) -> &progress::Board {
         &self.progress
+    }
+
+    /// Puts outputs that are too large for the log on a shelf. Without one they must fit into memory.
+    #[must_use]
+    pub fn keeping(self, keeping: Keeping) -> Self {
+        Self { keeping: Some(keeping), ..self }
+    }
+
+    /// Whether the type's input may stay in a file; others need it in memory.
+    pub fn reads_files(&self, kind: &str) -> bool {
+        self.recipes.get(kind).is_some_and(|recipe| matches!(recipe.action, Action::Command(_)))
     }
 
     pub fn knows(&self, kind: &str) -> bool {
@@ -167,11 +212,11 @@ impl Executor {
             Ok(place) => place,
             Err(error) => return Ended::Failed(Failure::ill("workspace", error.to_string())),
         };
-        let output_max = recipe.max_output_bytes;
+        let sink = Sink { max: recipe.max_output_bytes, keeping: self.keeping.as_ref() };
         let run = async {
             match process {
-                Process::Command(program) => process::run(program, work, output_max, &place, stop).await,
-                Process::Module(sandbox) => wasm::run(sandbox, work, output_max, &place, stop).await,
+                Process::Command(program) => process::run(program, work, sink, &place, stop).await,
+                Process::Module(sandbox) => wasm::run(sandbox, work, sink, &place, stop).await,
             }
         };
         let ended = tokio::select! {
@@ -190,15 +235,15 @@ pub fn kill_everything(root: &Path) {
 }
 
 fn check_input(work: &Work, recipe: &Recipe) -> Result<(), Failure> {
+    if let Some(Reference { file, .. }) = &work.input_uri {
+        // Whoever fetched it has compared it.
+        let detail = "this worker does not fetch inputs";
+        return if file.is_some() { Ok(()) } else { Err(Failure::retryable("input_unavailable", detail)) };
+    }
     let size = work.input.len() as u64;
     if size > recipe.max_input_bytes {
         let detail = format!("{size} bytes, this worker takes {}", recipe.max_input_bytes);
         return Err(Failure::retryable("input_too_large", detail));
-    }
-    if work.input_uri.is_some() {
-        let takes_uri = matches!(&recipe.action, Action::Command(program) if program.takes_uri);
-        let detail = "this worker does not fetch inputs of this type";
-        return if takes_uri { Ok(()) } else { Err(Failure::retryable("input_unavailable", detail)) };
     }
     match work.input_sha256 {
         Some(claimed) if claimed != Digest::of(&work.input) => {

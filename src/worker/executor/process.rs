@@ -10,17 +10,19 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use bytes::Bytes;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::fs::File;
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
-use super::pipes::{self, TooLarge};
+use super::pipes;
+use super::sink::{Sink, Taken};
 use super::workspace::Place;
 use super::{Ended, Failure, Work, leftovers, progress};
 use crate::worker::desk::Cause;
+use crate::worker::shelf::Pin;
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
@@ -43,8 +45,6 @@ pub struct Program {
     pub environment: BTreeMap<String, String>,
     /// Exit codes that say another attempt would fail the same way.
     pub permanent_exit_codes: Vec<i32>,
-    /// Fetches inputs that are given by reference, and checks their digest.
-    pub takes_uri: bool,
 }
 
 impl Program {
@@ -55,8 +55,9 @@ impl Program {
 
 /// How the conversation with a command ended.
 enum Said {
-    Exited(ExitStatus, Vec<u8>),
-    TooMuch,
+    Exited(ExitStatus, Taken),
+    /// More than it may, or than there is a place for.
+    TooMuch(Taken),
     /// Somebody outside the group keeps the output open.
     HeldOpen,
     Lost(std::io::Error),
@@ -67,12 +68,12 @@ enum Said {
 pub(super) async fn run(
     program: &Program,
     work: &Work,
-    output_max: u64,
+    sink: Sink<'_>,
     place: &Place,
     stop: oneshot::Receiver<Cause>,
 ) -> Ended {
     if program.mentions(INPUT)
-        && let Err(error) = tokio::fs::write(place.scratch("input"), &work.input).await
+        && let Err(error) = lay_out(work, place).await
     {
         return Ended::Failed(Failure::ill("workspace", format!("write input: {error}")));
     }
@@ -91,12 +92,29 @@ pub(super) async fn run(
     }
     let mut tail = Vec::new();
     let said = tokio::select! {
-        said = converse(&mut child, group, work, output_max, &mut tail) => said,
+        said = converse(&mut child, group, work, sink, &mut tail) => said,
         () = tokio::time::sleep(work.timeout) => Said::TimedOut,
         cause = asked_to_stop(stop) => Said::Stopped(cause),
     };
     end(&mut child, group).await;
-    judge(program, work, said, output_max, &tail, place).await
+    judge(program, work, said, sink, &tail, place).await
+}
+
+/// Puts the input into a file of the attempt's own: a command may write to it.
+async fn lay_out(work: &Work, place: &Place) -> std::io::Result<()> {
+    let path = place.scratch("input");
+    match fetched(work) {
+        Some(pin) => {
+            let (mut from, mut to) = (File::open(pin.path()).await?, File::create(&path).await?);
+            tokio::io::copy(&mut from, &mut to).await?;
+            to.flush().await
+        }
+        None => tokio::fs::write(&path, &work.input).await,
+    }
+}
+
+fn fetched(work: &Work) -> Option<&Pin> {
+    work.input_uri.as_ref()?.file.as_deref()
 }
 
 fn spawn(program: &Program, work: &Work, place: &Place) -> std::io::Result<Child> {
@@ -116,32 +134,41 @@ fn spawn(program: &Program, work: &Work, place: &Place) -> std::io::Result<Child
         .env("CIRO_JOB_TYPE", &work.kind)
         .env(progress::VARIABLE, place.scratch(PROGRESS))
         .current_dir(&place.directory)
-        .stdin(if program.mentions(INPUT) { Stdio::null() } else { Stdio::piped() })
+        .stdin(match fetched(work) {
+            _ if program.mentions(INPUT) => Stdio::null(),
+            Some(pin) => Stdio::from(std::fs::File::open(pin.path())?),
+            None => Stdio::piped(),
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    if let Some(uri) = &work.input_uri {
-        command.env("CIRO_INPUT_URI", uri);
+    if let Some(reference) = &work.input_uri {
+        command.env("CIRO_INPUT_URI", &reference.uri);
         command.env("CIRO_INPUT_SHA256", work.input_sha256.map(|digest| hex::encode(digest.0)).unwrap_or_default());
     }
     command.spawn()
 }
 
 /// Feeds the command, reads what it says, waits for its exit.
-async fn converse(child: &mut Child, group: Option<Group>, work: &Work, output_max: u64, tail: &mut Vec<u8>) -> Said {
+async fn converse(child: &mut Child, group: Option<Group>, work: &Work, sink: Sink<'_>, tail: &mut Vec<u8>) -> Said {
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Said::Lost(std::io::ErrorKind::BrokenPipe.into());
     };
     let stdin = child.stdin.take();
     let talk = async {
-        let said = pipes::read_bounded(stdout, output_max);
+        let said = async {
+            match sink.take(stdout).await {
+                much @ (Taken::TooLarge | Taken::NoPlace(_)) => Err(much),
+                taken => Ok(taken),
+            }
+        };
         let ((), (), said) = tokio::try_join!(
             infallible(pipes::feed(stdin, &work.input)),
             infallible(pipes::read_tail(stderr, tail)),
             said
         )?;
-        Ok::<_, TooLarge>(said)
+        Ok::<_, Taken>(said)
     };
     let exit = async {
         let status = child.wait().await;
@@ -153,11 +180,11 @@ async fn converse(child: &mut Child, group: Option<Group>, work: &Work, output_m
     let (status, said) = tokio::select! {
         said = &mut talk => match said {
             Ok(said) => (exit.await, said),
-            Err(TooLarge) => return Said::TooMuch,
+            Err(much) => return Said::TooMuch(much),
         },
         status = &mut exit => match tokio::time::timeout(DRAIN, talk).await {
             Ok(Ok(said)) => (status, said),
-            Ok(Err(TooLarge)) => return Said::TooMuch,
+            Ok(Err(much)) => return Said::TooMuch(much),
             Err(_) => return Said::HeldOpen,
         },
     };
@@ -167,7 +194,7 @@ async fn converse(child: &mut Child, group: Option<Group>, work: &Work, output_m
     }
 }
 
-async fn infallible(work: impl Future<Output = ()>) -> Result<(), TooLarge> {
+async fn infallible(work: impl Future<Output = ()>) -> Result<(), Taken> {
     work.await;
     Ok(())
 }
@@ -208,18 +235,18 @@ async fn end(child: &mut Child, group: Option<Group>) {
     }
 }
 
-async fn judge(program: &Program, work: &Work, said: Said, output_max: u64, tail: &[u8], place: &Place) -> Ended {
+async fn judge(program: &Program, work: &Work, said: Said, sink: Sink<'_>, tail: &[u8], place: &Place) -> Ended {
     let failure = match said {
-        Said::Exited(status, stdout) if status.success() => return output(program, stdout, output_max, place).await,
+        Said::Exited(status, stdout) if status.success() => return output(program, stdout, sink, place).await,
         Said::Exited(status, _) => bad_exit(program, status, tail),
-        Said::TooMuch => too_large(output_max),
+        Said::TooMuch(much) => return sink.end(much).await,
         Said::HeldOpen => Failure::permanent("output_held", "a process that left the group kept the output open"),
         Said::Lost(error) => Failure::ill("wait", error.to_string()),
         Said::TimedOut => {
             let detail = format!("after {} s\n{}", work.timeout.as_secs(), pipes::tail_text(tail));
             Failure::retryable("timeout", detail.trim_end())
         }
-        Said::Stopped(cause) => return stopped(cause),
+        Said::Stopped(cause) => return Ended::stopped(cause),
     };
     Ended::Failed(failure)
 }
@@ -251,9 +278,9 @@ fn bad_exit(program: &Program, status: ExitStatus, tail: &[u8]) -> Failure {
 }
 
 /// Standard output, or the output file if the command was given one.
-async fn output(program: &Program, stdout: Vec<u8>, output_max: u64, place: &Place) -> Ended {
+async fn output(program: &Program, stdout: Taken, sink: Sink<'_>, place: &Place) -> Ended {
     if !program.mentions(OUTPUT) {
-        return Ended::Output { bytes: Bytes::from(stdout), exit_code: 0 };
+        return sink.end(stdout).await;
     }
     let path = place.scratch("output");
     // Not through a link: a job must not choose what is read.
@@ -261,13 +288,6 @@ async fn output(program: &Program, stdout: Vec<u8>, output_max: u64, place: &Pla
     let file = if plain { File::open(&path).await } else { Err(std::io::ErrorKind::NotFound.into()) };
     match file {
         Err(error) => Ended::Failed(Failure::retryable("no_output", format!("output file: {error}"))),
-        Ok(file) => match pipes::read_bounded(file, output_max).await {
-            Ok(bytes) => Ended::Output { bytes: Bytes::from(bytes), exit_code: 0 },
-            Err(TooLarge) => Ended::Failed(too_large(output_max)),
-        },
+        Ok(file) => sink.end(sink.take(file).await).await,
     }
-}
-
-fn too_large(output_max: u64) -> Failure {
-    Failure::permanent("output_too_large", format!("more than {output_max} bytes"))
 }

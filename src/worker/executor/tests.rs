@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::{Action, Ended, Executor, Failure, Program, Recipe, Work, Workspace, leftovers};
+use super::{Action, Ended, Executor, Failure, Program, Recipe, Reference, Work, Workspace, leftovers};
 use crate::clock;
 use crate::domain::{Digest, JobId};
 use crate::worker::desk::Cause;
+use crate::worker::shelf::Shelf;
 
 struct Bench {
     executor: Executor,
@@ -29,7 +31,6 @@ fn program(script: &str) -> Program {
         arguments: ["-c", script, "sh"].map(str::to_owned).to_vec(),
         environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         permanent_exit_codes: vec![9],
-        takes_uri: false,
     }
 }
 
@@ -189,12 +190,27 @@ async fn input_is_checked_before_anything_runs() {
 }
 
 #[tokio::test]
-async fn an_input_by_reference_goes_to_a_command_that_fetches_it_and_to_no_other() {
-    let by_reference = Work { input_uri: Some("https://example.org/x".to_owned()), ..work(b"") };
-    assert_eq!(failure(bench("cat").run(&by_reference).await).code, "input_unavailable");
-    let fetches = Program { takes_uri: true, ..program("echo $CIRO_INPUT_URI $CIRO_INPUT_SHA256") };
-    let said = output(bench_with(Action::Command(fetches)).run(&by_reference).await);
-    assert_eq!(said, format!("https://example.org/x {}\n", hex::encode(Digest::of(b"").0)));
+async fn an_input_by_reference_is_read_like_any_other_once_it_was_fetched() {
+    let reference = |file| Work {
+        input_uri: Some(Reference { uri: "https://example.org/x".to_owned(), size: 8, file }),
+        input_sha256: Some(Digest::of(b"fetched\n")),
+        ..work(b"")
+    };
+    assert_eq!(failure(bench("cat").run(&reference(None)).await).code, "input_unavailable");
+
+    let directory = tempfile::tempdir().unwrap();
+    let shelf = Shelf::open(directory.path(), 1_000, Duration::from_secs(60)).unwrap();
+    let mut draft = shelf.draft().await.unwrap();
+    draft.write(b"fetched\n").await.unwrap();
+    let (digest, _) = draft.keep().await.unwrap();
+    let here = reference(shelf.pin(&digest).map(Arc::new));
+    assert_eq!(output(bench("cat; echo $CIRO_INPUT_URI").run(&here).await), "fetched\nhttps://example.org/x\n");
+    // A command may write to its file; what is kept stays as it was.
+    let mut changes = program("cat \"$1\"; echo more >> \"$1\"; cat \"$1\"");
+    changes.arguments.push("{input}".to_owned());
+    let said = output(bench_with(Action::Command(changes)).run(&here).await);
+    assert_eq!(said, "fetched\nfetched\nmore\n");
+    assert_eq!(&shelf.read(&digest, 0, 8).await.unwrap()[..], b"fetched\n");
 }
 
 #[tokio::test]

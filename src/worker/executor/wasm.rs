@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::process::{self, Program};
+use super::sink::Sink;
 use super::workspace::Place;
 use super::{Ended, Failure, Work};
 use crate::tasks::Tasks;
@@ -34,7 +35,7 @@ pub struct Sandbox {
 pub(super) async fn run(
     sandbox: &Sandbox,
     work: &Work,
-    output_max: u64,
+    sink: Sink<'_>,
     place: &Place,
     stop: oneshot::Receiver<Cause>,
 ) -> Ended {
@@ -51,7 +52,7 @@ pub(super) async fn run(
     }
     let program = program(sandbox, work, place);
     let input = Work { input: call.input, ..work.clone() };
-    let ended = judge(process::run(&program, &input, output_max, place, stop).await);
+    let ended = judge(process::run(&program, &input, sink, place, stop).await);
     let startable = !matches!(&ended, Ended::Failed(failure) if failure.code == "wasm_invalid");
     if startable && matches!(call.module, Module::Inline(_)) {
         keep(sandbox, module).await;
@@ -92,7 +93,6 @@ fn program(sandbox: &Sandbox, work: &Work, place: &Place) -> Program {
         arguments: args.to_vec(),
         environment: BTreeMap::new(),
         permanent_exit_codes: vec![],
-        takes_uri: false,
     }
 }
 

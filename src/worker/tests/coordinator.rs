@@ -198,6 +198,26 @@ impl Coordinator {
         self.order(worker, Order::Assign(Assign { assignments: vec![assignment] })).await
     }
 
+    /// Assigns a job whose input, `bytes`, is where `uri` says.
+    pub async fn refer(&self, worker: PeerId, kind: &str, (job, attempt): Key, uri: &str, bytes: &[u8]) {
+        let sha256 = Bytes::copy_from_slice(&Digest::of(bytes).0);
+        let assignment = Assignment {
+            attempt: Some(wire::attempt_ref(job, attempt)),
+            r#type: kind.to_owned(),
+            input: Some(Input { sha256, size: bytes.len() as u64, uri: uri.to_owned(), inline: Bytes::new() }),
+            timeout_secs: 60,
+            lease_ms: 60_000,
+            request_id: "test".to_owned(),
+        };
+        let items = self.order(worker, Order::Assign(Assign { assignments: vec![assignment] })).await;
+        assert!(items[0].accepted, "{items:?}");
+    }
+
+    /// Asks as a coordinator does, on any lane.
+    pub async fn ask(&self, worker: PeerId, lane: Lane, body: Bytes) -> Result<Bytes, mesh::Error> {
+        self.mesh.request(worker, lane, body, ANSWER_LIMIT).await
+    }
+
     pub async fn renew(&self, worker: PeerId, keys: &[Key], lease_ms: u32) -> Vec<ItemReply> {
         let renewals =
             keys.iter().map(|(job, attempt)| Renewal { attempt: Some(wire::attempt_ref(*job, *attempt)), lease_ms });

@@ -1,0 +1,146 @@
+//! Inputs that a web server has.
+//!
+//! The resolver is ours: it gives the client no address that it must not use,
+//! so what was judged is what is connected to. Addresses in the URL itself are
+//! judged before. Redirects are followed by us, a few, each judged like the
+//! first, from https never back to http. No proxy, no cookie, no password.
+
+use std::error::Error as StdError;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, header};
+
+use super::{Policy, Sink, address, forbidden, mismatch, not_found, refused, unreachable};
+use crate::worker::executor::Failure;
+
+/// Redirects that are followed.
+const REDIRECTS_MAX: usize = 4;
+
+pub fn client(policy: &Policy) -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("ciro-worker/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .pool_max_idle_per_host(0)
+        .connect_timeout(policy.connect)
+        .dns_resolver(Arc::new(Resolver { allow_private: policy.allow_private }))
+}
+
+/// A name has no address that we may use.
+#[derive(Debug, thiserror::Error)]
+#[error("no public address")]
+struct NotPublic;
+
+struct Resolver {
+    allow_private: bool,
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let allow_private = self.allow_private;
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let usable: Vec<SocketAddr> =
+                found.filter(|found| allow_private || address::is_public(found.ip())).collect();
+            if usable.is_empty() {
+                return Err(Box::new(NotPublic) as Box<dyn StdError + Send + Sync>);
+            }
+            Ok(Box::new(usable.into_iter()) as Addrs)
+        })
+    }
+}
+
+pub async fn read(policy: &Policy, client: &Client, url: Url, sink: &mut Sink) -> Result<(), Failure> {
+    let mut response = follow(policy, client, url).await?;
+    if let Some(length) = response.content_length().filter(|length| *length != sink.size) {
+        return Err(mismatch(format!("the server says it has {length} bytes, it should be {}", sink.size)));
+    }
+    loop {
+        let chunk = tokio::time::timeout(policy.idle, response.chunk()).await;
+        match chunk.map_err(|_| unreachable(format!("nothing came for {} s", policy.idle.as_secs_f32())))? {
+            Ok(Some(bytes)) => sink.write(&bytes).await?,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(unreachable(format!("the answer broke off: {}", innermost(&error)))),
+        }
+    }
+}
+
+/// The first answer that is no redirect.
+async fn follow(policy: &Policy, client: &Client, mut url: Url) -> Result<Response, Failure> {
+    for _ in 0..=REDIRECTS_MAX {
+        policy.allows(&url)?;
+        check_host(policy, &url)?;
+        let response = send(policy, client, &url).await?;
+        if !response.status().is_redirection() {
+            return judge(response);
+        }
+        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let next = location.and_then(|location| url.join(location).ok());
+        let next = next.ok_or_else(|| refused(format!("{} without a place to go", response.status())))?;
+        match (url.scheme(), next.scheme()) {
+            ("http", "http" | "https") | ("https", "https") => url = next,
+            (from, to) => return Err(forbidden(format!("a redirect leads from {from} to {to}"))),
+        }
+    }
+    Err(refused(format!("more than {REDIRECTS_MAX} redirects")))
+}
+
+async fn send(policy: &Policy, client: &Client, url: &Url) -> Result<Response, Failure> {
+    let limit = policy.connect + policy.idle;
+    let sent = tokio::time::timeout(limit, client.get(url.clone()).send()).await;
+    let sent = sent.map_err(|_| unreachable(format!("no answer within {} s", limit.as_secs_f32())))?;
+    sent.map_err(|error| match is_not_public(&error) {
+        true => not_public(),
+        false if error.is_timeout() => unreachable("no connection in time"),
+        false => unreachable(innermost(&error)),
+    })
+}
+
+/// Judges an address in place of a name: nobody resolves it.
+fn check_host(policy: &Policy, url: &Url) -> Result<(), Failure> {
+    let host = url.host_str().ok_or_else(|| refused("the URI names no host"))?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match bare.parse::<IpAddr>() {
+        Ok(ip) if !policy.allow_private && !address::is_public(ip) => Err(not_public()),
+        _ => Ok(()),
+    }
+}
+
+fn not_public() -> Failure {
+    forbidden("this worker fetches nothing from loopback, link-local or private addresses")
+}
+
+fn judge(response: Response) -> Result<Response, Failure> {
+    let status = response.status();
+    let said = || format!("the server answered {status}");
+    match status {
+        StatusCode::OK => Ok(response),
+        StatusCode::NOT_FOUND | StatusCode::GONE => Err(not_found(said())),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => Err(unreachable(said())),
+        status if status.is_server_error() => Err(unreachable(said())),
+        _ => Err(refused(said())),
+    }
+}
+
+fn is_not_public(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<NotPublic>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// What it comes down to, such as "Connection refused".
+fn innermost(error: &dyn StdError) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,247 @@
+//! Fetches inputs that are given by reference.
+//!
+//! A client names a URI, a digest and a size. The worker fetches the bytes
+//! before the job runs, and runs it only with bytes of that digest and size.
+//! They land on a [`Shelf`], which is a cache too: what came from the same URI
+//! in this life of the worker and is still there is compared again and not
+//! fetched. The digest alone gives nobody what came for another.
+//!
+//! A URI is a stranger's wish about where this machine connects to. So each
+//! scheme is off until the operator turns it on; addresses that only a machine
+//! in the operator's network reaches are refused, judged after the name was
+//! resolved, for every redirect anew; files must lie below the operator's roots
+//! after links are followed. Bytes, times and redirects are bounded.
+//!
+//! Failures say whose fault they are by their code: those that follow from the
+//! reference (`input_not_found`, `input_refused`, `input_mismatch`,
+//! `input_unreachable`, `input_forbidden`) do not count against the worker.
+
+mod address;
+mod file;
+mod http;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Url;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::oneshot;
+use tracing::{debug, info};
+
+use super::desk::Cause;
+use super::executor::{Ended, Failure, Reference, Work};
+use super::shelf::{self, Draft, Pin, Shelf};
+use crate::clock;
+use crate::domain::Digest;
+
+/// Origins remembered. What came from others is fetched again.
+const ORIGINS_MAX: usize = 1_024;
+
+const CHUNK: usize = 64 * 1024;
+
+/// What the operator allows.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Some of [`super::freight::SCHEMES`].
+    pub schemes: Vec<String>,
+    /// Where `file:` references may point to: real paths.
+    pub roots: Vec<PathBuf>,
+    /// Fetch from loopback, link-local and private addresses, too.
+    pub allow_private: bool,
+    pub max_bytes: u64,
+    /// To connect.
+    pub connect: Duration,
+    /// Without a byte.
+    pub idle: Duration,
+    /// For all of it.
+    pub total: Duration,
+}
+
+impl Policy {
+    fn allows(&self, url: &Url) -> Result<(), Failure> {
+        if self.schemes.iter().any(|scheme| scheme == url.scheme()) {
+            return Ok(());
+        }
+        Err(forbidden(format!("this worker does not fetch {} references", url.scheme())))
+    }
+}
+
+#[derive(Debug)]
+pub struct Inputs {
+    policy: Policy,
+    shelf: Shelf,
+    http: reqwest::Client,
+    /// What came from where, by the digest of the URI; oldest first.
+    origins: Mutex<VecDeque<(Digest, Digest)>>,
+}
+
+impl Inputs {
+    /// # Errors
+    ///
+    /// The HTTP client cannot be made.
+    pub fn new(policy: Policy, shelf: Shelf) -> Result<Self, reqwest::Error> {
+        let http = http::client(&policy).build()?;
+        Ok(Self { policy, shelf, http, origins: Mutex::default() })
+    }
+
+    /// Fetches the input, if the work has a reference; until then it waits for `stop`, too.
+    ///
+    /// # Errors
+    ///
+    /// How the attempt has ended.
+    pub async fn bring(&self, mut work: Work, stop: &mut oneshot::Receiver<Cause>) -> Result<Work, Ended> {
+        let Some(reference) = work.input_uri.clone() else { return Ok(work) };
+        let started = clock::instant();
+        let limit = self.policy.total.min(work.timeout);
+        let late = || unreachable(format!("not fetched within {} s", limit.as_secs_f32()));
+        let fetch = async {
+            let fetched = self.fetch(&reference, work.input_sha256);
+            tokio::time::timeout(limit, fetched).await.unwrap_or_else(|_| Err(late()))
+        };
+        let pin = tokio::select! {
+            pin = fetch => pin.map_err(Ended::Failed)?,
+            Ok(cause) = stop => return Err(Ended::stopped(cause)),
+        };
+        info!(job = %work.key.0, bytes = reference.size, took_ms = started.elapsed().as_millis(), "input is here");
+        work.timeout = work.timeout.saturating_sub(started.elapsed());
+        work.input_uri = Some(Reference { file: Some(Arc::new(pin)), ..reference });
+        Ok(work)
+    }
+
+    async fn fetch(&self, reference: &Reference, wanted: Option<Digest>) -> Result<Pin, Failure> {
+        let wanted = wanted.ok_or_else(|| Failure::permanent("input_refused", "the reference has no digest"))?;
+        if reference.size > self.policy.max_bytes {
+            let detail = format!("{} bytes, this worker fetches {}", reference.size, self.policy.max_bytes);
+            return Err(Failure::retryable("input_too_large", detail));
+        }
+        let url = Url::parse(&reference.uri).map_err(|error| refused(format!("not a URI: {error}")))?;
+        self.policy.allows(&url)?;
+        let origin = (Digest::of(reference.uri.as_bytes()), wanted);
+        if let Some(pin) = self.cached(origin, reference.size).await {
+            debug!(sha256 = %wanted, "input was here already");
+            return Ok(pin);
+        }
+        let mut sink = Sink { draft: self.shelf.draft().await.map_err(trouble)?, size: reference.size };
+        match url.scheme() {
+            "file" => file::read(&self.policy, &url, &mut sink).await?,
+            _ => http::read(&self.policy, &self.http, url, &mut sink).await?,
+        }
+        let pin = sink.keep(&self.shelf, &wanted).await?;
+        self.note(origin);
+        Ok(pin)
+    }
+
+    /// What came from there, if it still is here and what it should be.
+    async fn cached(&self, origin: (Digest, Digest), size: u64) -> Option<Pin> {
+        if !self.origins().contains(&origin) {
+            return None;
+        }
+        let (_, wanted) = origin;
+        let pin = self.shelf.pin(&wanted)?;
+        if self.shelf.size(&wanted) == Some(size) && digest_of(&pin).await.is_ok_and(|digest| digest == wanted) {
+            return Some(pin);
+        }
+        drop(pin);
+        self.shelf.discard(&wanted);
+        None
+    }
+
+    fn note(&self, origin: (Digest, Digest)) {
+        let mut origins = self.origins();
+        origins.retain(|known| *known != origin);
+        if origins.len() >= ORIGINS_MAX {
+            origins.pop_front();
+        }
+        origins.push_back(origin);
+    }
+
+    fn origins(&self) -> MutexGuard<'_, VecDeque<(Digest, Digest)>> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All of a fetched input, for jobs that need it in memory.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub async fn load(pin: &Pin) -> Result<Bytes, Failure> {
+    let read = tokio::fs::read(pin.path()).await;
+    read.map(Bytes::from).map_err(|error| Failure::ill("workspace", format!("read input: {error}")))
+}
+
+async fn digest_of(pin: &Pin) -> std::io::Result<Digest> {
+    use sha2::Digest as _;
+    let mut file = tokio::fs::File::open(pin.path()).await?;
+    let (mut hash, mut chunk) = (sha2::Sha256::new(), vec![0; CHUNK]);
+    loop {
+        match file.read(&mut chunk).await? {
+            0 => return Ok(Digest(hash.finalize().into())),
+            size => hash.update(&chunk[..size]),
+        }
+    }
+}
+
+/// Takes the bytes of an input, no more than there should be.
+struct Sink {
+    draft: Draft,
+    size: u64,
+}
+
+impl Sink {
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.draft.size() + bytes.len() as u64 > self.size {
+            return Err(mismatch(format!("more than {} bytes came", self.size)));
+        }
+        self.draft.write(bytes).await.map_err(trouble)
+    }
+
+    async fn keep(self, shelf: &Shelf, wanted: &Digest) -> Result<Pin, Failure> {
+        let (size, digest) = (self.draft.size(), self.draft.digest());
+        if size != self.size {
+            return Err(mismatch(format!("{size} bytes came, it should be {}", self.size)));
+        }
+        if digest != *wanted {
+            return Err(mismatch(format!("its digest is {digest}, it should be {wanted}")));
+        }
+        self.draft.keep().await.map_err(trouble)?;
+        shelf.pin(wanted).ok_or_else(|| Failure::retryable("input_no_room", "it was evicted at once"))
+    }
+}
+
+/// It is not where the client says. Nobody will find it there.
+fn not_found(detail: impl Into<String>) -> Failure {
+    Failure::permanent("input_not_found", detail)
+}
+
+/// Who has it does not give it away, or the reference makes no sense.
+fn refused(detail: impl Into<String>) -> Failure {
+    Failure::permanent("input_refused", detail)
+}
+
+/// What came is something else: what is there, or what arrived. Another worker may see better.
+fn mismatch(detail: impl Into<String>) -> Failure {
+    Failure::retryable("input_mismatch", detail)
+}
+
+/// Now, or from here.
+fn unreachable(detail: impl Into<String>) -> Failure {
+    Failure::retryable("input_unreachable", detail)
+}
+
+/// By this operator.
+fn forbidden(detail: impl Into<String>) -> Failure {
+    Failure::retryable("input_forbidden", detail)
+}
+
+fn trouble(error: shelf::Error) -> Failure {
+    match error {
+        shelf::Error::Full(_) => Failure::retryable("input_no_room", error.to_string()),
+        shelf::Error::File(_) => Failure::ill("workspace", format!("store input: {error}")),
+    }
+}

@@ -1,0 +1,494 @@
+//! Files in one directory, known by the SHA-256 of what is in them, bounded in bytes.
+//!
+//! Two of these are kept: outputs that are too large for the log, and inputs
+//! that were fetched. A file is written as a [`Draft`], synced, and only then
+//! gets its name, so what has a name is whole, also after a crash. Beside it lie
+//! the digests of its blocks: a part that is read is compared with them, so what
+//! the disk spoiled is refused, not handed out.
+//!
+//! At the bound the oldest files go, drafts count as they grow, and what is
+//! pinned stays. If that frees too little, the draft fails. Files older than the
+//! shelf's age go as well.
+//!
+//! Absent: protection from whoever may write into the directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+
+use crate::clock;
+use crate::domain::{Digest, Timestamp};
+
+/// Bytes that have a digest of their own.
+const BLOCK: u64 = 256 * 1024;
+
+const DRAFT: &str = "draft";
+const BLOCKS: &str = "blocks";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no room for it: files here may take {0} bytes")]
+    Full(u64),
+    #[error("{0}")]
+    File(#[from] io::Error),
+}
+
+/// Why a part of a file is not handed out.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    #[error("it is not here")]
+    Gone,
+    #[error("the file is not what was stored")]
+    Damaged,
+    #[error("the file is not that long")]
+    Range,
+    #[error("the file cannot be read")]
+    File(#[from] io::Error),
+}
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shelf(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    directory: PathBuf,
+    max_bytes: u64,
+    max_age: Duration,
+    drafts: AtomicU64,
+    index: Mutex<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    files: BTreeMap<Digest, Entry>,
+    by_age: BTreeSet<(Timestamp, Digest)>,
+    /// Files and drafts.
+    used: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    size: u64,
+    since: Timestamp,
+    pins: u32,
+}
+
+impl Index {
+    fn insert(&mut self, digest: Digest, size: u64, since: Timestamp) {
+        let pins = self.remove(&digest).map_or(0, |known| known.pins);
+        self.files.insert(digest, Entry { size, since, pins });
+        self.by_age.insert((since, digest));
+        self.used += size;
+    }
+
+    fn remove(&mut self, digest: &Digest) -> Option<Entry> {
+        let entry = self.files.remove(digest)?;
+        self.by_age.remove(&(entry.since, *digest));
+        self.used -= entry.size;
+        Some(entry)
+    }
+
+    /// Forgets the oldest files that are not pinned, as long as `wanted` says so.
+    fn forget(&mut self, wanted: impl Fn(&Self, Timestamp) -> bool) -> Vec<Digest> {
+        let mut gone = Vec::new();
+        let ages: Vec<(Timestamp, Digest)> = self.by_age.iter().copied().collect();
+        for (since, digest) in ages {
+            if !wanted(self, since) {
+                break;
+            }
+            if self.files.get(&digest).is_some_and(|entry| entry.pins == 0) {
+                self.remove(&digest);
+                gone.push(digest);
+            }
+        }
+        gone
+    }
+}
+
+impl Shelf {
+    /// Opens the shelf in `directory`, with what an earlier life finished there.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be made, listed or tidied.
+    pub fn open(directory: &Path, max_bytes: u64, max_age: Duration) -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let mut index = Index::default();
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            match whole(&path) {
+                Some((digest, size, since)) => index.insert(digest, size, since),
+                None if !is_blocks_of_a_file(&path) => std::fs::remove_file(&path)?,
+                None => {}
+            }
+        }
+        let directory = directory.to_owned();
+        let inner = Inner { directory, max_bytes, max_age, drafts: AtomicU64::new(0), index: Mutex::new(index) };
+        let shelf = Self(Arc::new(inner));
+        shelf.sweep();
+        Ok(shelf)
+    }
+
+    /// Removes what is too old, or too much.
+    pub fn sweep(&self) {
+        let age = u64::try_from(self.0.max_age.as_millis()).unwrap_or(u64::MAX);
+        let oldest = Timestamp(clock::now().0.saturating_sub(age));
+        let most = self.0.max_bytes;
+        let gone = self.lock().forget(|index, since| since < oldest || index.used > most);
+        self.unlink(&gone);
+    }
+
+    /// Begins a file. Dropped before [`Draft::keep`], nothing stays of it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be created.
+    pub async fn draft(&self) -> Result<Draft, Error> {
+        let number = self.0.drafts.fetch_add(1, Ordering::Relaxed);
+        let path = self.0.directory.join(format!("{number}.{DRAFT}"));
+        let file = File::create(&path).await?;
+        let (whole, block) = (Sha256::new(), Sha256::new());
+        Ok(Draft { shelf: self.clone(), path, file, size: 0, whole, block, blocks: Vec::new() })
+    }
+
+    /// The file, which stays as long as the pin does.
+    pub fn pin(&self, digest: &Digest) -> Option<Pin> {
+        self.lock().files.get_mut(digest)?.pins += 1;
+        Some(Pin { shelf: self.clone(), digest: *digest })
+    }
+
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.lock().files.get(digest).map(|entry| entry.size)
+    }
+
+    /// Removes a file, unless somebody uses it.
+    pub fn discard(&self, digest: &Digest) {
+        let mut index = self.lock();
+        if index.files.get(digest).is_some_and(|entry| entry.pins == 0) {
+            index.remove(digest);
+            drop(index);
+            self.unlink(&[*digest]);
+        }
+    }
+
+    /// Reads a part, of `length` bytes at `offset`, and compares every block it touches.
+    ///
+    /// # Errors
+    ///
+    /// See [`Missing`].
+    pub async fn read(&self, digest: &Digest, offset: u64, length: u32) -> Result<Bytes, Missing> {
+        let pin = self.pin(digest).ok_or(Missing::Gone)?;
+        let size = self.size(digest).ok_or(Missing::Gone)?;
+        let end = offset.checked_add(length.into()).filter(|end| *end <= size).ok_or(Missing::Range)?;
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let (first, last) = (offset / BLOCK, (end - 1) / BLOCK);
+        let start = first * BLOCK;
+        let bytes = read_at(&pin.path(), start, ((last + 1) * BLOCK).min(size) - start).await.map_err(spoiled)?;
+        let sums = read_at(&pin.path().with_extension(BLOCKS), first * 32, (last - first + 1) * 32).await;
+        let sums = sums.map_err(spoiled)?;
+        let blocks = bytes.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX));
+        if !blocks.flat_map(Sha256::digest).eq(sums.iter().copied()) {
+            return Err(Missing::Damaged);
+        }
+        let from = usize::try_from(offset - start).map_err(|_| Missing::Range)?;
+        Ok(Bytes::from(bytes).slice(from..from + length as usize))
+    }
+
+    /// Makes room for `more` bytes of a draft, and counts them.
+    fn grow(&self, more: u64) -> Result<(), Error> {
+        let most = self.0.max_bytes;
+        let mut index = self.lock();
+        let fits = |index: &Index| index.used.saturating_add(more) <= most;
+        let gone = if fits(&index) { Vec::new() } else { index.forget(|index, _| !fits(index)) };
+        let fits = fits(&index);
+        if fits {
+            index.used += more;
+        }
+        drop(index);
+        self.unlink(&gone);
+        if fits { Ok(()) } else { Err(Error::Full(most)) }
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.0.directory.join(hex::encode(digest.0))
+    }
+
+    fn unlink(&self, gone: &[Digest]) {
+        for digest in gone {
+            let path = self.path(digest);
+            for path in [path.with_extension(BLOCKS), path] {
+                if let Err(error) = super::files::remove(&path) {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove file");
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        self.0.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Digest, size and age of a file that was finished.
+fn whole(path: &Path) -> Option<(Digest, u64, Timestamp)> {
+    let digest = hex::decode(path.file_name()?.to_str()?).ok()?.try_into().ok().map(Digest)?;
+    let about = path.symlink_metadata().ok()?;
+    let blocks = path.with_extension(BLOCKS).symlink_metadata().ok()?;
+    let since = about.modified().ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let fits = about.is_file() && blocks.len() == about.len().div_ceil(BLOCK) * 32;
+    fits.then_some((digest, about.len(), Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))))
+}
+
+fn is_blocks_of_a_file(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == BLOCKS) && whole(&path.with_extension("")).is_some()
+}
+
+async fn read_at(path: &Path, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path).await?;
+    file.seek(SeekFrom::Start(offset)).await?;
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    file.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// A file that is known and not there, or shorter than it was, is as good as overwritten.
+fn spoiled(error: io::Error) -> Missing {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => Missing::Damaged,
+        _ => Missing::File(error),
+    }
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub struct Draft {
+    shelf: Shelf,
+    path: PathBuf,
+    file: File,
+    size: u64,
+    whole: Sha256,
+    block: Sha256,
+    blocks: Vec<u8>,
+}
+
+impl Draft {
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Of what was written so far.
+    pub fn digest(&self) -> Digest {
+        Digest(self.whole.clone().finalize().into())
+    }
+
+    /// # Errors
+    ///
+    /// The shelf has no room for it, or the disk fails. The draft is of no use then.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.shelf.grow(more)?;
+        self.note(bytes);
+        self.file.write_all(bytes).await?;
+        Ok(())
+    }
+
+    fn note(&mut self, mut bytes: &[u8]) {
+        self.whole.update(bytes);
+        while !bytes.is_empty() {
+            let room = usize::try_from(BLOCK - self.size % BLOCK).unwrap_or(usize::MAX).min(bytes.len());
+            let (now, later) = bytes.split_at(room);
+            self.block.update(now);
+            self.size += now.len() as u64;
+            if self.size.is_multiple_of(BLOCK) {
+                self.blocks.extend_from_slice(&self.block.finalize_reset());
+            }
+            bytes = later;
+        }
+    }
+
+    /// Makes it durable under its name. Returns digest and size.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails.
+    pub async fn keep(mut self) -> Result<(Digest, u64), Error> {
+        if !self.size.is_multiple_of(BLOCK) {
+            let last = self.block.finalize_reset();
+            self.blocks.extend_from_slice(&last);
+        }
+        let (digest, size) = (self.digest(), self.size);
+        let path = self.shelf.path(&digest);
+        self.file.flush().await?;
+        self.file.sync_all().await?;
+        let mut blocks = File::create(path.with_extension(BLOCKS)).await?;
+        blocks.write_all(&self.blocks).await?;
+        blocks.flush().await?;
+        blocks.sync_all().await?;
+        tokio::fs::rename(&self.path, &path).await?;
+        File::open(&self.shelf.0.directory).await?.sync_all().await?;
+        let mut index = self.shelf.lock();
+        index.used -= size;
+        index.insert(digest, size, clock::now());
+        drop(index);
+        // Nothing is left for the drop to give back.
+        self.size = 0;
+        Ok((digest, size))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.size > 0 {
+            self.shelf.lock().used -= self.size;
+        }
+        // Gone already if it was kept.
+        if let Err(error) = super::files::remove(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove draft");
+        }
+    }
+}
+
+/// Keeps a file from being evicted.
+#[derive(Debug)]
+pub struct Pin {
+    shelf: Shelf,
+    digest: Digest,
+}
+
+impl Pin {
+    pub fn path(&self) -> PathBuf {
+        self.shelf.path(&self.digest)
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Some(entry) = self.shelf.lock().files.get_mut(&self.digest) {
+            entry.pins -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    async fn put(shelf: &Shelf, bytes: &[u8]) -> Result<Digest, Error> {
+        let mut draft = shelf.draft().await?;
+        for piece in bytes.chunks(100_000) {
+            draft.write(piece).await?;
+        }
+        Ok(draft.keep().await?.0)
+    }
+
+    fn pattern(bytes: usize) -> Vec<u8> {
+        (0..bytes).map(|n| u8::try_from(n * 7 % 251).unwrap()).collect()
+    }
+
+    /// Files beside those of blocks.
+    fn files(directory: &Path) -> usize {
+        let all = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|path| path.extension().is_none_or(|extension| extension != BLOCKS)).count()
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_is_there_after_a_restart_part_by_part() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = pattern(600_000);
+        let digest = put(&Shelf::open(directory.path(), 1 << 20, LONG).unwrap(), &bytes).await.unwrap();
+        assert_eq!(digest, Digest::of(&bytes));
+
+        let shelf = Shelf::open(directory.path(), 1 << 20, LONG).unwrap();
+        assert_eq!(shelf.size(&digest), Some(600_000));
+        for (offset, length) in [(0, 600_000), (0, 1), (262_143, 2), (262_144, 262_144), (599_999, 1), (600_000, 0)] {
+            let part = shelf.read(&digest, offset, length).await.unwrap();
+            let offset = usize::try_from(offset).unwrap();
+            assert_eq!(part, bytes[offset..offset + length as usize], "{length} bytes at {offset}");
+        }
+        assert!(matches!(shelf.read(&digest, 600_000, 1).await, Err(Missing::Range)));
+        assert!(matches!(shelf.read(&digest, u64::MAX, 1).await, Err(Missing::Range)));
+        assert!(matches!(shelf.read(&Digest([1; 32]), 0, 1).await, Err(Missing::Gone)));
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_spoiled_is_not_handed_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), 1 << 20, LONG).unwrap();
+        let digest = put(&shelf, &pattern(600_000)).await.unwrap();
+        let path = shelf.path(&digest);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[300_000] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(shelf.read(&digest, 0, 1_000).await.is_ok(), "this block is as it was");
+        assert!(matches!(shelf.read(&digest, 299_000, 100).await, Err(Missing::Damaged)));
+        std::fs::write(&path, &bytes[..300_000]).unwrap();
+        assert!(matches!(shelf.read(&digest, 599_000, 100).await, Err(Missing::Damaged)));
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(shelf.read(&digest, 0, 100).await, Err(Missing::Damaged)));
+    }
+
+    #[tokio::test]
+    async fn at_the_bound_the_oldest_go_and_what_is_pinned_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
+        let mut kept = Vec::new();
+        for n in 0..3u8 {
+            kept.push(put(&shelf, &[n; 300]).await.unwrap());
+            // The clock counts milliseconds.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let pin = shelf.pin(&kept[0]).unwrap();
+        kept.push(put(&shelf, &[3; 300]).await.unwrap());
+        let there: Vec<bool> = kept.iter().map(|digest| shelf.size(digest).is_some()).collect();
+        assert_eq!(there, [true, false, true, true]);
+        assert!(matches!(put(&shelf, &[9; 800]).await, Err(Error::Full(1_000))), "the pin is in the way");
+        drop(pin);
+        assert!(put(&shelf, &[9; 800]).await.is_ok());
+        assert_eq!((shelf.lock().used, files(directory.path())), (800, 1), "drafts leave nothing behind");
+        assert!(matches!(put(&shelf, &[8; 1_001]).await, Err(Error::Full(1_000))));
+    }
+
+    #[tokio::test]
+    async fn drafts_and_strangers_do_not_survive_a_restart_nor_does_what_is_old() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
+        let digest = put(&shelf, b"whole").await.unwrap();
+        for name in ["7.draft", "notes.txt", &hex::encode([5; 32]), &format!("{}.blocks", hex::encode([6; 32]))] {
+            std::fs::write(directory.path().join(name), b"x").unwrap();
+        }
+        let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
+        assert_eq!((files(directory.path()), shelf.size(&digest)), (1, Some(5)));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2, "the file and its blocks");
+
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let shelf = Shelf::open(directory.path(), 1_000, Duration::from_millis(1)).unwrap();
+        assert_eq!((shelf.size(&digest), files(directory.path())), (None, 0));
+    }
+
+    #[tokio::test]
+    async fn the_same_bytes_twice_are_one_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
+        let first = put(&shelf, b"same").await.unwrap();
+        let pin = shelf.pin(&first).unwrap();
+        assert_eq!(put(&shelf, b"same").await.unwrap(), first);
+        assert_eq!((shelf.lock().used, files(directory.path())), (4, 1));
+        drop(pin);
+        shelf.discard(&first);
+        assert_eq!((shelf.lock().used, files(directory.path())), (0, 0));
+    }
+}
