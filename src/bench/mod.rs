@@ -10,6 +10,7 @@
 //! Deliberately absent: starting a cluster (`scripts/bench.sh` does), and
 //! comparing runs.
 
+mod clearing;
 mod cluster;
 mod devnet;
 mod e2e;
@@ -64,6 +65,8 @@ pub enum Bench {
     Reads(ReadsArgs),
     /// SIGKILL of the leader until the first write is accepted elsewhere
     Failover(FailoverArgs),
+    /// The joint clearing against the optimum, on random rounds; needs no cluster
+    Clearing(ClearingArgs),
 }
 
 /// The jobs are of type "bench", which no worker runs: they stay pending.
@@ -153,6 +156,17 @@ impl Consistency {
     }
 }
 
+#[derive(Clone, Debug, clap::Args)]
+pub struct ClearingArgs {
+    /// Random rounds of each size
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
+
+    /// Where the random rounds come from
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+}
+
 /// Kills nodes of a development network and has them started again.
 #[derive(Clone, Debug, clap::Args)]
 pub struct FailoverArgs {
@@ -192,7 +206,8 @@ pub struct FailoverArgs {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let cluster = Cluster::new(&args.node)?;
-    let setup = Setup::of(&cluster, args.disk_dir.clone(), &tasks).await?;
+    let asked = if matches!(args.bench, Bench::Clearing(_)) { None } else { Some(&cluster) };
+    let setup = Setup::of(asked, args.disk_dir.clone(), &tasks).await?;
     let report = measure(&args.bench, &cluster, &tasks).await;
     tasks.cancel();
     let text = render(&report?, &setup, args.json)?;
@@ -206,6 +221,7 @@ async fn measure(bench: &Bench, cluster: &Cluster, tasks: &Tasks) -> anyhow::Res
         Bench::EndToEnd(args) => e2e::run(args, cluster, tasks).await,
         Bench::Reads(args) => reads::run(args, cluster, tasks).await,
         Bench::Failover(args) => failover::run(args, cluster).await,
+        Bench::Clearing(args) => clearing::run(args),
     }
 }
 

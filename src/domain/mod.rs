@@ -10,7 +10,7 @@ pub mod auction;
 pub mod bid_proof;
 mod bytes;
 mod check;
-mod clearing;
+pub mod clearing;
 pub mod command;
 mod cow;
 pub mod ids;

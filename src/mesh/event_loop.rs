@@ -32,6 +32,7 @@ use crate::domain::PeerId;
 
 /// How often redials, retries and snapshots are looked at.
 const TICK: Duration = Duration::from_millis(50);
+const TICK_LIGHT: Duration = Duration::from_millis(250);
 
 /// How often scores are copied and lost members looked for.
 const SLOW_TICK: Duration = Duration::from_secs(1);
@@ -103,6 +104,7 @@ pub(super) struct EventLoop {
     members: BTreeSet<PeerId>,
     slow_at: Instant,
     looked_at: Instant,
+    tick: Duration,
     #[cfg(feature = "metrics")]
     pub(super) recorder: Option<libp2p::metrics::Metrics>,
 }
@@ -134,14 +136,20 @@ impl EventLoop {
             members: BTreeSet::new(),
             slow_at: now,
             looked_at: now,
+            tick: TICK,
             #[cfg(feature = "metrics")]
             recorder: None,
         }
     }
 
+    /// One of many in this process.
+    pub fn look_less_often(&mut self) {
+        self.tick = TICK_LIGHT;
+    }
+
     pub async fn run(mut self, mut inputs: Inputs, token: CancellationToken) {
         self.on_members();
-        let mut tick = interval(TICK);
+        let mut tick = interval(self.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

@@ -18,6 +18,7 @@ use super::bidder::{self, Offer};
 use super::coordinators::Coordinators;
 use super::desk::{Cause, Desk, Key};
 use super::heartbeat::{Pulse, Status};
+use super::machine::Gauge;
 use super::orders;
 use super::registrar::Standing;
 use crate::clock;
@@ -25,9 +26,6 @@ use crate::mesh::{Gossip, Handle, Inbox, Lane, Request, Topic};
 use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1::{Announcement, CoordinatorReply};
-
-/// How often leases and heartbeats are looked at.
-const TICK: Duration = Duration::from_millis(50);
 
 /// How long no job is taken after one could not be run here at all. Such a worker fails jobs
 /// faster than any other does them, and would win all of them.
@@ -46,6 +44,7 @@ pub(super) struct Parts {
     pub coordinators: Coordinators,
     pub standing: watch::Sender<Standing>,
     pub mesh: Handle,
+    pub gauge: Gauge,
     pub tasks: Tasks,
 }
 
@@ -67,8 +66,8 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub fn new(inbox: Inbox, done: mpsc::Receiver<Done>) -> Self {
-        let mut tick = tokio::time::interval(TICK);
+    pub fn new(inbox: Inbox, done: mpsc::Receiver<Done>, tick: Duration) -> Self {
+        let mut tick = tokio::time::interval(tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { inbox, done, tick }
     }
@@ -76,7 +75,7 @@ impl Intake {
 
 impl Agent {
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let pulse = Pulse::new(settings.heartbeat, settings.data_dir.clone());
+        let pulse = Pulse::new(settings.heartbeat, parts.gauge.clone());
         Self { parts, stopping: false, settings, pulse, rests_until: None, expected_ms: BTreeMap::new() }
     }
 
@@ -148,7 +147,8 @@ impl Agent {
         if announcement.jobs.len() > wire::ANNOUNCED_MAX {
             return verdict.reject();
         }
-        verdict.accept();
+        // Not passed on: coordinators reach each other, and every worker here would send it to all of them again.
+        verdict.ignore();
         let new = self.parts.coordinators.learn(source, &announcement.coordinators);
         if !new.is_empty() {
             self.parts.mesh.keep(new);

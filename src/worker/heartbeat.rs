@@ -1,21 +1,17 @@
 //! When to send a heartbeat, and what it says.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 
 use super::desk::Key;
-use super::machine::Meter;
+use super::machine::Gauge;
 use crate::clock;
 use crate::wire;
 use crate::wire::proto::mesh::v1::Heartbeat;
 
 /// Heartbeats sent because something changed are at least this far apart.
 const CHANGED_MIN: Duration = Duration::from_millis(200);
-
-/// How often usage of the machine is measured.
-const MEASURE_EVERY: Duration = Duration::from_millis(900);
 
 /// What a heartbeat says of the worker's work.
 pub(super) struct Status {
@@ -33,26 +29,12 @@ pub(super) struct Pulse {
     due: Instant,
     last: Option<Instant>,
     changed: bool,
-    disk: PathBuf,
-    meter: Meter,
-    usage: super::machine::Usage,
-    measured: Option<Instant>,
+    gauge: Gauge,
 }
 
 impl Pulse {
-    pub fn new(period: Duration, disk: PathBuf) -> Self {
-        Self {
-            period,
-            started_ms: clock::now().0,
-            seq: 0,
-            due: clock::instant(),
-            last: None,
-            changed: false,
-            disk,
-            meter: Meter::default(),
-            usage: Default::default(),
-            measured: None,
-        }
+    pub fn new(period: Duration, gauge: Gauge) -> Self {
+        Self { period, started_ms: clock::now().0, seq: 0, due: clock::instant(), last: None, changed: false, gauge }
     }
 
     /// What is running changed: the next heartbeat is due as soon as allowed.
@@ -71,20 +53,17 @@ impl Pulse {
         self.changed = false;
         self.last = Some(now);
         self.due = now + self.period.mul_f64(rand::rng().random_range(0.9..=1.1));
-        if self.measured.is_none_or(|at| now.saturating_duration_since(at) >= MEASURE_EVERY) {
-            self.usage = self.meter.read(&self.disk);
-            self.measured = Some(now);
-        }
+        let usage = self.gauge.read(now);
         let running = status.running.into_iter().take(wire::RUNNING_MAX);
         Heartbeat {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             seq: self.seq,
             started_ms: self.started_ms,
             sent_ms: clock::now().0,
-            cpu_usage_permille: self.usage.cpu,
-            memory_usage_permille: self.usage.memory,
+            cpu_usage_permille: usage.cpu,
+            memory_usage_permille: usage.memory,
             gpu_usage_permille: None,
-            disk_usage_permille: self.usage.disk,
+            disk_usage_permille: usage.disk,
             load_permille: status.load_permille,
             room: status.room,
             running: running.map(|(job, attempt)| wire::attempt_ref(job, attempt)).collect(),
@@ -103,7 +82,7 @@ mod tests {
 
     #[test]
     fn beats_regularly_and_soon_after_a_change_but_not_too_soon() {
-        let mut pulse = Pulse::new(Duration::from_secs(1), "/".into());
+        let mut pulse = Pulse::new(Duration::from_secs(1), Gauge::new("/".into()));
         let now = clock::instant();
         assert!(pulse.is_due(now));
         let first = pulse.beat(now, status());

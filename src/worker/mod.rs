@@ -36,6 +36,7 @@ mod outbox_log;
 mod registrar;
 mod reporter;
 pub mod settings;
+pub mod simulate;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,9 @@ use crate::domain::PeerId;
 use crate::domain::worker::{Capabilities, Location};
 use crate::wire;
 
+/// How often leases and heartbeats are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
 /// Outputs travel to a coordinator in one message of at most 1 MiB.
 const OUTPUT_MAX: u64 = 512 * 1024;
 
@@ -36,6 +39,8 @@ pub struct Settings {
     pub terms: BTreeMap<String, Terms>,
     pub recipes: BTreeMap<String, Recipe>,
     pub heartbeat: Duration,
+    /// How often leases and heartbeats are looked at.
+    pub tick: Duration,
     pub shutdown_grace: Duration,
     /// Unregister when stopping.
     pub leave: bool,
@@ -65,6 +70,7 @@ impl Settings {
             terms,
             recipes,
             heartbeat: Duration::from_millis(file.worker.heartbeat_ms),
+            tick: TICK,
             shutdown_grace: Duration::from_secs(file.worker.shutdown_grace_secs),
             leave: false,
             log_format: file.log.format,

@@ -16,12 +16,13 @@ use super::coordinators::Coordinators;
 use super::courier::Courier;
 use super::desk::{Desk, Key};
 use super::executor::{self, Executor, Workspace};
+use super::machine::Gauge;
 use super::outbox::Outbox;
 use super::registrar::{Registrar, Standing};
 use super::reporter::Reporter;
 use super::{Error, Settings, files};
 use crate::domain::{Digest, WorkerId};
-use crate::mesh::{self, Identity, Role};
+use crate::mesh::{self, Handle, Identity, Inbox, Role};
 use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1::worker_request::Body;
@@ -44,22 +45,38 @@ const FRAME_MAX: usize = 1 << 20;
 pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Error> {
     let _lock = lock(&settings.data_dir)?;
     let tasks = Tasks::new();
-    let (leave, grace) = (settings.leave, settings.shutdown_grace);
-    let (mut agent, mut intake, courier) = open(settings, &tasks).await?;
-    while !stop.is_cancelled() {
-        tokio::select! {
-            () = agent.step(&mut intake) => {}
-            () = stop.cancelled() => {}
-        }
-    }
-    agent.wind_down(&mut intake, grace).await;
-    if leave && let Err(error) = courier.ask(Body::Leave(Leave {}), 1).await {
-        warn!(%error, "could not leave");
-    }
-    tasks.cancel();
-    tasks.join(STOP_LIMIT).await;
+    open(settings, &tasks).await?.live(&stop, &tasks).await;
     info!("stopped");
     Ok(())
+}
+
+/// A worker that was started.
+pub(super) struct Life {
+    agent: Agent,
+    intake: Intake,
+    courier: Courier,
+    leave: bool,
+    grace: Duration,
+}
+
+impl Life {
+    /// Works until `stop`, then winds down and ends `tasks`.
+    pub async fn live(mut self, stop: &CancellationToken, tasks: &Tasks) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = self.agent.step(&mut self.intake) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        self.agent.wind_down(&mut self.intake, self.grace).await;
+        if self.leave
+            && let Err(error) = self.courier.ask(Body::Leave(Leave {}), 1).await
+        {
+            warn!(%error, "could not leave");
+        }
+        tasks.cancel();
+        tasks.join(STOP_LIMIT).await;
+    }
 }
 
 /// Kills at once every command of the worker on `data_dir`, for the moment before the process ends.
@@ -67,12 +84,12 @@ pub fn kill_commands(data_dir: &Path) {
     executor::kill_everything(&work_directory(data_dir));
 }
 
-fn work_directory(data_dir: &Path) -> PathBuf {
+pub(super) fn work_directory(data_dir: &Path) -> PathBuf {
     data_dir.join("work")
 }
 
 /// One worker per directory. The lock is held until it is dropped.
-fn lock(directory: &Path) -> Result<Flock<File>, Error> {
+pub(super) fn lock(directory: &Path) -> Result<Flock<File>, Error> {
     let path = directory.join("worker.lock");
     let open = std::fs::create_dir_all(directory)
         .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path));
@@ -80,7 +97,7 @@ fn lock(directory: &Path) -> Result<Flock<File>, Error> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::InUse { path: directory.to_owned() })
 }
 
-async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Courier), Error> {
+async fn open(settings: Settings, tasks: &Tasks) -> Result<Life, Error> {
     let directory = settings.data_dir.clone();
     let card = directory.join("worker.json");
     files::remove(&card).map_err(|source| Error::File { path: card.clone(), action: "remove", source })?;
@@ -88,30 +105,51 @@ async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Couri
     let outbox = Outbox::open(&directory.join("outbox"))?;
     let (desk, workspace) = recover(&settings, &outbox, identity.id()).await?;
     let coordinators = Coordinators::new(&settings.coordinators, directory.join("coordinators.json"));
-    let (mesh, inbox) = mesh::start(identity.clone(), mesh_options(&settings, &coordinators), tasks).await?;
-    info!(worker = %identity.id(), types = ?settings.capabilities.job_types, slots = settings.capabilities.max_parallel_jobs, "started");
-
-    let courier = Courier { mesh: mesh.clone(), coordinators: coordinators.clone() };
-    let standing = watch::Sender::new(Standing::Unregistered);
-    let register = register(&settings);
-    let registrar = Registrar {
-        courier: courier.clone(),
-        register,
-        worker: identity.id(),
-        card,
-        standing: standing.clone(),
-        tasks: tasks.clone(),
-    };
-    tasks.spawn_until_stopped("registrar", registrar.run());
+    let mesh = mesh::start(identity.clone(), mesh_options(&settings, &coordinators), tasks).await?;
     tasks.spawn_until_stopped("coordinators", coordinators.clone().keep(tasks.clone()));
-    let reporter = Reporter { courier: courier.clone(), outbox: outbox.clone(), standing: standing.clone() };
-    tasks.spawn_until_stopped("reporter", reporter.run());
+    let gauge = Gauge::new(directory);
+    Ok(Belongings { identity, outbox, desk, workspace, coordinators, card: Some(card), gauge }
+        .start(settings, mesh, tasks))
+}
 
-    let (done_sender, done) = mpsc::channel(DONE_MAX);
-    let executor = Executor::new(settings.recipes.clone(), workspace);
-    let workshop = Arc::new(Workshop { executor, outbox, identity, done: done_sender });
-    let parts = Parts { desk, workshop, coordinators, standing, mesh, tasks: tasks.clone() };
-    Ok((Agent::new(settings, parts), Intake::new(inbox, done), courier))
+/// What a worker owns before anything of it runs.
+pub(super) struct Belongings {
+    pub identity: Identity,
+    pub outbox: Outbox,
+    pub desk: Desk,
+    pub workspace: Workspace,
+    pub coordinators: Coordinators,
+    /// Written when registered.
+    pub card: Option<PathBuf>,
+    pub gauge: Gauge,
+}
+
+impl Belongings {
+    pub fn start(self, settings: Settings, (mesh, inbox): (Handle, Inbox), tasks: &Tasks) -> Life {
+        let Self { identity, outbox, desk, workspace, coordinators, card, gauge } = self;
+        info!(worker = %identity.id(), types = ?settings.capabilities.job_types, slots = settings.capabilities.max_parallel_jobs, "started");
+        let courier = Courier { mesh: mesh.clone(), coordinators: coordinators.clone() };
+        let standing = watch::Sender::new(Standing::Unregistered);
+        let registrar = Registrar {
+            courier: courier.clone(),
+            register: register(&settings),
+            worker: identity.id(),
+            card,
+            standing: standing.clone(),
+            tasks: tasks.clone(),
+        };
+        tasks.spawn_until_stopped("registrar", registrar.run());
+        let reporter = Reporter { courier: courier.clone(), outbox: outbox.clone(), standing: standing.clone() };
+        tasks.spawn_until_stopped("reporter", reporter.run());
+
+        let (done_sender, done) = mpsc::channel(DONE_MAX);
+        let executor = Executor::new(settings.recipes.clone(), workspace);
+        let workshop = Arc::new(Workshop { executor, outbox, identity, done: done_sender });
+        let parts = Parts { desk, workshop, coordinators, standing, mesh, gauge, tasks: tasks.clone() };
+        let (leave, grace) = (settings.leave, settings.shutdown_grace);
+        let intake = Intake::new(inbox, done, settings.tick);
+        Life { agent: Agent::new(settings, parts), intake, courier, leave, grace }
+    }
 }
 
 /// Takes over what an earlier life left: reports to deliver, attempts that ended with it.
@@ -155,7 +193,7 @@ fn key_of(report: &Report) -> Option<Key> {
 }
 
 /// A worker listens nowhere: whoever speaks to it is a coordinator it dialled.
-fn mesh_options(settings: &Settings, coordinators: &Coordinators) -> mesh::Options {
+pub(super) fn mesh_options(settings: &Settings, coordinators: &Coordinators) -> mesh::Options {
     let configured = settings.coordinators.iter().map(|(_, address)| address.clone());
     mesh::Options {
         network: settings.network.clone(),
@@ -172,7 +210,7 @@ fn mesh_options(settings: &Settings, coordinators: &Coordinators) -> mesh::Optio
     }
 }
 
-fn register(settings: &Settings) -> Register {
+pub(super) fn register(settings: &Settings) -> Register {
     Register {
         capabilities: Some(wire::capabilities_to_proto(&settings.capabilities)),
         location: Some(wire::location_to_proto(&settings.location)),

@@ -71,6 +71,7 @@ fn settings(directory: &TempDir, coordinators: &[&Coordinator]) -> Settings {
         terms: BTreeMap::from([(SCRIPT.to_owned(), terms)]),
         recipes: BTreeMap::from([(SCRIPT.to_owned(), recipe)]),
         heartbeat: Duration::from_millis(200),
+        tick: Duration::from_millis(50),
         shutdown_grace: Duration::ZERO,
         leave: false,
         log_format: LogFormat::Text,
