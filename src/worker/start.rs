@@ -55,11 +55,21 @@ pub(super) struct Life {
     agent: Agent,
     intake: Intake,
     courier: Courier,
+    standing: watch::Receiver<Standing>,
     leave: bool,
     grace: Duration,
 }
 
 impl Life {
+    /// Completes when a coordinator has registered the worker.
+    pub fn registered(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut standing = self.standing.clone();
+        async move {
+            // An error means that the worker is gone: nobody waits for it then.
+            let _ = standing.wait_for(|standing| *standing == Standing::Registered).await;
+        }
+    }
+
     /// Works until `stop`, then winds down and ends `tasks`.
     pub async fn live(mut self, stop: &CancellationToken, tasks: &Tasks) {
         while !stop.is_cancelled() {
@@ -145,10 +155,11 @@ impl Belongings {
         let (done_sender, done) = mpsc::channel(DONE_MAX);
         let executor = Executor::new(settings.recipes.clone(), workspace);
         let workshop = Arc::new(Workshop { executor, outbox, identity, done: done_sender });
+        let registered = standing.subscribe();
         let parts = Parts { desk, workshop, coordinators, standing, mesh, gauge, tasks: tasks.clone() };
         let (leave, grace) = (settings.leave, settings.shutdown_grace);
         let intake = Intake::new(inbox, done, settings.tick);
-        Life { agent: Agent::new(settings, parts), intake, courier, leave, grace }
+        Life { agent: Agent::new(settings, parts), intake, courier, standing: registered, leave, grace }
     }
 }
 

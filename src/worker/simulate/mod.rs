@@ -13,8 +13,12 @@
 mod dishonest;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -32,8 +36,15 @@ use crate::tasks::Tasks;
 
 pub use args::Dishonest;
 
-/// Between the starts of two workers: their handshakes and registrations are work for the coordinators.
-const STAGGER: Duration = Duration::from_millis(10);
+/// Workers that join at once. More of them would not be faster: their handshakes outlast their time limits, and
+/// begin again.
+const JOINING_MAX: usize = 8;
+
+/// One that has not joined by then does not hold up the others.
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// A dishonest one says nothing of when it has.
+const JOIN_DISHONEST: Duration = Duration::from_millis(200);
 
 /// How often each worker looks at leases and heartbeats.
 const TICK: Duration = Duration::from_millis(200);
@@ -109,18 +120,29 @@ impl Crowd {
     }
 
     async fn start(&self, stop: &CancellationToken, tasks: &Tasks) -> Result<(), Error> {
+        let joining = Arc::new(Semaphore::new(JOINING_MAX));
         for number in 0..self.plan.workers {
-            if stop.is_cancelled() {
+            let Some(Ok(place)) = stop.run_until_cancelled(joining.clone().acquire_owned()).await else {
                 return Ok(());
-            }
-            self.start_one(number, stop, tasks).await?;
-            tokio::time::sleep(STAGGER).await;
+            };
+            let joined = self.start_one(number, stop, tasks).await?;
+            tasks.spawn("join", async move {
+                // Whether it has joined or not, others may begin.
+                let _ = tokio::time::timeout(JOIN_LIMIT, joined).await;
+                drop(place);
+            });
         }
         info!(workers = self.plan.workers, "all simulated workers have started");
         Ok(())
     }
 
-    async fn start_one(&self, number: u32, stop: &CancellationToken, tasks: &Tasks) -> Result<(), Error> {
+    /// The future completes when the worker has joined.
+    async fn start_one(
+        &self,
+        number: u32,
+        stop: &CancellationToken,
+        tasks: &Tasks,
+    ) -> Result<BoxFuture<'static, ()>, Error> {
         let identity = self.identity(number);
         let own = Tasks::new();
         let coordinators = Coordinators::new(&self.settings.coordinators, PathBuf::new());
@@ -134,7 +156,7 @@ impl Crowd {
                 own.cancel();
                 own.join(STOP_LIMIT).await;
             });
-            return Ok(());
+            return Ok(tokio::time::sleep(JOIN_DISHONEST).boxed());
         }
         let settings = self.settings_of(number);
         let belongings = Belongings {
@@ -147,8 +169,9 @@ impl Crowd {
             gauge: self.gauge.clone(),
         };
         let life = belongings.start(settings, mesh, &own);
+        let registered = life.registered().boxed();
         tasks.spawn("simulated worker", async move { life.live(&stop, &own).await });
-        Ok(())
+        Ok(registered)
     }
 
     /// The same for the same secret.
