@@ -1,7 +1,7 @@
 //! The market: announces open jobs, hears bids, awards.
 //!
-//! One announcement names all open jobs of a round. Workers answer each
-//! announcement with one message, also when they offer nothing, so a round ends
+//! One announcement names all open jobs of a round. Workers that are
+//! asked answer with one message, also when they offer nothing, so a round ends
 //! when everyone who could win has answered, at the latest when its window is
 //! over. Awards are committed as one batch; `dispatch` brings them to the
 //! workers. Nothing of a round is logged but its awards: a new leader announces
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
+use super::asking::{self, Waits};
 use super::leases::millis;
 use super::signed::Signed;
 use super::{Offer, Reign};
@@ -59,7 +60,7 @@ const REST_UNFIT: Duration = Duration::from_secs(5);
 const PACE: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
-    let mut market = Market { reign, seq: 0, rests: BTreeMap::new(), seen: BTreeSet::new() };
+    let mut market = Market { reign, seq: 0, rests: BTreeMap::new(), seen: BTreeSet::new(), waits: Waits::default() };
     let mut applied = market.reign.context.client.applied();
     loop {
         applied.borrow_and_update();
@@ -86,6 +87,7 @@ struct Market {
     rests: BTreeMap<JobId, (Instant, Duration)>,
     /// Workers that could have won in the last round if they had had room.
     seen: BTreeSet<WorkerId>,
+    waits: Waits,
 }
 
 /// What came of a round.
@@ -102,6 +104,8 @@ enum Outcome {
 struct Round {
     jobs: Vec<Arc<Job>>,
     seats: BTreeMap<WorkerId, Seat>,
+    /// How many of the workers are asked, see [`asking`].
+    asked_permille: u32,
 }
 
 /// A worker that could win now, and how much more it can take.
@@ -134,11 +138,14 @@ impl Market {
             debug!(%error, "announcement not published");
             return Outcome::Quiet;
         }
+        self.waits.announced(round.jobs.iter().map(|job| job.id), started);
         let (mut bids, answers) = self.collect(&mut round, offers, started).await;
         let wins = self.award(&round, &mut bids, &answers);
         metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
         self.rest(&round, &wins);
-        if self.settle(wins).await { Outcome::Awarded } else { Outcome::Announced }
+        let awarded = self.settle(wins).await;
+        self.waits.awarded(&awarded, clock::instant()).for_each(metrics::awarded);
+        if awarded.is_empty() { Outcome::Announced } else { Outcome::Awarded }
     }
 
     /// Picks the jobs and the workers of a round. `None` if either is missing.
@@ -160,7 +167,10 @@ impl Market {
         let able: Vec<&Arc<Worker>> = able(state, fresh).collect();
         self.wake(able.iter().map(|worker| worker.id).collect());
         let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(|worker| seat(state, worker)).collect();
-        Round { jobs: self.pick(state, &seats, now), seats }
+        let jobs = self.pick(state, &seats, now);
+        let passed_over = jobs.iter().any(|job| self.rests.contains_key(&job.id));
+        let asked_permille = asking::share(seats.len(), jobs.len(), passed_over);
+        Round { jobs, seats, asked_permille }
     }
 
     /// A worker that was not there before may want what the others did not.
@@ -203,6 +213,7 @@ impl Market {
             window_ms: u32::try_from(self.reign.context.options.window.as_millis()).unwrap_or(u32::MAX),
             jobs: Vec::with_capacity(round.jobs.len()),
             coordinators: self.reign.context.coordinators.clone(),
+            asked_permille: round.asked_permille,
         };
         let mut bytes = prost::Message::encoded_len(&message);
         for job in &round.jobs {
@@ -226,7 +237,7 @@ impl Market {
     ) -> (Vec<Bid>, BTreeMap<WorkerId, proto::Bids>) {
         let until = tokio::time::Instant::from_std(started + self.reign.context.options.window);
         let announced: BTreeMap<JobId, u32> = round.jobs.iter().map(|job| (job.id, job.attempt + 1)).collect();
-        let mut missing: BTreeSet<WorkerId> = round.seats.keys().copied().collect();
+        let mut missing = self.awaited(round);
         let (mut bids, mut answers) = (Vec::new(), BTreeMap::new());
         while !missing.is_empty() {
             let Ok(Some(offer)) = tokio::time::timeout_at(until, offers.recv()).await else { break };
@@ -247,6 +258,15 @@ impl Market {
             }
         }
         (bids, answers)
+    }
+
+    /// Who will answer: the others are not asked, or run none of the types.
+    fn awaited(&self, round: &Round) -> BTreeSet<WorkerId> {
+        let kinds: BTreeSet<&str> = round.jobs.iter().map(|job| job.spec.kind.as_str()).collect();
+        let asked = |worker| wire::is_asked(worker, self.reign.number, self.seq, round.asked_permille);
+        let awaited =
+            round.seats.iter().filter(|(id, seat)| asked(**id) && seat.kinds().any(|kind| kinds.contains(kind)));
+        awaited.map(|(id, _)| *id).collect()
     }
 
     /// Awards, and keeps with each award that its winner signed the bid. Only winners' signatures are looked
@@ -289,11 +309,12 @@ impl Market {
         self.rests.retain(|_, (until, length)| *until + *length > now);
     }
 
-    /// Commits the awards. True if there were any.
-    async fn settle(&self, wins: Vec<Win>) -> bool {
+    /// Commits the awards, and returns those that are.
+    async fn settle(&self, wins: Vec<Win>) -> Vec<JobId> {
         if wins.is_empty() {
-            return false;
+            return vec![];
         }
+        let jobs: Vec<JobId> = wins.iter().map(|win| win.job).collect();
         let lease_ms = millis(self.reign.context.options.lease);
         let commands = wins
             .into_iter()
@@ -303,10 +324,12 @@ impl Market {
             })
             .collect();
         match self.reign.record("market", commands).await {
-            Ok(replies) => replies.iter().any(Result::is_ok),
+            Ok(replies) => {
+                jobs.into_iter().zip(&replies).filter(|(_, reply)| reply.is_ok()).map(|(job, _)| job).collect()
+            }
             Err(error) => {
                 info!(%error, "awards not recorded, the jobs stay open");
-                false
+                vec![]
             }
         }
     }

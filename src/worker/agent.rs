@@ -164,7 +164,14 @@ impl Agent {
             room: self.room(),
             load_permille: self.parts.desk.load_permille(),
         };
+        // One that rests or stops has room in the leader's book: it is waited for.
+        let stands_back = self.stopping || self.takes_none();
+        let room = if stands_back { self.parts.desk.room() } else { offer.room };
+        if !bidder::is_due(announcement, self.parts.mesh.id(), &Offer { room, ..offer }) {
+            return;
+        }
         let mut bids = bidder::answer(announcement, &offer);
+        bids.reach = self.reach();
         bids.nonce = rand::random();
         let Some(statement) = wire::signed_bids(&bids) else { return };
         bids.signature = self.parts.workshop.identity.sign(&statement).into();
@@ -177,7 +184,7 @@ impl Agent {
 
     fn finish(&mut self, done: Done) {
         self.parts.desk.finish(done.key);
-        self.pulse.changed();
+        self.pulse.changed(clock::instant());
         if done.ill {
             self.rests_until = Some(clock::instant() + REST);
             warn!(seconds = REST.as_secs(), "jobs cannot be run here: taking none for a while");
@@ -196,23 +203,30 @@ impl Agent {
             warn!(%job, attempt, "lease lost");
         }
         if self.pulse.is_due(now) {
-            self.beat();
+            let status = self.status();
+            if self.pulse.is_worth_it(now, &status) {
+                self.say(status);
+            }
         }
     }
 
     fn beat(&mut self) {
+        let status = self.status();
+        self.say(status);
+    }
+
+    fn status(&self) -> Status {
         let mut running = self.parts.desk.running();
         // Finished, but not for the log yet: still ours. If not all fit, what runs is named first.
         let on_desk: BTreeSet<Key> = running.iter().copied().collect();
-        let reported = self.parts.workshop.outbox.keys();
-        running.extend(reported.into_iter().filter(|key| !on_desk.contains(key)));
-        let status = Status {
-            load_permille: self.parts.desk.load_permille(),
-            room: self.room(),
-            running,
-            stopping: self.stopping,
-        };
-        let heartbeat = self.pulse.beat(clock::instant(), status);
+        let reported: BTreeSet<Key> = self.parts.workshop.outbox.keys().into_iter().collect();
+        running.extend(reported.difference(&on_desk));
+        Status { load_permille: self.parts.desk.load_permille(), room: self.room(), running, stopping: self.stopping }
+    }
+
+    fn say(&mut self, status: Status) {
+        let mut heartbeat = self.pulse.beat(clock::instant(), status);
+        heartbeat.reach = self.reach();
         if let Err(error) = self.parts.mesh.publish(Topic::Heartbeats, wire::encode(&heartbeat)) {
             debug!(%error, "heartbeat not sent");
         }
@@ -220,7 +234,12 @@ impl Agent {
 
     /// What is running changed.
     pub(super) fn changed(&mut self) {
-        self.pulse.changed();
+        self.pulse.changed(clock::instant());
+    }
+
+    /// The coordinators that hear what is published now, without help.
+    fn reach(&self) -> u64 {
+        wire::reach(&self.parts.coordinators.all(|peer| self.parts.mesh.is_connected(peer)))
     }
 
     /// How many more jobs this worker takes now.

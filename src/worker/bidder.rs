@@ -1,7 +1,8 @@
 //! What to bid, given an announcement and what this worker has to offer.
 //!
-//! Pure. Every announcement is answered, also when the answer is empty: the
-//! leader closes its window early once everyone it knows has spoken.
+//! Pure. The leader closes its window early once everyone it waits for has
+//! spoken, so who is asked and could bid answers also when the answer is empty.
+//! The others are not waited for, and say nothing ([`is_due`]).
 //!
 //! Invariants
 //!
@@ -14,8 +15,8 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use crate::domain::Price;
 use crate::domain::worker::Capabilities;
+use crate::domain::{Price, WorkerId};
 use crate::wire;
 use crate::wire::proto::job::v1::Requirements;
 use crate::wire::proto::mesh::v1::{Announcement, Bid, Bids, OpenJob};
@@ -48,6 +49,13 @@ pub struct Offer<'a> {
     pub expected_ms: &'a BTreeMap<String, u32>,
     pub room: u32,
     pub load_permille: u32,
+}
+
+/// Whether the leader waits for an answer: `worker` is asked, has room, and runs a type that is announced.
+pub fn is_due(announcement: &Announcement, worker: WorkerId, offer: &Offer<'_>) -> bool {
+    offer.room > 0
+        && wire::is_asked(worker, announcement.term, announcement.seq, announcement.asked_permille)
+        && announcement.jobs.iter().any(|job| offer.terms.contains_key(&job.r#type))
 }
 
 /// The answer to `announcement`. The jobs announced first are bid for first.
@@ -163,7 +171,7 @@ mod tests {
     }
 
     fn announce(jobs: Vec<OpenJob>) -> Announcement {
-        Announcement { term: 3, seq: 9, window_ms: 200, jobs, coordinators: vec![] }
+        Announcement { term: 3, seq: 9, window_ms: 200, jobs, ..Announcement::default() }
     }
 
     fn job(id: u8) -> OpenJob {
@@ -192,6 +200,20 @@ mod tests {
         let bid = &bids.bids[0];
         assert_eq!((bid.job.as_ref(), bid.attempt, bid.expected_ms), ([1; 16].as_slice(), 2, 7));
         assert_eq!(wire::price_from_bytes(&bid.price), Some(Price(10)));
+    }
+
+    #[test]
+    fn who_is_not_asked_or_cannot_win_is_not_waited_for() {
+        let shop = shop();
+        let worker = crate::domain::PeerId([5; 32]);
+        let known = shop.terms.keys().next().unwrap().clone();
+        let mut announcement = announce(vec![OpenJob { r#type: known, ..OpenJob::default() }]);
+        assert!(is_due(&announcement, worker, &shop.offer(1)));
+        assert!(!is_due(&announcement, worker, &shop.offer(0)), "busy with all it can run");
+        announcement.asked_permille = 1;
+        assert!((0..100).any(|seq| !is_due(&Announcement { seq, ..announcement.clone() }, worker, &shop.offer(1))));
+        announcement = announce(vec![OpenJob { r#type: "strange".to_owned(), ..OpenJob::default() }]);
+        assert!(!is_due(&announcement, worker, &shop.offer(1)), "another type");
     }
 
     #[test]

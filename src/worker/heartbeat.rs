@@ -10,10 +10,12 @@ use crate::clock;
 use crate::wire;
 use crate::wire::proto::mesh::v1::Heartbeat;
 
-/// Heartbeats sent because something changed are at least this far apart.
+/// Heartbeats sent because something changed are at least this far apart, and this long after the change: what has
+/// changed back by then was not worth one.
 const CHANGED_MIN: Duration = Duration::from_millis(200);
 
 /// What a heartbeat says of the worker's work.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Status {
     pub load_permille: u32,
     pub room: u32,
@@ -28,29 +30,49 @@ pub(super) struct Pulse {
     seq: u64,
     due: Instant,
     last: Option<Instant>,
-    changed: bool,
+    changed: Option<Instant>,
+    said: Option<Status>,
     gauge: Gauge,
 }
 
 impl Pulse {
     pub fn new(period: Duration, gauge: Gauge) -> Self {
-        Self { period, started_ms: clock::now().0, seq: 0, due: clock::instant(), last: None, changed: false, gauge }
+        Self {
+            period,
+            started_ms: clock::now().0,
+            seq: 0,
+            due: clock::instant(),
+            last: None,
+            changed: None,
+            said: None,
+            gauge,
+        }
     }
 
     /// What is running changed: the next heartbeat is due as soon as allowed.
-    pub fn changed(&mut self) {
-        self.changed = true;
+    pub fn changed(&mut self, now: Instant) {
+        self.changed.get_or_insert(now);
     }
 
     pub fn is_due(&self, now: Instant) -> bool {
-        let rested = self.last.is_none_or(|last| now.saturating_duration_since(last) >= CHANGED_MIN);
-        now >= self.due || (self.changed && rested)
+        let long_ago = |at: Instant| now.saturating_duration_since(at) >= CHANGED_MIN;
+        now >= self.due || (self.changed.is_some_and(long_ago) && self.last.is_none_or(long_ago))
+    }
+
+    /// Whether a heartbeat that is due says anything new, or must be sent to show that we live.
+    pub fn is_worth_it(&mut self, now: Instant, status: &Status) -> bool {
+        let news = now >= self.due || self.said.as_ref() != Some(status);
+        if !news {
+            self.changed = None;
+        }
+        news
     }
 
     /// The next heartbeat.
     pub fn beat(&mut self, now: Instant, status: Status) -> Heartbeat {
         self.seq += 1;
-        self.changed = false;
+        self.changed = None;
+        self.said = Some(status.clone());
         self.last = Some(now);
         self.due = now + self.period.mul_f64(rand::rng().random_range(0.9..=1.1));
         let usage = self.gauge.read(now);
@@ -68,6 +90,7 @@ impl Pulse {
             room: status.room,
             running: running.map(|(job, attempt)| wire::attempt_ref(job, attempt)).collect(),
             stopping: status.stopping,
+            ..Heartbeat::default()
         }
     }
 }
@@ -88,11 +111,26 @@ mod tests {
         let first = pulse.beat(now, status());
         assert!(!pulse.is_due(now + Duration::from_millis(899)));
         assert!(pulse.is_due(now + Duration::from_millis(1_100)));
-        pulse.changed();
+        pulse.changed(now);
         assert!(!pulse.is_due(now + Duration::from_millis(199)));
         assert!(pulse.is_due(now + CHANGED_MIN));
         let second = pulse.beat(now + CHANGED_MIN, status());
         assert!(second.seq > first.seq && second.started_ms == first.started_ms);
         assert!(!pulse.is_due(now + CHANGED_MIN * 2));
+    }
+
+    #[test]
+    fn what_has_changed_back_is_not_worth_a_heartbeat() {
+        let mut pulse = Pulse::new(Duration::from_secs(1), Gauge::new("/".into()));
+        let now = clock::instant();
+        pulse.beat(now, status());
+        pulse.changed(now);
+        let later = now + CHANGED_MIN;
+        assert!(pulse.is_due(later) && !pulse.is_worth_it(later, &status()));
+        assert!(!pulse.is_due(later + CHANGED_MIN), "forgotten");
+        pulse.changed(later);
+        let busy = Status { room: 0, ..status() };
+        assert!(pulse.is_worth_it(later + CHANGED_MIN, &busy));
+        assert!(pulse.is_worth_it(now + Duration::from_secs(2), &status()), "it is time for one anyway");
     }
 }
