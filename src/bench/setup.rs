@@ -45,7 +45,11 @@ pub(super) struct Node {
 
 impl Setup {
     /// Of this machine and, for benches that ask one, of the cluster.
-    pub(super) async fn of(cluster: Option<&Cluster>, disk_dir: Option<PathBuf>, tasks: &Tasks) -> anyhow::Result<Self> {
+    pub(super) async fn of(
+        cluster: Option<&Cluster>,
+        disk_dir: Option<PathBuf>,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Self> {
         let mut nodes = Vec::new();
         let mut members = 0;
         let mut workers_online = 0;
