@@ -3,7 +3,8 @@
 //! Of a thousand idle workers a few are enough to find a good one: all of them
 //! would send a thousand messages to every coordinator for each round. So a share
 //! is asked, drawn anew each round. A job that found nobody is different: perhaps
-//! only one worker will have it, so from then on everybody is asked.
+//! only one worker will have it, so each time more are asked, in the end everybody.
+//! Not at once: if the answers came too late, a thousand more would come later yet.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,15 +17,19 @@ const BIDDERS_PER_JOB: usize = 4;
 /// Workers asked at least.
 const BIDDERS_MIN: usize = 32;
 
+/// Times as many are asked each time that a job has found nobody.
+const MORE_EACH_TIME: usize = 4;
+
 /// Jobs whose first announcement is remembered. Beyond this those that wait longest are forgotten, and not measured.
 const WAITS_MAX: usize = 4_096;
 
 /// Of a thousand workers, how many are to answer; 0 for all of them.
 ///
-/// `seats` could win now, `jobs` are announced; `passed_over`: one of them was announced before and found nobody.
-pub(super) fn share(seats: usize, jobs: usize, passed_over: bool) -> u32 {
-    let wanted = jobs.saturating_mul(BIDDERS_PER_JOB).max(BIDDERS_MIN);
-    if passed_over || wanted.saturating_mul(5) >= seats.saturating_mul(4) {
+/// `seats` could win now, `jobs` are announced, one of which was passed over so many times.
+pub(super) fn share(seats: usize, jobs: usize, passed_over: u32) -> u32 {
+    let more = MORE_EACH_TIME.saturating_pow(passed_over);
+    let wanted = jobs.saturating_mul(BIDDERS_PER_JOB).max(BIDDERS_MIN).saturating_mul(more);
+    if wanted.saturating_mul(5) >= seats.saturating_mul(4) {
         return 0;
     }
     u32::try_from((wanted * 1_000).div_ceil(seats)).unwrap_or(0)
@@ -63,18 +68,18 @@ mod tests {
 
     #[test]
     fn few_workers_are_all_asked_and_of_many_a_share() {
-        assert_eq!(share(0, 0, false), 0);
-        assert_eq!(share(3, 1, false), 0);
-        assert_eq!(share(40, 1, false), 0, "nearly all anyway");
-        assert_eq!(share(1_000, 1, false), 32);
-        assert_eq!(share(1_000, 50, false), 200);
-        assert_eq!(share(1_000, 512, false), 0);
-        assert_eq!(share(1_000_000, 1, false), 1, "not nobody");
+        assert_eq!(share(0, 0, 0), 0);
+        assert_eq!(share(3, 1, 0), 0);
+        assert_eq!(share(40, 1, 0), 0, "nearly all anyway");
+        assert_eq!(share(1_000, 1, 0), 32);
+        assert_eq!(share(1_000, 50, 0), 200);
+        assert_eq!(share(1_000, 512, 0), 0);
+        assert_eq!(share(1_000_000, 1, 0), 1, "not nobody");
     }
 
     #[test]
-    fn for_a_job_that_found_nobody_everybody_is_asked() {
-        assert_eq!(share(1_000, 1, true), 0);
+    fn for_a_job_that_found_nobody_more_are_asked_until_it_is_everybody() {
+        assert_eq!([0, 1, 2, 3, u32::MAX].map(|times| share(1_000, 1, times)), [32, 128, 512, 0, 0]);
     }
 
     #[test]

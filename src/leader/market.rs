@@ -168,7 +168,8 @@ impl Market {
         self.wake(able.iter().map(|worker| worker.id).collect());
         let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(|worker| seat(state, worker)).collect();
         let jobs = self.pick(state, &seats, now);
-        let passed_over = jobs.iter().any(|job| self.rests.contains_key(&job.id));
+        let times = |job: &Arc<Job>| self.rests.get(&job.id).map_or(0, |(_, length)| doublings(*length) + 1);
+        let passed_over = jobs.iter().map(times).max().unwrap_or(0);
         let asked_permille = asking::share(seats.len(), jobs.len(), passed_over);
         Round { jobs, seats, asked_permille }
     }
@@ -333,6 +334,11 @@ impl Market {
             }
         }
     }
+}
+
+/// How often a rest was doubled to be so long.
+fn doublings(rest: Duration) -> u32 {
+    (rest.as_millis() / REST_FIRST.as_millis()).max(1).ilog2()
 }
 
 /// Workers that take jobs now, if they have room.

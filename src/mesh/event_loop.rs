@@ -32,7 +32,7 @@ use crate::domain::PeerId;
 
 /// How often redials, retries and snapshots are looked at.
 const TICK: Duration = Duration::from_millis(50);
-const TICK_LIGHT: Duration = Duration::from_millis(250);
+pub(super) const TICK_LIGHT: Duration = Duration::from_millis(250);
 
 /// How often scores are copied and lost members looked for.
 const SLOW_TICK: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ pub(super) struct EventLoop {
     members: BTreeSet<PeerId>,
     slow_at: Instant,
     looked_at: Instant,
-    tick: Duration,
+    pub(super) tick: Duration,
     #[cfg(feature = "metrics")]
     pub(super) recorder: Option<libp2p::metrics::Metrics>,
 }
@@ -140,11 +140,6 @@ impl EventLoop {
             #[cfg(feature = "metrics")]
             recorder: None,
         }
-    }
-
-    /// One of many in this process.
-    pub fn look_less_often(&mut self) {
-        self.tick = TICK_LIGHT;
     }
 
     pub async fn run(mut self, mut inputs: Inputs, token: CancellationToken) {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::behaviour;
-use super::event_loop::{Command, EventLoop, Inputs, Outgoing};
+use super::event_loop::{Command, EventLoop, Inputs, Outgoing, TICK_LIGHT};
 use super::gossip::{BODY_MAX, Gossip, Topics};
 use super::identity::to_libp2p;
 use super::inbound::{Acceptor, INBOX_QUEUE, Request, queues};
@@ -182,7 +182,7 @@ impl Parts {
         )?;
         let mut event_loop = EventLoop::new(swarm, shared.clone(), options, topics, gossip_out, verdicts);
         if footprint == Footprint::Light {
-            event_loop.look_less_often();
+            event_loop.tick = TICK_LIGHT;
         }
         #[cfg(feature = "metrics")]
         if let Some(registry) = registry {

@@ -163,6 +163,7 @@ impl Agent {
             expected_ms: &self.expected_ms,
             room: self.room(),
             load_permille: self.parts.desk.load_permille(),
+            turn: rand::random(),
         };
         // One that rests or stops has room in the leader's book: it is waited for.
         let stands_back = self.stopping || self.takes_none();

@@ -24,12 +24,12 @@ use crate::wire::proto::mesh::v1::{Announcement, Bid, Bids, OpenJob};
 /// Largest encoded answer; gossip takes 64 KiB with its envelope.
 const MESSAGE_MAX: usize = 60 * 1024;
 
-/// Bids per unit of room: others bid for the same jobs, so some will be lost.
-const BIDS_PER_ROOM: usize = 4;
+/// Bids per unit of room: others bid for the same jobs, so some will be lost. A round names about two jobs per unit of
+/// room there is, so each job is bid for by four workers on average.
+const BIDS_PER_ROOM: usize = 8;
 
-/// At least this many when there is room at all, so that many small workers
-/// do not all chase the same few jobs.
-const BIDS_MIN: usize = 128;
+/// At least this many when there is room at all.
+const BIDS_MIN: usize = 16;
 
 /// On what terms this worker runs one type of job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct Offer<'a> {
     pub expected_ms: &'a BTreeMap<String, u32>,
     pub room: u32,
     pub load_permille: u32,
+    /// Drawn for this answer: where to go on when there are more jobs than bids to make.
+    pub turn: u64,
 }
 
 /// Whether the leader waits for an answer: `worker` is asked, has room, and runs a type that is announced.
@@ -58,7 +60,9 @@ pub fn is_due(announcement: &Announcement, worker: WorkerId, offer: &Offer<'_>) 
         && announcement.jobs.iter().any(|job| offer.terms.contains_key(&job.r#type))
 }
 
-/// The answer to `announcement`. The jobs announced first are bid for first.
+/// The answer to `announcement`. The jobs announced first are bid for first; if there are more than this worker
+/// bids for, the other half of its bids goes to jobs further behind, so that many small workers do not all chase the
+/// same few.
 pub fn answer(announcement: &Announcement, offer: &Offer<'_>) -> Bids {
     let mut bids = Bids {
         term: announcement.term,
@@ -69,7 +73,8 @@ pub fn answer(announcement: &Announcement, offer: &Offer<'_>) -> Bids {
         ..Bids::default()
     };
     let mut size = bids.encoded_len();
-    for bid in announcement.jobs.iter().filter_map(|job| bid_for(job, offer)).take(most_bids(offer.room)) {
+    let able = announcement.jobs.iter().filter_map(|job| bid_for(job, offer)).collect();
+    for bid in choose(able, most_bids(offer.room), offer.turn) {
         // Tag and length prefix take at most 3 bytes at this size.
         size += bid.encoded_len() + 3;
         if size > MESSAGE_MAX {
@@ -78,6 +83,16 @@ pub fn answer(announcement: &Announcement, offer: &Offer<'_>) -> Bids {
         bids.bids.push(bid);
     }
     bids
+}
+
+fn choose(mut able: Vec<Bid>, most: usize, turn: u64) -> Vec<Bid> {
+    if able.len() > most {
+        let mut behind = able.split_off(most / 2);
+        let start = usize::try_from(turn % behind.len() as u64).unwrap_or(0);
+        behind.rotate_left(start);
+        able.extend(behind.into_iter().take(most - most / 2));
+    }
+    able
 }
 
 fn most_bids(room: u32) -> usize {
@@ -162,6 +177,7 @@ mod tests {
                 expected_ms: &self.expected_ms,
                 room,
                 load_permille: 250,
+                turn: 0,
             }
         }
 
@@ -214,6 +230,21 @@ mod tests {
         assert!((0..100).any(|seq| !is_due(&Announcement { seq, ..announcement.clone() }, worker, &shop.offer(1))));
         announcement = announce(vec![OpenJob { r#type: "strange".to_owned(), ..OpenJob::default() }]);
         assert!(!is_due(&announcement, worker, &shop.offer(1)), "another type");
+    }
+
+    #[test]
+    fn among_many_jobs_small_workers_bid_for_the_first_and_each_for_others_behind() {
+        let shop = shop();
+        let jobs: Vec<OpenJob> = (1..=200).map(job).collect();
+        let chosen = |turn| {
+            let bids = answer(&announce(jobs.clone()), &Offer { turn, ..shop.offer(1) }).bids;
+            bids.iter().map(|bid| bid.job[0]).collect::<Vec<u8>>()
+        };
+        let (one, other) = (chosen(0), chosen(100));
+        assert_eq!(one, (1..=16).collect::<Vec<u8>>());
+        assert_eq!(other[..8], one[..8], "who comes first is served first");
+        assert_eq!(other[8..], (109..=116).collect::<Vec<u8>>());
+        assert_eq!(chosen(190)[8..], [199, 200, 9, 10, 11, 12, 13, 14], "behind the last comes the first");
     }
 
     #[test]
