@@ -29,7 +29,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 pub(super) async fn run(args: &HostileArgs, cluster: &Cluster, tasks: &Tasks) -> anyhow::Result<Report> {
     paced::workers_online(cluster, args.honest, Duration::from_secs(args.join_secs)).await?;
     let uptimes = uptimes(&scrape::all(cluster).await?);
-    let (peace, calm_mib) = load(args, cluster, tasks).await.context("with honest workers only")?;
+    let peace = load(args, cluster, tasks).await.context("with honest workers only")?;
 
     let mut liars = Vec::new();
     for command in &args.start {
@@ -42,35 +42,51 @@ pub(super) async fn run(args: &HostileArgs, cluster: &Cluster, tasks: &Tasks) ->
     for liar in &mut liars {
         end(liar).await;
     }
-    let (war, war_mib) = result?;
+    let war = result?;
     let restarts = uptimes.iter().zip(self::uptimes(&after)).filter(|(before, after)| after < *before).count();
-    let (calm, hostile) = (peace.latency.summary(), war.latency.summary());
+    let (calm, hostile) = (peace.sample.latency.summary(), war.sample.latency.summary());
+    let lost = |load: &Load| load.sample.jobs - load.sample.completed;
     let sum = |name: &str| whole(growth(name, &before, &after).into_iter().sum());
-    Ok(Report::new("hostile", paced::parameters(&args.kind, args.jobs_per_sec, args.duration_secs))
+    let report = Report::new("hostile", paced::parameters(&args.kind, args.jobs_per_sec, args.duration_secs))
         .seconds("p99_times", hostile.p99_us as f64 / calm.p99_us.max(1) as f64)
         .latency("honest_jobs", calm)
         .latency("honest_jobs_among_liars", hostile)
-        .count("jobs_sampled", war.jobs)
-        .count("jobs_not_completed", peace.jobs - peace.completed + war.jobs - war.completed)
-        .count("jobs_attempted_again", war.repeated)
+        .count("jobs_sampled", war.sample.jobs)
+        .count("jobs_not_completed", lost(&peace) + lost(&war))
+        .count("batches_refused", peace.refused)
+        .count("batches_refused_among_liars", war.refused)
+        .count("jobs_attempted_again", war.sample.repeated)
         .count("offences_noted", sum("ciro_mesh_offences_total"))
         .count("nodes_restarted", restarts as u64)
-        .count("largest_node_mib", whole(war_mib))
-        .count("memory_growth_mib", whole((war_mib - calm_mib).max(0.0)))
-        .count("liars_started", args.start.len() as u64))
+        .count("largest_node_mib", whole(war.memory_mib))
+        .count("memory_growth_mib", whole((war.memory_mib - peace.memory_mib).max(0.0)))
+        .count("commands_started", args.start.len() as u64);
+    Ok(match war.first_refusal.or(peace.first_refusal) {
+        Some(why) => report.note(format!("the first batch refused: {why}")),
+        None => report,
+    })
 }
 
-/// One run of the load: what became of its jobs, and the most memory a node had.
-async fn load(args: &HostileArgs, cluster: &Cluster, tasks: &Tasks) -> anyhow::Result<(Sample, f64)> {
+/// One run of the load.
+struct Load {
+    sample: Sample,
+    /// The most that any node had.
+    memory_mib: f64,
+    refused: u64,
+    first_refusal: Option<String>,
+}
+
+async fn load(args: &HostileArgs, cluster: &Cluster, tasks: &Tasks) -> anyhow::Result<Load> {
     let watch = Watch::start(cluster.clone(), tasks);
     let paced = paced::submit(cluster, &args.kind, args.jobs_per_sec, Duration::from_secs(args.duration_secs)).await;
     let drained = paced::drained(cluster, DRAIN_LIMIT).await;
-    let memory = watch.stop().await?;
+    let memory_mib = watch.stop().await?;
     drained?;
-    if let Some(why) = paced.first_refusal {
-        bail!("{} batches were refused: {why}", paced.refused);
+    let paced::Paced { ids, refused, first_refusal, .. } = paced;
+    if ids.is_empty() {
+        bail!("nothing was accepted: {}", first_refusal.unwrap_or_default());
     }
-    Ok((look_at(&paced.ids, cluster).await?, memory))
+    Ok(Load { sample: look_at(&ids, cluster).await?, memory_mib, refused, first_refusal })
 }
 
 fn uptimes(scrapes: &[Scrape]) -> Vec<f64> {

@@ -98,8 +98,7 @@ impl Liar {
             && let Some(old) = self.old.replace(bids)
         {
             // Said again as if it were of this round: the signature is of another.
-            self.publish(Topic::Bids, wire::encode(&proto::Bids { term, seq, nonce: rand::random(), ..old.clone() }));
-            self.publish(Topic::Bids, wire::encode(&old));
+            self.publish(Topic::Bids, wire::encode(&proto::Bids { term, seq, nonce: rand::random(), ..old }));
         }
     }
 
