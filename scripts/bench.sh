@@ -2,8 +2,12 @@
 # Measures a fresh cluster (release build, durable writes) and writes the table
 # into README.md, between its bench markers. Nothing there is written by hand.
 #
-#   scripts/bench.sh [--rounds N] [--seconds S] [--jobs N] [--no-readme]
+#   scripts/bench.sh [--rounds N] [--seconds S] [--jobs N] [--crowd N] [--kills N] [--no-readme]
+#   scripts/bench.sh --market [--seconds S] [--crowd N] [--kills N]
 #   scripts/bench.sh --soak [--jobs N]
+#
+# --market measures the market only, with 100 and with N simulated workers (--crowd,
+# 1000), kills workers (--kills, 30) and sends liars; it writes no README.
 #
 # --soak runs a million jobs (N) to their end on one cluster and watches what the
 # nodes take of memory and disk. It fails if, once a fifth of the jobs has
@@ -13,7 +17,7 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no
+ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no CROWD=1000 KILLS=30
 PORTIONS=20       # of a soak: each is submitted when the one before has ended
 SAMPLE_SECS=10    # between two samples of a soak; one more follows each portion
 GROWTH_MAX=30     # percent, from the second fifth of a soak to the last
@@ -22,13 +26,19 @@ while [ $# -gt 0 ]; do
     --rounds) ROUNDS=$2; shift 2 ;;
     --seconds) SECS=$2; shift 2 ;;
     --jobs) JOBS=$2; shift 2 ;;
+    --crowd) CROWD=$2; shift 2 ;;
+    --kills) KILLS=$2; shift 2 ;;
     --no-readme) README=no; shift ;;
+    --market) MARKET=yes README=no; shift ;;
     --soak) SOAK=yes; shift ;;
-    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --no-readme and --soak, not '$1'" ;;
+    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market and --soak, not '$1'" ;;
   esac
 done
 case "$SOAK" in yes) JOBS=${JOBS:-1000000} ;; *) JOBS=${JOBS:-100000} ;; esac
 [[ "$JOBS" =~ ^[1-9][0-9]*$ ]] && [ "$JOBS" -ge "$PORTIONS" ] || die "--jobs must be a number from $PORTIONS, not '$JOBS'"
+
+[[ "$CROWD" =~ ^[1-9][0-9]*$ ]] || die "--crowd must be a number of workers, not '$CROWD'"
+[[ "$KILLS" =~ ^[1-9][0-9]?$ ]] || die "--kills must be a number from 1 to 99, not '$KILLS'"
 
 # Before anything runs: what is committed meanwhile was not measured.
 COMMIT=$(git -C "$ROOT" describe --always --dirty --exclude '*' 2>/dev/null || printf unknown)
@@ -50,8 +60,29 @@ bench() {
   jq -c . "$OUT/$name.json"
 }
 
+# worker_command NAME FLAGS...: prints the command of a process of many workers, for this network.
+worker_command() {
+  local name=$1 address
+  shift
+  printf '%q ' "$(bin ciro-worker)" --config "$CIRO_DEVNET_DIR/worker.toml" --network ciro-devnet --data-dir "$CIRO_DEVNET_DIR/$name"
+  while read -r address; do printf '%q ' --coordinator "$address"; done < <(tr ',' '\n' <"$CIRO_DEVNET_DIR/members"; echo)
+  printf '%q ' "$@"
+}
+
+# crowd N: N simulated workers in one process; heartbeats every 2 s. The bench waits until they have joined.
+crowd() {
+  mkdir -p "$CIRO_DEVNET_DIR/crowd"
+  CIRO_WORKER__WORKER__HEARTBEAT_MS=2000 setsid sh -c "exec $(worker_command crowd --simulate "$1" --simulate-price-spread 1000)" \
+    >>"$CIRO_DEVNET_DIR/crowd/log" 2>&1 </dev/null &
+  remember_process $! "$CIRO_DEVNET_DIR/crowd/pid"
+}
+
+disperse() { [ ! -e "$CIRO_DEVNET_DIR/crowd/pid" ] || stop_process "$CIRO_DEVNET_DIR/crowd/pid" 40; }
+
 # A figure of a measure; one that is absent is shown as such, never made up.
 value() { jq -r "($2) // \"not measured\" | if type == \"number\" then round else . end" "$OUT/$1.json" 2>/dev/null; }
+# The same with one decimal.
+tenths() { jq -r "($2) // \"not measured\" | if type == \"number\" then . * 10 | round / 10 else . end" "$OUT/$1.json" 2>/dev/null; }
 # The same, from microseconds to milliseconds.
 ms() { jq -r "($2) // null | if . == null then \"not measured\" else . / 100 | round / 10 end" "$OUT/$1.json" 2>/dev/null; }
 
@@ -87,6 +118,17 @@ workers as processes of one machine: $(machine). Every acknowledged write is on 
 | fail-over, SIGKILL of the leader to the first write accepted, $ROUNDS rounds | p50 ≤ 600 ms, max ≤ 2 s | p50 $(ms failover .results.first_write_accepted_latency.p50_us) ms, max $(ms failover .results.first_write_accepted_latency.max_us) ms |
 | running jobs restarted by these fail-overs | 0 | $(value failover .results.running_jobs_restarted) of $(value failover .results.running_jobs) |
 | memory of the largest node, with $FINISHED finished jobs | ≤ 300 MiB at 100 000 | $MEMORY MiB |
+| announce → award, 100 bidding workers, 200 jobs/s, p99 | ≤ 300 ms | $(ms market100 .results.announce_to_award_latency.p99_us) ms (p50 $(ms market100 .results.announce_to_award_latency.p50_us) ms) |
+| the same with $CROWD simulated workers, p99 | ≤ 600 ms | $(ms market .results.announce_to_award_latency.p99_us) ms (p50 $(ms market .results.announce_to_award_latency.p50_us) ms) |
+| memory of the largest node meanwhile | ≤ 600 MiB | $(value market .results.largest_node_mib) MiB |
+| gossip messages per awarded job and coordinator meanwhile, every copy | ≤ 12 | $(tenths market .results.gossip_messages_per_award) |
+| dead worker noticed, 100 workers, $KILLS kills, p99 | ≤ 6 s | $(ms notice .results.sigkill_to_offline_latency.p99_us) ms |
+| the same for $(value notice .results.kills_with_the_leader) killed together with the leader, p99 | ≤ 6 s | $(ms notice .results.sigkill_to_offline_with_the_leader_latency.p99_us) ms |
+| verdicts on workers that live | 0 | $(value notice .results.false_verdicts) |
+| joint clearing over the optimum's cost, random rounds | ≤ 5 % | $(tenths clearing .results.cost_over_optimum_percent) % (job by job: $(tenths clearing .results.job_by_job_over_optimum_percent) %) |
+| one clearing of 512 jobs and 1 000 workers, 64 bids per job, p99 | | $(ms clearing .results.clear_512_jobs_1000_workers_64_bids_each_latency.p99_us) ms |
+| honest jobs' p99 with 20 dishonest of 100 workers, times that without | < 2 | $(tenths hostile .results.p99_times) |
+| nodes restarted, memory growth meanwhile | 0, < 64 MiB | $(value hostile .results.nodes_restarted), $(value hostile .results.memory_growth_mib) MiB |
 TEXT
 }
 
@@ -165,9 +207,39 @@ soak() {
   say "$JOBS jobs, and neither memory nor disk went on growing"
 }
 
+# -------------------------------------------------------------------- market
+
+# fresh_market WORKERS: a cluster with so many workers as processes of their own.
+fresh_market() {
+  disperse
+  devnet down >/dev/null && CIRO_DEVNET_WORKER_FLAGS='--noop --max-parallel-jobs 4' devnet up 3 --workers "$1" || die "no cluster to measure"
+}
+
+market() {
+  local -a liars=()
+  bench clearing clearing
+  fresh_market 0
+  crowd 100
+  bench market100 market --workers 100 --duration-secs "$SECS"
+  fresh_market 0
+  crowd "$CROWD"
+  bench market market --workers "$CROWD" --duration-secs "$SECS" --join-secs 600
+  fresh_market "$KILLS"
+  crowd $((100 - KILLS))
+  bench notice notice --workers 100 --kills "$KILLS" --with-leader $(((KILLS + 2) / 3))
+  fresh_market 0
+  crowd 80
+  liars+=(--start "$(worker_command liars-1 --simulate 7 --simulate-dishonest vanish)")
+  liars+=(--start "$(worker_command liars-2 --simulate 6 --simulate-dishonest wrong-result)")
+  liars+=(--start "$(worker_command liars-3 --simulate 6 --simulate-dishonest forge)")
+  liars+=(--start "$(worker_command liars-4 --simulate 1 --simulate-dishonest flood)")
+  bench hostile hostile --honest 80 --duration-secs "$SECS" "${liars[@]}"
+  disperse
+}
+
 need_tools curl jq findmnt:util-linux
 mkdir -p "$OUT"
-trap '[ -z "$SAMPLER" ] || kill "$SAMPLER" 2>/dev/null; devnet down >/dev/null 2>&1' EXIT
+trap '[ -z "$SAMPLER" ] || kill "$SAMPLER" 2>/dev/null; disperse; devnet down >/dev/null 2>&1' EXIT
 devnet down >/dev/null 2>&1
 export CIRO_DEVNET_WORKER_FLAGS="--noop --max-parallel-jobs 256"
 cd "$ROOT" || exit 1 # the fail-over bench calls scripts/devnet.sh from here
@@ -176,6 +248,12 @@ fresh() { devnet down >/dev/null && devnet up 3 --workers 3 || die "no cluster t
 
 if [ "$SOAK" = yes ]; then
   soak
+  exit
+fi
+
+if [ "$MARKET" = yes ]; then
+  build_release
+  market
   exit
 fi
 
@@ -189,4 +267,5 @@ bench failover failover --rounds "$ROUNDS"
 fresh
 bench submit submit --clients 256 --duration-secs "$SECS"
 bench batch submit --clients 8 --batch 500 --duration-secs "$SECS"
+market
 write_readme

@@ -39,8 +39,15 @@ impl Status {
     /// Jobs that came to an end, ever. Nodes forget finished jobs after a while,
     /// so the counts by state would not do.
     pub(super) fn ended(&self) -> u64 {
-        let open = self.pending() + self.count("assigned") + self.count("running");
-        self.jobs_submitted_total.saturating_sub(open)
+        self.jobs_submitted_total.saturating_sub(self.open())
+    }
+
+    pub(super) fn open(&self) -> u64 {
+        self.pending() + self.count("assigned") + self.count("running")
+    }
+
+    pub(super) fn workers_online(&self) -> u64 {
+        ["online", "busy"].into_iter().filter_map(|state| self.workers.get(state)).sum()
     }
 
     fn count(&self, state: &str) -> u64 {
@@ -117,6 +124,57 @@ impl Cluster {
 
     pub(super) async fn status(&self, node: &str) -> anyhow::Result<Status> {
         self.get_json(&format!("{node}/status")).await
+    }
+
+    /// What a node counts, in OpenMetrics text.
+    pub(super) async fn metrics(&self, node: &str) -> anyhow::Result<String> {
+        let url = format!("{node}/metrics?format=openmetrics");
+        let (status, body) = bytes(self.http.get(&url)).await.map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
+        if !status.is_success() {
+            bail!("{url}: {}", problem(status, &body));
+        }
+        String::from_utf8(body).with_context(|| format!("{url}: no text"))
+    }
+
+    /// How the cluster sees a worker: `online`, `offline`, …
+    pub(super) async fn worker_state(&self, node: &str, id: &str) -> anyhow::Result<String> {
+        #[derive(Deserialize)]
+        struct Worker {
+            state: String,
+        }
+        let worker: Worker = self.get_json(&format!("{node}/workers/{id}")).await?;
+        Ok(worker.state)
+    }
+
+    /// What happened after `since`, up to and with `through`.
+    pub(super) async fn events(
+        &self,
+        node: &str,
+        since: u64,
+        through: u64,
+        limit: Duration,
+    ) -> anyhow::Result<Vec<Value>> {
+        let mut events = Vec::new();
+        if through <= since {
+            return Ok(events);
+        }
+        let mut answer = self.http.get(format!("{node}/events?after={since}")).timeout(limit).send().await?;
+        let mut text = String::new();
+        while let Some(chunk) = answer.chunk().await.context("the stream of events ended early")? {
+            text.push_str(&String::from_utf8_lossy(&chunk));
+            let whole = text.rfind('\n').map_or(0, |end| end + 1);
+            let rest = text.split_off(whole);
+            for data in text.lines().filter_map(|line| line.strip_prefix("data:")) {
+                let event: Value = serde_json::from_str(data.trim()).context("an event that is no JSON")?;
+                let seq = event["seq"].as_u64().unwrap_or(0);
+                events.push(event);
+                if seq >= through {
+                    return Ok(events);
+                }
+            }
+            text = rest;
+        }
+        bail!("{node}: the stream of events ended before event {through}")
     }
 
     pub(super) async fn is_ready(&self, node: &str) -> bool {

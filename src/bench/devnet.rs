@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
@@ -12,12 +13,26 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 use tokio::process::Command;
 
-use super::FailoverArgs;
+use super::DevnetArgs;
+use super::cluster::Cluster;
+use crate::clock;
+
+/// Between two looks at something slow.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// `{"nodes": [...], "workers": [...], "run_dir"}`, as far as it matters here.
 #[derive(Clone, Debug, Deserialize)]
 struct Status {
     nodes: Vec<Member>,
+    #[serde(default)]
+    workers: Vec<WorkerProcess>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct WorkerProcess {
+    pub index: u32,
+    pub worker_id: Option<String>,
+    pub pid: Option<i32>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -39,7 +54,7 @@ enum Source {
 }
 
 impl Devnet {
-    pub(super) fn new(args: &FailoverArgs) -> Self {
+    pub(super) fn new(args: &DevnetArgs) -> Self {
         let status = match &args.devnet_status {
             Some(file) => Source::File(file.clone()),
             None => Source::Command(args.status_command.clone()),
@@ -48,12 +63,19 @@ impl Devnet {
     }
 
     pub(super) async fn members(&self) -> anyhow::Result<Vec<Member>> {
+        Ok(self.status().await?.nodes)
+    }
+
+    pub(super) async fn workers(&self) -> anyhow::Result<Vec<WorkerProcess>> {
+        Ok(self.status().await?.workers)
+    }
+
+    async fn status(&self) -> anyhow::Result<Status> {
         let text = match &self.status {
             Source::File(path) => tokio::fs::read(path).await.with_context(|| format!("read {}", path.display()))?,
             Source::Command(command) => shell(command).await?,
         };
-        let status: Status = serde_json::from_slice(&text).context("the network's status is not as expected")?;
-        Ok(status.nodes)
+        serde_json::from_slice(&text).context("the network's status is not as expected")
     }
 
     pub(super) async fn restart(&self, member: &Member) -> anyhow::Result<()> {
@@ -61,16 +83,58 @@ impl Devnet {
     }
 }
 
+impl Devnet {
+    /// The leader and the others, once every node is up and one leads.
+    pub(super) async fn settled(&self, cluster: &Cluster, patience: Duration) -> anyhow::Result<(Member, Vec<Member>)> {
+        self.wait_ready(cluster, patience).await?;
+        let deadline = clock::instant() + patience;
+        loop {
+            let mut members = self.members().await?;
+            let leader = members.iter().position(|member| member.role == "leader");
+            match leader.map(|at| members.swap_remove(at)) {
+                Some(leader) if !members.is_empty() => return Ok((leader, members)),
+                Some(_) => bail!("the network has one node only: nobody can take over"),
+                None if clock::instant() > deadline => bail!("nobody leads"),
+                None => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    pub(super) async fn wait_ready(&self, cluster: &Cluster, patience: Duration) -> anyhow::Result<()> {
+        let deadline = clock::instant() + patience;
+        for member in self.members().await? {
+            while !cluster.is_ready(&member.api).await {
+                if clock::instant() > deadline {
+                    bail!("node {} at {} is not ready after {} s", member.index, member.api, patience.as_secs());
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl WorkerProcess {
+    /// SIGKILL: no farewell.
+    pub(super) fn kill(&self) -> anyhow::Result<()> {
+        kill_ours(self.pid, &format!("worker {}", self.index))
+    }
+}
+
 impl Member {
     /// SIGKILL: no chance to hand over.
     pub(super) fn kill(&self) -> anyhow::Result<()> {
-        let pid = self.pid.filter(|pid| *pid > 1).with_context(|| format!("node {} has no process", self.index))?;
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if !name.starts_with("ciro-") {
-            bail!("process {pid} of node {} is {:?}, not one of ours: nothing was killed", self.index, name.trim());
-        }
-        kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("kill process {pid}"))
+        kill_ours(self.pid, &format!("node {}", self.index))
     }
+}
+
+fn kill_ours(pid: Option<i32>, whose: &str) -> anyhow::Result<()> {
+    let pid = pid.filter(|pid| *pid > 1).with_context(|| format!("{whose} has no process"))?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if !name.starts_with("ciro-") {
+        bail!("process {pid} of {whose} is {:?}, not one of ours: nothing was killed", name.trim());
+    }
+    kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("kill process {pid}"))
 }
 
 async fn shell(command: &str) -> anyhow::Result<Vec<u8>> {

@@ -153,15 +153,16 @@ fn remembered(ids: &[String]) -> &[String] {
     &ids[ids.len().saturating_sub(LIMITS.finished / 2)..]
 }
 
-struct Sample {
-    jobs: u64,
-    completed: u64,
+pub(super) struct Sample {
+    pub jobs: u64,
+    pub completed: u64,
     /// Jobs that needed more than one attempt.
-    repeated: u64,
-    latency: Histogram,
+    pub repeated: u64,
+    pub latency: Histogram,
 }
 
-async fn look_at(ids: &[String], cluster: &Cluster) -> anyhow::Result<Sample> {
+/// Jobs looked at one by one, of all of them an even share.
+pub(super) async fn look_at(ids: &[String], cluster: &Cluster) -> anyhow::Result<Sample> {
     let mut sample = Sample { jobs: 0, completed: 0, repeated: 0, latency: Histogram::new() };
     for id in ids.iter().step_by(ids.len().div_ceil(SAMPLE).max(1)) {
         let job = cluster.job(cluster.node(0), id).await?;

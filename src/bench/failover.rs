@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::FailoverArgs;
 use super::cluster::{Cluster, Submitted, submission};
-use super::devnet::{Devnet, Member};
+use super::devnet::Devnet;
 use super::histogram::Histogram;
 use super::report::Report;
 use crate::clock;
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const SLACK_SECS: u32 = 300;
 
 pub(super) async fn run(args: &FailoverArgs, cluster: &Cluster) -> anyhow::Result<Report> {
-    let devnet = Devnet::new(args);
+    let devnet = Devnet::new(&args.devnet);
     let held = hold(args, cluster).await?;
     let mut bench = Rounds { cluster, devnet, run: rand::random(), took: Histogram::new() };
     let result = bench.run(args.rounds).await;
@@ -70,7 +70,7 @@ impl Rounds<'_> {
     }
 
     async fn round(&mut self, round: u32) -> anyhow::Result<()> {
-        let (leader, others) = self.settled().await?;
+        let (leader, others) = self.devnet.settled(self.cluster, PATIENCE).await?;
         let others = self.cluster.with_nodes(others.into_iter().map(|member| member.api).collect());
         let key = format!("bench-failover-{:016x}-{round}", self.run);
         let began = clock::instant();
@@ -79,36 +79,7 @@ impl Rounds<'_> {
         self.took.add(began.elapsed());
         others.cancel(&id).await;
         self.devnet.restart(&leader).await?;
-        self.wait_ready().await
-    }
-
-    /// The leader and the others, once every node is up and one leads.
-    async fn settled(&self) -> anyhow::Result<(Member, Vec<Member>)> {
-        self.wait_ready().await?;
-        let deadline = clock::instant() + PATIENCE;
-        loop {
-            let mut members = self.devnet.members().await?;
-            let leader = members.iter().position(|member| member.role == "leader");
-            match leader.map(|at| members.swap_remove(at)) {
-                Some(leader) if !members.is_empty() => return Ok((leader, members)),
-                Some(_) => bail!("the network has one node only: nobody can take over"),
-                None if clock::instant() > deadline => bail!("nobody leads"),
-                None => tokio::time::sleep(LOOK).await,
-            }
-        }
-    }
-
-    async fn wait_ready(&self) -> anyhow::Result<()> {
-        let deadline = clock::instant() + PATIENCE;
-        for member in self.devnet.members().await? {
-            while !self.cluster.is_ready(&member.api).await {
-                if clock::instant() > deadline {
-                    bail!("node {} at {} is not ready after {} s", member.index, member.api, PATIENCE.as_secs());
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-        Ok(())
+        self.devnet.wait_ready(self.cluster, PATIENCE).await
     }
 }
 

@@ -10,14 +10,20 @@
 //! Deliberately absent: starting a cluster (`scripts/bench.sh` does), and
 //! comparing runs.
 
+mod clearing;
 mod cluster;
 mod devnet;
 mod e2e;
 mod failover;
 mod histogram;
+mod hostile;
 mod load;
+mod market;
+mod notice;
+mod paced;
 mod reads;
 mod report;
+mod scrape;
 mod setup;
 mod submit;
 
@@ -64,6 +70,14 @@ pub enum Bench {
     Reads(ReadsArgs),
     /// SIGKILL of the leader until the first write is accepted elsewhere
     Failover(FailoverArgs),
+    /// From announcement to award, gossip and memory, at a given rate of jobs
+    Market(MarketArgs),
+    /// SIGKILL of workers until they are seen offline, and verdicts on those that live
+    Notice(NoticeArgs),
+    /// The same load without and with dishonest workers
+    Hostile(HostileArgs),
+    /// The joint clearing against the optimum, on random rounds; needs no cluster
+    Clearing(ClearingArgs),
 }
 
 /// The jobs are of type "bench", which no worker runs: they stay pending.
@@ -153,6 +167,98 @@ impl Consistency {
     }
 }
 
+#[derive(Clone, Debug, clap::Args)]
+pub struct MarketArgs {
+    /// Workers that must be online before anything is measured
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub workers: u64,
+
+    /// Jobs submitted each second
+    #[arg(long, value_name = "JOBS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub jobs_per_sec: u32,
+
+    /// How long to measure, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub duration_secs: u64,
+
+    /// How long to run before measuring, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub warmup_ms: u64,
+
+    /// How long to wait for the workers, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 300)]
+    pub join_secs: u64,
+
+    /// Job type; the workers must run it
+    #[arg(long = "type", value_name = "TYPE", default_value = "noop")]
+    pub kind: String,
+}
+
+/// Kills workers of a development network, and its leader; only the leader is started again.
+#[derive(Clone, Debug, clap::Args)]
+pub struct NoticeArgs {
+    /// Workers that must be online before anything is measured
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub workers: u64,
+
+    /// Workers to kill; each must be a process of its own
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub kills: u32,
+
+    /// How many of them in the same moment as the leader
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub with_leader: u32,
+
+    /// Workers that are killed at once
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub together: u32,
+
+    #[command(flatten)]
+    pub devnet: DevnetArgs,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct HostileArgs {
+    /// Honest workers that must be online before anything is measured
+    #[arg(long, value_name = "N", default_value_t = 80)]
+    pub honest: u64,
+
+    /// Command that is dishonest workers, run for the second half and then ended; repeat for more
+    #[arg(long, value_name = "COMMAND", required = true)]
+    pub start: Vec<String>,
+
+    /// Jobs submitted each second
+    #[arg(long, value_name = "JOBS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub jobs_per_sec: u32,
+
+    /// How long each half is, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub duration_secs: u64,
+
+    /// How long the dishonest workers have to join, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub settle_secs: u64,
+
+    /// How long to wait for the honest workers, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 300)]
+    pub join_secs: u64,
+
+    /// Job type; the workers must run it
+    #[arg(long = "type", value_name = "TYPE", default_value = "noop")]
+    pub kind: String,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct ClearingArgs {
+    /// Random rounds of each size
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
+
+    /// Where the random rounds come from
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+}
+
 /// Kills nodes of a development network and has them started again.
 #[derive(Clone, Debug, clap::Args)]
 pub struct FailoverArgs {
@@ -160,17 +266,8 @@ pub struct FailoverArgs {
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
 
-    /// Command that prints the network as JSON
-    #[arg(long, value_name = "COMMAND", default_value = "scripts/devnet.sh status --json")]
-    pub status_command: String,
-
-    /// File with the same JSON, read anew each time, instead of the command
-    #[arg(long, value_name = "FILE")]
-    pub devnet_status: Option<PathBuf>,
-
-    /// Command that starts the node that was killed; {index} is its number
-    #[arg(long, value_name = "COMMAND", default_value = "scripts/devnet.sh start {index}")]
-    pub restart_command: String,
+    #[command(flatten)]
+    pub devnet: DevnetArgs,
 
     /// Type of the jobs that run meanwhile and must not be restarted; its payload is a number of seconds
     #[arg(long, value_name = "TYPE", default_value = "sleep")]
@@ -185,6 +282,22 @@ pub struct FailoverArgs {
     pub hold_secs: u32,
 }
 
+/// How to find the processes of a development network.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DevnetArgs {
+    /// Command that prints the network as JSON
+    #[arg(long, value_name = "COMMAND", default_value = "scripts/devnet.sh status --json")]
+    pub status_command: String,
+
+    /// File with the same JSON, read anew each time, instead of the command
+    #[arg(long, value_name = "FILE")]
+    pub devnet_status: Option<PathBuf>,
+
+    /// Command that starts the node that was killed; {index} is its number
+    #[arg(long, value_name = "COMMAND", default_value = "scripts/devnet.sh start {index}")]
+    pub restart_command: String,
+}
+
 /// Runs one bench and prints its report on standard output.
 ///
 /// Fails if the cluster cannot be reached, or if what was measured is no
@@ -192,7 +305,8 @@ pub struct FailoverArgs {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let cluster = Cluster::new(&args.node)?;
-    let setup = Setup::of(&cluster, args.disk_dir.clone(), &tasks).await?;
+    let asked = if matches!(args.bench, Bench::Clearing(_)) { None } else { Some(&cluster) };
+    let setup = Setup::of(asked, args.disk_dir.clone(), &tasks).await?;
     let report = measure(&args.bench, &cluster, &tasks).await;
     tasks.cancel();
     let text = render(&report?, &setup, args.json)?;
@@ -206,6 +320,10 @@ async fn measure(bench: &Bench, cluster: &Cluster, tasks: &Tasks) -> anyhow::Res
         Bench::EndToEnd(args) => e2e::run(args, cluster, tasks).await,
         Bench::Reads(args) => reads::run(args, cluster, tasks).await,
         Bench::Failover(args) => failover::run(args, cluster).await,
+        Bench::Market(args) => market::run(args, cluster, tasks).await,
+        Bench::Notice(args) => notice::run(args, cluster).await,
+        Bench::Hostile(args) => hostile::run(args, cluster, tasks).await,
+        Bench::Clearing(args) => clearing::run(args),
     }
 }
 

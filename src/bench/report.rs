@@ -205,10 +205,11 @@ fn plain() -> Table {
 
 fn setup_rows(setup: &Setup) -> Vec<Vec<String>> {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
-    let mut rows = vec![row(
-        "cluster",
-        format!("{} members, {} asked, {} workers online", setup.members, setup.nodes.len(), setup.workers_online),
-    )];
+    let mut rows = Vec::new();
+    if !setup.nodes.is_empty() {
+        let (members, asked, online) = (setup.members, setup.nodes.len(), setup.workers_online);
+        rows.push(row("cluster", format!("{members} members, {asked} asked, {online} workers online")));
+    }
     for node in &setup.nodes {
         let about = format!("{}  {}  {}  {}", node.url, node.role, node.version, node.environment);
         rows.push(row("node", about));

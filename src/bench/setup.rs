@@ -44,11 +44,17 @@ pub(super) struct Node {
 }
 
 impl Setup {
-    pub(super) async fn of(cluster: &Cluster, disk_dir: Option<PathBuf>, tasks: &Tasks) -> anyhow::Result<Self> {
+    /// Of this machine and, for benches that ask one, of the cluster.
+    pub(super) async fn of(
+        cluster: Option<&Cluster>,
+        disk_dir: Option<PathBuf>,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Self> {
         let mut nodes = Vec::new();
         let mut members = 0;
         let mut workers_online = 0;
-        for url in cluster.nodes() {
+        let asked = cluster.iter().flat_map(|cluster| cluster.nodes().iter().map(move |url| (cluster, url)));
+        for (cluster, url) in asked {
             let status = cluster.status(url).await.context("is the cluster up?")?;
             members = members.max(status.members.len());
             let count = |state| status.workers.get(state).copied().unwrap_or(0);

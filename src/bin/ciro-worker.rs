@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow};
 use ciro::telemetry;
 use ciro::worker::args::{Args, Command};
 use ciro::worker::config::{EXAMPLE, File, Layered, LogFormat};
+use ciro::worker::simulate::{self, Plan};
 use ciro::worker::{self, Settings};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,7 +74,7 @@ fn start(args: &Args) -> anyhow::Result<ExitCode> {
     telemetry::abort_on_panic(|| false);
     telemetry::raise_file_limit(FILES);
     let runtime = tokio::runtime::Runtime::new().context("start runtime")?;
-    let code = runtime.block_on(run(settings));
+    let code = runtime.block_on(run(settings, Plan::of(&args.simulate)));
     runtime.shutdown_background();
     code
 }
@@ -84,7 +85,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Runs until a signal; a second one ends it at once.
-async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+async fn run(settings: Settings, plan: Option<Plan>) -> anyhow::Result<ExitCode> {
     let data_dir = settings.data_dir.clone();
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
@@ -98,8 +99,14 @@ async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
             stop.cancel();
         }
     };
+    let work = async {
+        match plan {
+            None => worker::run(settings, stop.clone()).await,
+            Some(plan) => simulate::run(settings, plan, stop.clone()).await,
+        }
+    };
     tokio::select! {
-        result = worker::run(settings, stop.clone()) => result.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        result = work => result.map(|()| ExitCode::SUCCESS).map_err(Into::into),
         () = signals => {
             worker::kill_commands(&data_dir);
             Ok(complain(&anyhow!("second signal: stopped at once"), SECOND_SIGNAL))

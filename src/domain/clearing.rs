@@ -17,11 +17,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// A worker's offer for a job: the place of the worker, and what it would cost.
-pub(super) type Offer = (usize, i64);
+pub type Offer = (usize, i64);
 
 /// How much a worker can take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Slots {
+pub struct Slots {
     pub room: u32,
     /// By how much each win makes the next one dearer. Not negative.
     pub step: i64,
@@ -30,7 +30,7 @@ pub(super) struct Slots {
 /// The place of the worker that gets each job, in the order of `offers`.
 ///
 /// A job may name a worker once. Offers of workers that do not exist are ignored.
-pub(super) fn clear(offers: &[Vec<Offer>], slots: &[Slots]) -> Vec<Option<usize>> {
+pub fn clear(offers: &[Vec<Offer>], slots: &[Slots]) -> Vec<Option<usize>> {
     let mut round = Round {
         offers,
         slots,

@@ -11,7 +11,7 @@ pub mod bid_proof;
 mod bytes;
 pub mod ceiling;
 mod check;
-mod clearing;
+pub mod clearing;
 pub mod command;
 mod cow;
 pub mod ids;

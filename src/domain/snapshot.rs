@@ -40,7 +40,7 @@ use super::worker::Worker;
 const MAGIC: [u8; 8] = *b"ciro-sm\n";
 
 /// Grows with every change of what is written.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// A frame is closed when it has this many bytes.
 const FRAME_TARGET: usize = 64 << 10;

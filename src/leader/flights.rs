@@ -26,21 +26,28 @@ use crate::domain::{JobId, State, WorkerId};
 /// Rounds whose awards may be committing. Beyond it the market waits for one of them.
 const COMMITS_MAX: usize = 2;
 
-/// Commits under way; each yields the number of its flight.
+/// A commit that was answered, or will not be.
+pub(super) struct Landed {
+    pub flight: u64,
+    /// The jobs whose awards hold.
+    pub awarded: Vec<JobId>,
+}
+
+/// Commits under way.
 #[derive(Default)]
-pub(super) struct Commits(FuturesUnordered<BoxFuture<'static, u64>>);
+pub(super) struct Commits(FuturesUnordered<BoxFuture<'static, Landed>>);
 
 impl Commits {
     pub(super) fn is_full(&self) -> bool {
         self.0.len() >= COMMITS_MAX
     }
 
-    pub(super) fn push(&mut self, commit: BoxFuture<'static, u64>) {
+    pub(super) fn push(&mut self, commit: BoxFuture<'static, Landed>) {
         self.0.push(commit);
     }
 
     /// The next flight that lands. Pending for ever if there is none.
-    pub(super) async fn landed(&mut self) -> u64 {
+    pub(super) async fn landed(&mut self) -> Landed {
         match self.0.next().await {
             Some(flight) => flight,
             None => std::future::pending().await,
@@ -48,7 +55,7 @@ impl Commits {
     }
 
     /// Runs `work` while commits go on; returns its outcome, and the flights that landed meanwhile.
-    pub(super) async fn alongside<T>(&mut self, work: impl Future<Output = T>) -> (T, Vec<u64>) {
+    pub(super) async fn alongside<T>(&mut self, work: impl Future<Output = T>) -> (T, Vec<Landed>) {
         let mut work = std::pin::pin!(work);
         let mut landed = Vec::new();
         loop {
@@ -209,7 +216,7 @@ mod tests {
         let (tell, told) = tokio::sync::oneshot::channel();
         commits.push(Box::pin(async move {
             tell.send(()).expect("the round waits");
-            1
+            Landed { flight: 1, awarded: vec![] }
         }));
         commits.push(Box::pin(std::future::pending()));
         assert!(commits.is_full());

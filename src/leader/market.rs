@@ -1,7 +1,7 @@
 //! The market: announces open jobs, hears bids, awards.
 //!
-//! One announcement names all open jobs of a round. Workers answer each
-//! announcement with one message, also when they offer nothing, so a round ends
+//! One announcement names all open jobs of a round. Workers that are
+//! asked answer with one message, also when they offer nothing, so a round ends
 //! when everyone who could win has answered, at the latest when its window is
 //! over. Awards are committed as one batch, and while they commit the next round
 //! is open ([`super::flights`]); `dispatch` brings them to the workers. Nothing of
@@ -21,17 +21,17 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-use super::flights::{Commits, Flights};
+use super::asking::{self, Waits};
+use super::flights::{Commits, Flights, Landed};
 use super::leases::millis;
+use super::round::{Round, Seat, able, open_job, parse, seat};
 use super::signed::Signed;
 use super::{Offer, Reign};
 use crate::clock;
-use crate::domain::auction::{self, Bid, Bidder, Sealed, Win};
-use crate::domain::lost::{LostRound, lost};
+use crate::domain::auction::{Bid, Sealed, Win};
 use crate::domain::matching::{Class, fits};
-use crate::domain::reputation::is_banned;
-use crate::domain::worker::{Verdict, Worker};
-use crate::domain::{Command, Job, JobId, Price, State, Timestamp, WorkerId};
+use crate::domain::worker::Worker;
+use crate::domain::{Command, Job, JobId, State, Timestamp, WorkerId};
 use crate::mesh::Topic;
 use crate::telemetry::metrics;
 use crate::wire;
@@ -63,11 +63,6 @@ const RESTS_MANY: usize = 10_000;
 /// Rest of a class that no worker with room fits; a worker that gets room wakes it.
 const REST_UNFIT: Duration = Duration::from_secs(1);
 
-/// While awards are under way, a round is opened if this part of the places of workers with room is free, or this
-/// many.
-const WORTH: u32 = 8;
-const WORTH_MAX: u32 = 64;
-
 /// Shortest time from one announcement to the next: each asks every worker for an answer,
 /// and who answers more often than the mesh allows is taken for a flooder.
 const PACE: Duration = Duration::from_millis(5);
@@ -80,11 +75,11 @@ pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
     loop {
         applied.borrow_and_update();
         while commits.is_full() {
-            market.flights.land(commits.landed().await);
+            market.land(commits.landed().await);
         }
         let begun = clock::instant();
         let (outcome, landed) = commits.alongside(market.round(&mut offers)).await;
-        landed.into_iter().for_each(|flight| market.flights.land(flight));
+        landed.into_iter().for_each(|commit| market.land(commit));
         let paced = !matches!(outcome, Outcome::Quiet);
         let awarded = matches!(outcome, Outcome::Awarded(_));
         if let Outcome::Awarded(wins) = outcome {
@@ -92,14 +87,14 @@ pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
         }
         if paced {
             let ((), landed) = commits.alongside(tokio::time::sleep(PACE.saturating_sub(begun.elapsed()))).await;
-            landed.into_iter().for_each(|flight| market.flights.land(flight));
+            landed.into_iter().for_each(|commit| market.land(commit));
         }
         if awarded {
             continue;
         }
         let tick = market.reign.context.options.tick;
         tokio::select! {
-            flight = commits.landed() => market.flights.land(flight),
+            commit = commits.landed() => market.land(commit),
             _ = applied.changed() => {}
             () = tokio::time::sleep(tick) => {}
         }
@@ -120,6 +115,7 @@ struct Market {
     /// Those among them that had room.
     seated: BTreeSet<WorkerId>,
     flights: Flights,
+    waits: Waits,
 }
 
 /// What came of a round.
@@ -131,53 +127,19 @@ enum Outcome {
     Awarded(Vec<Win>),
 }
 
-/// What one round is about.
-struct Round {
-    /// The log's clock when it was opened: prices are judged by it.
-    at: Timestamp,
-    jobs: Vec<Arc<Job>>,
-    seats: BTreeMap<WorkerId, Seat>,
-}
-
-/// A worker that could win now, and how much more it can take.
-struct Seat {
-    worker: Arc<Worker>,
-    room: u32,
-}
-
-impl Round {
-    fn award(&self, bids: &[Bid]) -> Vec<Win> {
-        let jobs: Vec<&Job> = self.jobs.iter().map(AsRef::as_ref).collect();
-        auction::award(&jobs, bids, &self.bidders())
-    }
-
-    /// Whether it pays to ask everyone while awards are under way: when they have landed, more places may be free.
-    fn is_worthwhile(&self) -> bool {
-        let room: u32 = self.seats.values().map(|seat| seat.room).sum();
-        let all: u32 = self.seats.values().map(|seat| seat.worker.capabilities.max_parallel_jobs).sum();
-        room >= (all / WORTH).min(WORTH_MAX)
-    }
-
-    fn bidders(&self) -> BTreeMap<WorkerId, Bidder<'_>> {
-        self.seats.iter().map(|(id, seat)| (*id, Bidder { worker: &seat.worker, room: seat.room })).collect()
-    }
-
-    /// Takes out the bids above what their jobs offer now.
-    fn split_dear(&self, bids: &mut Vec<Bid>) -> Vec<Bid> {
-        let ceilings: BTreeMap<JobId, Price> =
-            self.jobs.iter().filter_map(|job| Some((job.id, job.ceiling(self.at)?))).collect();
-        let (dear, others) = std::mem::take(bids)
-            .into_iter()
-            .partition(|bid| ceilings.get(&bid.job).is_some_and(|ceiling| bid.price > *ceiling));
-        *bids = others;
-        dear
-    }
-}
-
 impl Market {
     fn new(reign: Reign) -> Self {
-        let (seen, seated, flights) = (BTreeSet::new(), BTreeSet::new(), Flights::default());
-        Self { reign, seq: 0, rests: BTreeMap::new(), unfit: BTreeMap::new(), from: 0, seen, seated, flights }
+        Self {
+            reign,
+            seq: 0,
+            rests: BTreeMap::new(),
+            unfit: BTreeMap::new(),
+            from: 0,
+            seen: BTreeSet::new(),
+            seated: BTreeSet::new(),
+            flights: Flights::default(),
+            waits: Waits::default(),
+        }
     }
 
     async fn round(&mut self, offers: &mut mpsc::Receiver<Offer>) -> Outcome {
@@ -189,12 +151,15 @@ impl Market {
             debug!(%error, "announcement not published");
             return Outcome::Quiet;
         }
+        self.waits.announced(round.jobs.iter().map(|job| job.id), started);
         let (mut bids, answers) = self.collect(&mut round, offers, started).await;
         let dear = round.split_dear(&mut bids);
         let wins = self.award(&round, &mut bids, &answers);
         metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
         self.rest(&round, &wins);
-        self.note_lost(&round, &wins, bids.iter().chain(&dear), answers.len());
+        for (job, note) in round.lost(&wins, bids.iter().chain(&dear), answers.len()) {
+            self.reign.context.roster.lost_bids.note(job, note);
+        }
         if wins.is_empty() { Outcome::Announced } else { Outcome::Awarded(wins) }
     }
 
@@ -221,7 +186,11 @@ impl Market {
         let seat = |worker: &Arc<Worker>| seat(state, worker, taken.get(&worker.id).copied().unwrap_or(0));
         let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(seat).collect();
         self.wake_classes(seats.keys().copied().collect());
-        Round { at, jobs: self.pick(state, &seats, now, at), seats }
+        let jobs = self.pick(state, &seats, now, at);
+        let times = |job: &Arc<Job>| self.rests.get(&job.id).map_or(0, |(_, length)| doublings(*length) + 1);
+        let passed_over = jobs.iter().map(times).max().unwrap_or(0);
+        let asked_permille = asking::share(seats.len(), jobs.len(), passed_over);
+        Round { at, jobs, seats, asked_permille }
     }
 
     /// A worker that was not there before may want what the others did not.
@@ -285,6 +254,7 @@ impl Market {
             window_ms: u32::try_from(self.reign.context.options.window.as_millis()).unwrap_or(u32::MAX),
             jobs: Vec::with_capacity(round.jobs.len()),
             coordinators: self.reign.context.coordinators.clone(),
+            asked_permille: round.asked_permille,
         };
         let mut bytes = prost::Message::encoded_len(&message);
         for job in &round.jobs {
@@ -308,7 +278,7 @@ impl Market {
     ) -> (Vec<Bid>, BTreeMap<WorkerId, proto::Bids>) {
         let until = tokio::time::Instant::from_std(started + self.reign.context.options.window);
         let announced: BTreeMap<JobId, u32> = round.jobs.iter().map(|job| (job.id, job.attempt + 1)).collect();
-        let mut missing: BTreeSet<WorkerId> = round.seats.keys().copied().collect();
+        let mut missing = round.awaited(self.reign.number, self.seq);
         let (mut bids, mut answers) = (Vec::new(), BTreeMap::new());
         while !missing.is_empty() {
             let Ok(Some(offer)) = tokio::time::timeout_at(until, offers.recv()).await else { break };
@@ -371,29 +341,15 @@ impl Market {
         self.rests.retain(|_, (until, length)| *until + *length > now);
     }
 
-    /// Keeps what was heard for the jobs that stayed open, for who asks why.
-    fn note_lost<'a>(&self, round: &Round, wins: &[Win], bids: impl Iterator<Item = &'a Bid>, answers: usize) {
-        let mut open: BTreeMap<JobId, Vec<&Bid>> = round.jobs.iter().map(|job| (job.id, Vec::new())).collect();
-        for win in wins {
-            open.remove(&win.job);
-        }
-        for bid in bids {
-            if let Some(bids) = open.get_mut(&bid.job) {
-                bids.push(bid);
-            }
-        }
-        let bidders = round.bidders();
-        for (job, bids) in round.jobs.iter().filter_map(|job| Some((job, open.get(&job.id)?))) {
-            let ceiling = job.ceiling(round.at);
-            let (attempt, cheapest) = (job.attempt.saturating_add(1), lost(job, ceiling, bids, &bidders));
-            let note = LostRound { at: round.at, attempt, ceiling, answers, bids: bids.len(), cheapest };
-            self.reign.context.roster.lost_bids.note(job.id, note);
-        }
+    fn land(&mut self, commit: Landed) {
+        self.flights.land(commit.flight);
+        self.waits.awarded(&commit.awarded, clock::instant()).for_each(metrics::awarded);
     }
 
     /// Sends the awards off; what is returned is done when they are in the log, or are known not to be.
-    fn settle(&mut self, wins: Vec<Win>) -> BoxFuture<'static, u64> {
+    fn settle(&mut self, wins: Vec<Win>) -> BoxFuture<'static, Landed> {
         let flight = self.flights.take_off(&wins);
+        let jobs: Vec<JobId> = wins.iter().map(|win| win.job).collect();
         let lease_ms = millis(self.reign.context.options.lease);
         let commands = wins
             .into_iter()
@@ -404,94 +360,21 @@ impl Market {
             .collect();
         let reign = self.reign.clone();
         Box::pin(async move {
-            if let Err(error) = reign.record("market", commands).await {
-                info!(%error, "awards not recorded, the jobs stay open");
-            }
-            flight
+            let awarded = match reign.record("market", commands).await {
+                Ok(replies) => {
+                    jobs.into_iter().zip(&replies).filter(|(_, reply)| reply.is_ok()).map(|(job, _)| job).collect()
+                }
+                Err(error) => {
+                    info!(%error, "awards not recorded, the jobs stay open");
+                    vec![]
+                }
+            };
+            Landed { flight, awarded }
         })
     }
 }
 
-/// Workers that take jobs now, if they have room.
-fn able<'a>(state: &'a State, fresh: &BTreeSet<WorkerId>) -> impl Iterator<Item = &'a Arc<Worker>> {
-    let takes = |worker: &&Arc<Worker>| {
-        worker.verdict == Verdict::Online && !worker.draining && !is_banned(worker, state.now())
-    };
-    state.workers().filter(takes).filter(|worker| fresh.contains(&worker.id))
-}
-
-/// `taken`: places of the worker that awards under way take.
-fn seat(state: &State, worker: &Arc<Worker>, taken: u32) -> Option<(WorkerId, Seat)> {
-    let room = state.room(worker).saturating_sub(taken);
-    (room > 0).then(|| (worker.id, Seat { worker: Arc::clone(worker), room }))
-}
-
-/// As it is at `now`: what the job offers at most may rise while it waits.
-fn open_job(job: &Job, now: Timestamp) -> proto::OpenJob {
-    proto::OpenJob {
-        id: bytes::Bytes::copy_from_slice(&job.id.0),
-        r#type: job.spec.kind.clone(),
-        attempt: job.attempt + 1,
-        max_price: job.ceiling(now).map(wire::price_to_bytes).unwrap_or_default(),
-        any_price: job.spec.max_price.is_none(),
-        requirements: Some(wire::requirements_to_proto(&job.spec.requirements)),
-        input_size: job.spec.input.size,
-        timeout_secs: job.spec.timeout_secs,
-        priority: u32::from(job.spec.priority),
-        client: job.spec.client_address.as_deref().unwrap_or_default().to_owned(),
-        input_scheme: job.spec.input.scheme().unwrap_or_default().to_owned(),
-    }
-}
-
-/// The bids of one offer. `None` if one names a job or attempt that was not announced, or names it twice.
-fn parse(offer: &Offer, announced: &BTreeMap<JobId, u32>, rtt_us: Option<u32>) -> Option<Vec<Bid>> {
-    let mut named = BTreeSet::new();
-    let bids = offer.bids.bids.iter().map(|bid| {
-        let job = wire::job_id(&bid.job)?;
-        let known = announced.get(&job) == Some(&bid.attempt) && named.insert(job);
-        let price = wire::price_from_bytes(&bid.price)?;
-        let (attempt, expected_ms, load_permille) = (bid.attempt, bid.expected_ms, offer.bids.load_permille);
-        known.then_some(Bid { job, attempt, worker: offer.worker, price, expected_ms, load_permille, rtt_us })
-    });
-    bids.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OPEN: JobId = JobId([1; 16]);
-
-    fn offer(bids: &[(JobId, u32)]) -> Offer {
-        let bids = bids.iter().map(|(job, attempt)| proto::Bid {
-            job: bytes::Bytes::copy_from_slice(&job.0),
-            attempt: *attempt,
-            price: bytes::Bytes::from_static(&[9]),
-            expected_ms: 0,
-        });
-        Offer { worker: WorkerId::default(), bids: proto::Bids { room: 4, bids: bids.collect(), ..Default::default() } }
-    }
-
-    #[test]
-    fn a_bid_for_an_announced_attempt_counts() {
-        let bids = parse(&offer(&[(OPEN, 3)]), &BTreeMap::from([(OPEN, 3)]), None).expect("a good offer");
-        assert_eq!(bids.len(), 1);
-        assert_eq!((bids[0].job, bids[0].attempt, bids[0].price.0), (OPEN, 3, 9));
-    }
-
-    #[test]
-    fn an_offer_that_names_what_was_not_announced_is_no_offer() {
-        let announced = BTreeMap::from([(OPEN, 3)]);
-        assert_eq!(parse(&offer(&[(OPEN, 2)]), &announced, None), None, "an attempt of long ago");
-        assert_eq!(parse(&offer(&[(JobId([2; 16]), 3)]), &announced, None), None, "a job nobody knows");
-        assert_eq!(parse(&offer(&[(OPEN, 3), (OPEN, 3)]), &announced, None), None, "twice the same job");
-        let mut broken = offer(&[(OPEN, 3)]);
-        broken.bids.bids[0].price = bytes::Bytes::from_static(&[1; 17]);
-        assert_eq!(parse(&broken, &announced, None), None, "a price that is no amount");
-    }
-
-    #[test]
-    fn an_empty_offer_is_an_answer() {
-        assert_eq!(parse(&offer(&[]), &BTreeMap::new(), None), Some(vec![]));
-    }
+/// How often a rest was doubled to be so long.
+fn doublings(rest: Duration) -> u32 {
+    (rest.as_millis() / REST_FIRST.as_millis()).max(1).ilog2()
 }

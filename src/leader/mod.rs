@@ -10,6 +10,7 @@
 //! A wake-up is a hint. Every duty also turns on its own period, so a lost hint
 //! costs a tick and nothing else.
 
+mod asking;
 mod deadlines;
 mod dispatch;
 mod errand;
@@ -17,6 +18,7 @@ mod flights;
 mod leases;
 mod market;
 mod reconcile;
+mod round;
 mod signed;
 mod verdicts;
 

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::gossip::{self, Topics};
 use super::streams::{self, Inbound, Protocols};
-use super::{Error, Identity, Lane, Options, Role};
+use super::{Error, Footprint, Identity, Lane, Options, Role};
 
 /// Connections to one peer. Two sides that dial each other at once make two.
 const CONNECTIONS_PER_PEER: u32 = 4;
@@ -34,6 +34,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(2);
 
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+const PING_INTERVAL_LIGHT: Duration = Duration::from_secs(5);
 
 /// A peer that does not answer for so long is taken for dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
@@ -60,6 +61,7 @@ pub(super) fn behaviour(
     identity: &Identity,
     options: &Options,
     topics: &Topics,
+    footprint: Footprint,
     accepted: mpsc::Sender<Inbound>,
     #[cfg(feature = "metrics")] registry: Option<&mut Registry>,
 ) -> Result<Behaviour, Error> {
@@ -71,10 +73,12 @@ pub(super) fn behaviour(
         .with_cache_size(0)
         .with_hide_listen_addrs(!options.external.is_empty())
         .with_push_listen_addr_updates(true);
-    let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
+    let interval = if footprint == Footprint::Light { PING_INTERVAL_LIGHT } else { PING_INTERVAL };
+    let ping = ping::Config::new().with_interval(interval).with_timeout(PING_TIMEOUT);
     let mdns = options.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)).transpose();
     let mdns = mdns.map_err(|error| Error::Setup(format!("start mdns: {error}")))?;
-    let gossip = options.gossip.then(|| gossip::behaviour(identity.keypair(), options, topics)).transpose()?;
+    let gossip =
+        options.gossip.then(|| gossip::behaviour(identity.keypair(), options, topics, footprint)).transpose()?;
     #[cfg(feature = "metrics")]
     let gossip = match registry {
         Some(registry) => gossip.map(|gossip| measured(gossip, registry)),
@@ -138,6 +142,7 @@ fn kademlia(me: libp2p::PeerId, options: &Options) -> Result<kad::Behaviour<Memo
 pub(super) fn swarm(
     identity: &Identity,
     behaviour: Behaviour,
+    footprint: Footprint,
     #[cfg(feature = "metrics")] registry: Option<&mut Registry>,
 ) -> Result<Swarm<Behaviour>, Error> {
     let setup = |what: &str, error: &dyn std::fmt::Display| Error::Setup(format!("{what}: {error}"));
@@ -150,10 +155,13 @@ pub(super) fn swarm(
             config.keep_alive_interval = Duration::from_secs(1);
             config.max_idle_timeout = 4_000;
             config
-        })
-        .with_dns()
-        .map_err(|error| setup("read the system's DNS settings", &error))?;
+        });
     let idle = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(IDLE);
+    if footprint == Footprint::Light {
+        let built = builder.with_behaviour(|_| behaviour).map_err(never)?;
+        return Ok(built.with_swarm_config(idle).with_connection_timeout(DIAL_TIMEOUT).build());
+    }
+    let builder = builder.with_dns().map_err(|error| setup("read the system's DNS settings", &error))?;
     #[cfg(feature = "metrics")]
     if let Some(registry) = registry {
         let built = builder.with_bandwidth_metrics(registry);

@@ -32,6 +32,7 @@ use crate::domain::PeerId;
 
 /// How often redials, retries and snapshots are looked at.
 const TICK: Duration = Duration::from_millis(50);
+pub(super) const TICK_LIGHT: Duration = Duration::from_millis(250);
 
 /// How often scores are copied and lost members looked for.
 const SLOW_TICK: Duration = Duration::from_secs(1);
@@ -103,6 +104,7 @@ pub(super) struct EventLoop {
     members: BTreeSet<PeerId>,
     slow_at: Instant,
     looked_at: Instant,
+    pub(super) tick: Duration,
     #[cfg(feature = "metrics")]
     pub(super) recorder: Option<libp2p::metrics::Metrics>,
 }
@@ -134,6 +136,7 @@ impl EventLoop {
             members: BTreeSet::new(),
             slow_at: now,
             looked_at: now,
+            tick: TICK,
             #[cfg(feature = "metrics")]
             recorder: None,
         }
@@ -141,7 +144,7 @@ impl EventLoop {
 
     pub async fn run(mut self, mut inputs: Inputs, token: CancellationToken) {
         self.on_members();
-        let mut tick = interval(TICK);
+        let mut tick = interval(self.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

@@ -22,7 +22,7 @@ use libp2p::identity::Keypair;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::{Error, Options, Role, Topic};
+use super::{Error, Footprint, Options, Role, Topic};
 use crate::domain::PeerId;
 
 /// Largest body we publish, in bytes.
@@ -30,6 +30,10 @@ pub(super) const BODY_MAX: usize = 64 * 1024;
 
 /// What signature, key and topic add to a body, at most.
 const ENVELOPE: usize = 2 * 1024;
+
+/// How long a message is known again: longer than any auction.
+const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED_LIGHT: Duration = Duration::from_secs(10);
 
 /// Workers that a coordinator sends announcements to itself. Beyond this they hear from another.
 const ANNOUNCE_FAN_OUT: usize = 1_024;
@@ -126,7 +130,12 @@ impl Topics {
 }
 
 /// Gossipsub, subscribed to what our role listens to.
-pub(super) fn behaviour(key: &Keypair, options: &Options, topics: &Topics) -> Result<Behaviour, Error> {
+pub(super) fn behaviour(
+    key: &Keypair,
+    options: &Options,
+    topics: &Topics,
+    footprint: Footprint,
+) -> Result<Behaviour, Error> {
     let setup = |error: &dyn std::fmt::Display| Error::Setup(format!("set gossip up: {error}"));
     let filter = MaxCountSubscriptionFilter {
         filter: WhitelistSubscriptionFilter(topics.hashes()),
@@ -135,7 +144,7 @@ pub(super) fn behaviour(key: &Keypair, options: &Options, topics: &Topics) -> Re
     };
     let mut gossip = Behaviour::new_with_subscription_filter(
         MessageAuthenticity::Signed(key.clone()),
-        config(options.role, topics).map_err(|error| setup(&error))?,
+        config(options.role, topics, footprint).map_err(|error| setup(&error))?,
         filter,
     )
     .map_err(|error| setup(&error))?;
@@ -150,7 +159,12 @@ pub(super) fn behaviour(key: &Keypair, options: &Options, topics: &Topics) -> Re
     Ok(gossip)
 }
 
-fn config(role: Role, topics: &Topics) -> Result<gossipsub::Config, gossipsub::ConfigBuilderError> {
+fn config(
+    role: Role,
+    topics: &Topics,
+    footprint: Footprint,
+) -> Result<gossipsub::Config, gossipsub::ConfigBuilderError> {
+    let remembered = if footprint == Footprint::Light { REMEMBERED_LIGHT } else { REMEMBERED };
     let mut builder = ConfigBuilder::default();
     builder
         .validation_mode(ValidationMode::Strict)
@@ -159,7 +173,7 @@ fn config(role: Role, topics: &Topics) -> Result<gossipsub::Config, gossipsub::C
         .max_transmit_size(BODY_MAX + ENVELOPE)
         .heartbeat_interval(Duration::from_millis(500))
         .heartbeat_initial_delay(Duration::from_millis(200))
-        .duplicate_cache_time(Duration::from_secs(60))
+        .duplicate_cache_time(remembered)
         .flood_publish(role == Role::Worker);
     if role == Role::Coordinator {
         let announcements = topics.of(Topic::Announcements).hash();

@@ -18,14 +18,14 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::behaviour;
-use super::event_loop::{Command, EventLoop, Inputs, Outgoing};
+use super::event_loop::{Command, EventLoop, Inputs, Outgoing, TICK_LIGHT};
 use super::gossip::{BODY_MAX, Gossip, Topics};
 use super::identity::to_libp2p;
 use super::inbound::{Acceptor, INBOX_QUEUE, Request, queues};
 use super::outbound::Lanes;
 use super::peers::{parse, parse_persistent};
 use super::shared::Shared;
-use super::{Error, Identity, Lane, Options, PeerView, Stats, Topic};
+use super::{Error, Footprint, Identity, Lane, Options, PeerView, Stats, Topic};
 use crate::domain::{NodeId, PeerId};
 use crate::tasks::Tasks;
 #[cfg(feature = "metrics")]
@@ -76,6 +76,25 @@ pub async fn start(identity: Identity, options: Options, tasks: &Tasks) -> Resul
     let parts = Parts::build(
         &identity,
         &options,
+        Footprint::Own,
+        #[cfg(feature = "metrics")]
+        None,
+    )?;
+    parts.start(options, plan, tasks).await
+}
+
+/// As [`start`], for one of many in this process: coordinators must be named by IP address, and a lost one is
+/// noticed later.
+///
+/// # Errors
+///
+/// As [`start`].
+pub async fn start_light(identity: Identity, options: Options, tasks: &Tasks) -> Result<(Handle, Inbox), Error> {
+    let plan = Plan::check(&options)?;
+    let parts = Parts::build(
+        &identity,
+        &options,
+        Footprint::Light,
         #[cfg(feature = "metrics")]
         None,
     )?;
@@ -91,7 +110,7 @@ pub async fn start(identity: Identity, options: Options, tasks: &Tasks) -> Resul
 #[cfg(feature = "metrics")]
 pub async fn start_with_metrics(identity: Identity, options: Options, tasks: &Tasks) -> Result<(Handle, Inbox), Error> {
     let plan = Plan::check(&options)?;
-    let parts = metrics::with_registry(|registry| Parts::build(&identity, &options, Some(registry)))?;
+    let parts = metrics::with_registry(|registry| Parts::build(&identity, &options, Footprint::Own, Some(registry)))?;
     parts.start(options, plan, tasks).await
 }
 
@@ -135,6 +154,7 @@ impl Parts {
     fn build(
         identity: &Identity,
         options: &Options,
+        footprint: Footprint,
         #[cfg(feature = "metrics")] mut registry: Option<&mut Registry>,
     ) -> Result<Self, Error> {
         let topics = Topics::new(&options.network);
@@ -148,6 +168,7 @@ impl Parts {
             identity,
             options,
             &topics,
+            footprint,
             accepting,
             #[cfg(feature = "metrics")]
             registry.as_deref_mut(),
@@ -155,11 +176,14 @@ impl Parts {
         let swarm = behaviour::swarm(
             identity,
             behaviour,
+            footprint,
             #[cfg(feature = "metrics")]
             registry.as_deref_mut(),
         )?;
-        #[cfg_attr(not(feature = "metrics"), expect(unused_mut, reason = "the recorder is set with metrics only"))]
         let mut event_loop = EventLoop::new(swarm, shared.clone(), options, topics, gossip_out, verdicts);
+        if footprint == Footprint::Light {
+            event_loop.tick = TICK_LIGHT;
+        }
         #[cfg(feature = "metrics")]
         if let Some(registry) = registry {
             event_loop.recorder = Some(libp2p::metrics::Metrics::new(registry));

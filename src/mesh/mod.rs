@@ -32,7 +32,7 @@ mod tests;
 pub use gossip::{Gossip, Verdict};
 #[cfg(feature = "metrics")]
 pub use handle::start_with_metrics;
-pub use handle::{Handle, Inbox, start};
+pub use handle::{Handle, Inbox, start, start_light};
 pub use identity::{Identity, verify};
 pub use inbound::{BUSY, Reply, Request};
 pub use lost_bids::LostBids;
@@ -129,6 +129,15 @@ pub enum Role {
     Coordinator,
     /// Subscribes to announcements only; publishes the others without subscribing.
     Worker,
+}
+
+/// How much of the machine a mesh may take for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Footprint {
+    /// It has the process for itself.
+    Own,
+    /// It is one of a thousand in the process: it looks less often, remembers less, and resolves no names.
+    Light,
 }
 
 #[derive(Clone, Debug)]

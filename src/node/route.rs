@@ -1,5 +1,6 @@
 //! Routes what comes in from the mesh: one `match` for requests, one for gossip.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tracing::debug;
 use super::reign::Desk;
 use crate::clock;
 use crate::consensus::Raft;
-use crate::domain::PeerId;
+use crate::domain::{NodeId, PeerId};
 use crate::intake;
 use crate::leader::Offer;
 use crate::mesh::{self, Gossip, Handle, Heard, Inbox, Lane, Request, Roster, Topic};
@@ -45,6 +46,7 @@ impl Room {
 
 pub(super) fn start(inbox: Inbox, raft: &Arc<Raft>, mesh: &Handle, roster: &Roster, desk: &Desk, tasks: &Tasks) {
     let Inbox { mut requests, mut gossip } = inbox;
+    let heard_by = mesh.clone();
     let (raft, mesh, group) = (Arc::clone(raft), mesh.clone(), tasks.clone());
     tasks.spawn_until_stopped("requests", async move {
         let room = Room::new();
@@ -53,9 +55,10 @@ pub(super) fn start(inbox: Inbox, raft: &Arc<Raft>, mesh: &Handle, roster: &Rost
         }
     });
     let (roster, desk) = (roster.clone(), desk.clone());
+    let mut everyone = Everyone::new(heard_by);
     tasks.spawn_until_stopped("gossip", async move {
         while let Some(message) = gossip.recv().await {
-            hear(&roster, &desk, message);
+            hear(&roster, &desk, &mut everyone, message);
         }
     });
 }
@@ -105,13 +108,42 @@ async fn relay(mesh: &Handle, mut body: Bytes) -> Result<Bytes, String> {
     mesh.request(worker, Lane::Worker, request, RELAY_LIMIT).await.map_err(|error| error.to_string())
 }
 
-fn hear(roster: &Roster, desk: &Desk, message: Gossip) {
+/// Whether what a worker said reached all members without our help.
+struct Everyone {
+    mesh: Handle,
+    members: Arc<BTreeSet<NodeId>>,
+    reach: u64,
+}
+
+impl Everyone {
+    fn new(mesh: Handle) -> Self {
+        let members = mesh.members();
+        Self { reach: wire::reach(&members), members, mesh }
+    }
+
+    /// A worker that lies about it harms itself.
+    fn heard(&mut self, reach: u64) -> bool {
+        let members = self.mesh.members();
+        if !Arc::ptr_eq(&members, &self.members) {
+            self.reach = wire::reach(&members);
+            self.members = members;
+        }
+        reach == self.reach
+    }
+}
+
+/// Passes on what others may lack. Of heartbeats that were sent to everyone every other one is passed on all the
+/// same: a worker learns only after seconds that one of its connections is dead.
+fn hear(roster: &Roster, desk: &Desk, everyone: &mut Everyone, message: Gossip) {
     let Gossip { topic, source, body, verdict } = message;
     match topic {
         Topic::Heartbeats => {
-            let heartbeat = wire::decode(body).and_then(|beat| Heard::from_proto(beat, clock::now(), clock::instant()));
-            match heartbeat.map(|heard| roster.hear(source, heard)) {
+            let beat = wire::decode::<proto::Heartbeat>(body);
+            let known = beat.as_ref().is_some_and(|beat| beat.seq % 2 == 1 && everyone.heard(beat.reach));
+            let heard = beat.and_then(|beat| Heard::from_proto(beat, clock::now(), clock::instant()));
+            match heard.map(|heard| roster.hear(source, heard)) {
                 None => verdict.reject(),
+                Some(true) if known => verdict.ignore(),
                 Some(true) => verdict.accept(),
                 Some(false) => verdict.ignore(),
             }
@@ -120,8 +152,9 @@ fn hear(roster: &Roster, desk: &Desk, message: Gossip) {
             None => verdict.reject(),
             Some(bids) if bids.bids.len() > wire::ANNOUNCED_MAX => verdict.reject(),
             Some(bids) => {
+                let known = everyone.heard(bids.reach);
                 desk.offer(Offer { worker: source, bids });
-                verdict.accept();
+                if known { verdict.ignore() } else { verdict.accept() }
             }
         },
         Topic::Announcements => match wire::decode::<proto::Announcement>(body) {

@@ -15,7 +15,7 @@ use super::{Error, dirs};
 use crate::domain::NodeId;
 
 /// Version of the layout of the directory and of keys and values in sled.
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 2;
 
 const NAME: &str = "store.toml";
 const DRAFT: &str = "store.toml.tmp";

@@ -29,6 +29,7 @@ pub(super) struct Book {
     pub commit: Histogram,
     pub apply: Histogram,
     pub auction: Histogram,
+    pub award: Histogram,
     counters: Mutex<Counters>,
     requests: Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>,
     request_secs: Mutex<BTreeMap<&'static str, Histogram>>,
@@ -55,6 +56,7 @@ impl Book {
             timed("ciro_raft_commit", "From proposing a record to having applied it", &self.commit),
             timed("ciro_raft_apply", "Applying one record", &self.apply),
             timed("ciro_auction", "From announcing to awarding", &self.auction),
+            timed("ciro_award", "From announcing a job first to its award being committed", &self.award),
         ];
         figures.extend(self.counter_figures());
         figures.extend(self.http_figures());

@@ -75,6 +75,11 @@ pub fn auction_closed(took: Duration, jobs: usize, bids: usize, awards: usize) {
     });
 }
 
+/// An award was committed, `took` after its job was first announced.
+pub fn awarded(took: Duration) {
+    count(|book| book.award.observe(took));
+}
+
 /// `result`: accepted, declined, unreachable.
 pub fn assignments(result: &'static str, count_of: usize) {
     count(|book| book.add("ciro_assignments", "result", result, count_of));

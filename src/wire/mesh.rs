@@ -1,10 +1,12 @@
 //! What workers and coordinators say, beyond plain fields.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost::Message;
 
 use super::proto::mesh::v1 as proto;
-use crate::domain::{Digest, JobId, bid_proof};
+use crate::domain::{Digest, JobId, PeerId, WorkerId, bid_proof};
 
 pub fn encode(message: &impl Message) -> Bytes {
     Bytes::from(message.encode_to_vec())
@@ -50,6 +52,26 @@ pub fn signed_bids(bids: &proto::Bids) -> Option<Vec<u8>> {
     Some(bids_head(bids).statement(&bids_tree(bids)?.root()))
 }
 
+/// Whether `worker` is among those that the announcement asks: a share chosen anew each round, the same for
+/// everyone who computes it.
+pub fn is_asked(worker: WorkerId, term: u64, seq: u64, asked_permille: u32) -> bool {
+    if asked_permille == 0 {
+        return true;
+    }
+    let drawn = Digest::of(&[&worker.0[..], &term.to_be_bytes(), &seq.to_be_bytes()].concat());
+    first_u64(&drawn) % 1_000 < u64::from(asked_permille)
+}
+
+/// A name for a set of coordinators, however it is ordered. Never 0.
+pub fn reach(coordinators: &BTreeSet<PeerId>) -> u64 {
+    let ids: Vec<u8> = coordinators.iter().flat_map(|id| id.0).collect();
+    first_u64(&Digest::of(&ids)).max(1)
+}
+
+fn first_u64(digest: &Digest) -> u64 {
+    digest.0.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
 /// A refused item with a stable code.
 pub fn refused(code: &str) -> proto::ItemReply {
     proto::ItemReply { accepted: false, code: code.to_owned() }
@@ -68,6 +90,32 @@ pub fn signed_result(job: JobId, attempt: u32, output_sha256: &Digest) -> Vec<u8
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_share_that_is_asked_is_about_what_was_said_and_another_each_round() {
+        let worker = |n: u32| {
+            let mut id = WorkerId::default();
+            id.0[..4].copy_from_slice(&n.to_be_bytes());
+            id
+        };
+        let asked = |seq, permille| (0..1_000).filter(|n| is_asked(worker(*n), 3, seq, permille)).collect::<Vec<u32>>();
+        assert_eq!(asked(1, 0).len(), 1_000, "0 is everybody");
+        assert_eq!(asked(1, 1_000).len(), 1_000);
+        for permille in [20, 100, 500] {
+            let (some, others) = (asked(1, permille), asked(2, permille));
+            let most = permille as usize;
+            assert!((most / 2..most * 3 / 2).contains(&some.len()), "{} of 1000 at {permille}", some.len());
+            assert_ne!(some, others);
+        }
+    }
+
+    #[test]
+    fn a_reach_names_a_set() {
+        let (one, other) = (PeerId([1; 32]), PeerId([2; 32]));
+        assert_eq!(reach(&[one, other].into()), reach(&[other, one].into()));
+        assert_ne!(reach(&[one].into()), reach(&[one, other].into()));
+        assert_ne!(reach(&BTreeSet::new()), 0);
+    }
 
     #[test]
     fn what_is_signed_names_job_attempt_and_output() {

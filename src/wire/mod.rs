@@ -12,7 +12,10 @@ pub use convert::{
     capabilities_from_proto, capabilities_to_proto, digest, job_id, location_from_proto, location_to_proto,
     price_from_bytes, price_to_bytes, requirements_to_proto,
 };
-pub use mesh::{attempt_ref, bids_head, bids_tree, decode, encode, parse_attempt, refused, signed_bids, signed_result};
+pub use mesh::{
+    attempt_ref, bids_head, bids_tree, decode, encode, is_asked, parse_attempt, reach, refused, signed_bids,
+    signed_result,
+};
 
 /// Generated from `proto/`.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]

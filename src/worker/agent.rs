@@ -20,6 +20,7 @@ use super::coordinators::Coordinators;
 use super::desk::{Cause, Desk, Key};
 use super::heartbeat::{Pulse, Status};
 use super::keeper::Keeper;
+use super::machine::Gauge;
 use super::orders;
 use super::registrar::Standing;
 use crate::clock;
@@ -27,9 +28,6 @@ use crate::mesh::{Gossip, Handle, Inbox, Lane, Request, Topic};
 use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1::{Announcement, Bids, CoordinatorReply};
-
-/// How often leases and heartbeats are looked at.
-const TICK: Duration = Duration::from_millis(50);
 
 /// How long no job is taken after one could not be run here at all. Such a worker fails jobs
 /// faster than any other does them, and would win all of them.
@@ -49,6 +47,7 @@ pub(super) struct Parts {
     pub keeper: Keeper,
     pub standing: watch::Sender<Standing>,
     pub mesh: Handle,
+    pub gauge: Gauge,
     pub tasks: Tasks,
 }
 
@@ -71,8 +70,8 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub fn new(inbox: Inbox, done: mpsc::Receiver<Done>) -> Self {
-        let mut tick = tokio::time::interval(TICK);
+    pub fn new(inbox: Inbox, done: mpsc::Receiver<Done>, tick: Duration) -> Self {
+        let mut tick = tokio::time::interval(tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { inbox, done, tick }
     }
@@ -80,7 +79,7 @@ impl Intake {
 
 impl Agent {
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let pulse = Pulse::new(settings.heartbeat, settings.data_dir.clone());
+        let pulse = Pulse::new(settings.heartbeat, parts.gauge.clone());
         let appraiser = settings.appraisal.clone().map(Appraiser::new);
         Self { parts, stopping: false, settings, pulse, appraiser, rests_until: None, expected_ms: BTreeMap::new() }
     }
@@ -159,7 +158,8 @@ impl Agent {
         if announcement.jobs.len() > wire::ANNOUNCED_MAX {
             return verdict.reject();
         }
-        verdict.accept();
+        // Not passed on: coordinators reach each other, and every worker here would send it to all of them again.
+        verdict.ignore();
         let new = self.parts.coordinators.learn(source, &announcement.coordinators);
         if !new.is_empty() {
             self.parts.mesh.keep(new);
@@ -175,8 +175,16 @@ impl Agent {
             fetched_max: self.settings.freight.inputs.max_bytes,
             room: self.room(),
             load_permille: self.parts.desk.load_permille(),
+            turn: rand::random(),
         };
-        let bids = bidder::answer(announcement, &offer);
+        // One that rests or stops has room in the leader's book: it is waited for.
+        let stands_back = self.stopping || self.takes_none();
+        let room = if stands_back { self.parts.desk.room() } else { offer.room };
+        if !bidder::is_due(announcement, self.parts.mesh.id(), &Offer { room, ..offer }) {
+            return;
+        }
+        let mut bids = bidder::answer(announcement, &offer);
+        bids.reach = self.reach();
         let (mesh, workshop) = (self.parts.mesh.clone(), Arc::clone(&self.parts.workshop));
         let Some(appraiser) = self.appraiser.clone().filter(|_| !bids.bids.is_empty()) else {
             return send_bids(&mesh, &workshop, bids);
@@ -190,7 +198,7 @@ impl Agent {
 
     fn finish(&mut self, done: Done) {
         self.parts.desk.finish(done.key);
-        self.pulse.changed();
+        self.pulse.changed(clock::instant());
         if done.ill {
             self.rests_until = Some(clock::instant() + REST);
             warn!(seconds = REST.as_secs(), "jobs cannot be run here: taking none for a while");
@@ -209,24 +217,36 @@ impl Agent {
             warn!(%job, attempt, "lease lost");
         }
         if self.pulse.is_due(now) {
-            self.beat();
+            let status = self.status();
+            if self.pulse.is_worth_it(now, &status) {
+                self.say(status);
+            }
         }
     }
 
     fn beat(&mut self) {
+        let status = self.status();
+        self.say(status);
+    }
+
+    fn status(&self) -> Status {
         let mut running = self.parts.desk.running();
         // Finished, but not for the log yet: still ours. If not all fit, what runs is named first.
         let on_desk: BTreeSet<Key> = running.iter().copied().collect();
-        let reported = self.parts.workshop.outbox.keys();
-        running.extend(reported.into_iter().filter(|key| !on_desk.contains(key)));
-        let status = Status {
+        let reported: BTreeSet<Key> = self.parts.workshop.outbox.keys().into_iter().collect();
+        running.extend(reported.difference(&on_desk));
+        Status {
             load_permille: self.parts.desk.load_permille(),
             room: self.room(),
             running,
             progress: self.parts.workshop.executor.progress().all(),
             stopping: self.stopping,
-        };
-        let heartbeat = self.pulse.beat(clock::instant(), status);
+        }
+    }
+
+    fn say(&mut self, status: Status) {
+        let mut heartbeat = self.pulse.beat(clock::instant(), status);
+        heartbeat.reach = self.reach();
         if let Err(error) = self.parts.mesh.publish(Topic::Heartbeats, wire::encode(&heartbeat)) {
             debug!(%error, "heartbeat not sent");
         }
@@ -234,7 +254,12 @@ impl Agent {
 
     /// What is running changed.
     pub(super) fn changed(&mut self) {
-        self.pulse.changed();
+        self.pulse.changed(clock::instant());
+    }
+
+    /// The coordinators that hear what is published now, without help.
+    fn reach(&self) -> u64 {
+        wire::reach(&self.parts.coordinators.all(|peer| self.parts.mesh.is_connected(peer)))
     }
 
     /// How many more jobs this worker takes now.

@@ -50,6 +50,9 @@ pub struct Args {
     #[arg(long)]
     pub noop: bool,
 
+    #[command(flatten)]
+    pub simulate: Simulate,
+
     /// Unregister when stopping, instead of only being away
     #[arg(long)]
     pub leave: bool,
@@ -60,6 +63,56 @@ pub struct Args {
 
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+/// Many workers in one process, to see what a cluster of that size does.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Simulation")]
+pub struct Simulate {
+    /// Be N workers in this process, for benchmarks: each with its own key, connections, bids and heartbeats.
+    ///
+    /// They run the built-in "noop" only, keep undelivered results in memory, and need coordinators named by IP
+    /// address. A worker that shall be killed by itself is a process of its own.
+    #[arg(id = "simulate", long = "simulate", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub workers: Option<u32>,
+
+    /// Derive the keys from this number, instead of from DATA_DIR/worker.key
+    #[arg(id = "simulate_seed", long = "simulate-seed", value_name = "NUMBER", requires = "simulate")]
+    pub seed: Option<u64>,
+
+    /// Prices up to this much above the configured one, each worker its own
+    #[arg(
+        id = "simulate_price_spread",
+        long = "simulate-price-spread",
+        value_name = "AMOUNT",
+        requires = "simulate",
+        default_value_t = 0
+    )]
+    pub price_spread: u64,
+
+    /// What the workers do to the cluster instead of working. Exists for `ciro-coordinator bench hostile`, which
+    /// measures that honest jobs do not suffer; no other network is harmed by it than one could harm by hand.
+    #[arg(
+        id = "simulate_dishonest",
+        long = "simulate-dishonest",
+        value_name = "KIND",
+        value_enum,
+        requires = "simulate",
+        hide = true
+    )]
+    pub dishonest: Option<Dishonest>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Dishonest {
+    /// Bids for everything at no price, accepts, and never runs it
+    Vanish,
+    /// Wins, and hands in what is not the result: signed by another key, or not what was signed
+    WrongResult,
+    /// Sends bids that others signed, or nobody, and old ones again
+    Forge,
+    /// A thousand messages a second, half of them garbage
+    Flood,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -114,7 +167,11 @@ impl Args {
             ("--region", "location.region", text(&self.region)),
             ("--price", "price.default", text(&self.price)),
             ("--log-format", "log.format", format),
-            ("--noop", "jobs.noop.builtin", self.noop.then(|| Value::String("noop".to_owned()))),
+            (
+                "--noop",
+                "jobs.noop.builtin",
+                (self.noop || self.simulate.workers.is_some()).then(|| Value::String("noop".to_owned())),
+            ),
         ];
         all.into_iter().filter_map(|(name, key, value)| Some(Flag { name, key, value: value? })).collect()
     }

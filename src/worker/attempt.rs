@@ -22,7 +22,7 @@ const DETAIL_MAX: usize = 3 * 1024;
 /// What attempts need; shared by all of them.
 pub(super) struct Workshop {
     pub executor: Executor,
-    pub inputs: Inputs,
+    pub inputs: std::sync::Arc<Inputs>,
     pub keeping: Keeping,
     pub outbox: Outbox,
     pub identity: Identity,

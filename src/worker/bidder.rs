@@ -1,7 +1,8 @@
 //! What to bid, given an announcement and what this worker has to offer.
 //!
-//! Pure. Every announcement is answered, also when the answer is empty: the
-//! leader closes its window early once everyone it knows has spoken.
+//! Pure. The leader closes its window early once everyone it waits for has
+//! spoken, so who is asked and could bid answers also when the answer is empty.
+//! The others are not waited for, and say nothing ([`is_due`]).
 //!
 //! Invariants
 //!
@@ -17,8 +18,8 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use super::pricing::Rates;
-use crate::domain::Price;
 use crate::domain::worker::Capabilities;
+use crate::domain::{Price, WorkerId};
 use crate::wire;
 use crate::wire::proto::job::v1::Requirements;
 use crate::wire::proto::mesh::v1::{Announcement, Bid, Bids, OpenJob};
@@ -26,12 +27,12 @@ use crate::wire::proto::mesh::v1::{Announcement, Bid, Bids, OpenJob};
 /// Largest encoded answer; gossip takes 64 KiB with its envelope.
 const MESSAGE_MAX: usize = 60 * 1024;
 
-/// Bids per unit of room: others bid for the same jobs, so some will be lost.
-const BIDS_PER_ROOM: usize = 4;
+/// Bids per unit of room: others bid for the same jobs, so some will be lost. A round names about two jobs per unit of
+/// room there is, so each job is bid for by four workers on average.
+const BIDS_PER_ROOM: usize = 8;
 
-/// At least this many when there is room at all, so that many small workers
-/// do not all chase the same few jobs.
-const BIDS_MIN: usize = 128;
+/// At least this many when there is room at all.
+const BIDS_MIN: usize = 16;
 
 /// Bids above what the job offers, per announcement.
 const DEAR_MAX: usize = 8;
@@ -58,9 +59,20 @@ pub struct Offer<'a> {
     pub fetched_max: u64,
     pub room: u32,
     pub load_permille: u32,
+    /// Drawn for this answer: where to go on when there are more jobs than bids to make.
+    pub turn: u64,
 }
 
-/// The answer to `announcement`. The jobs announced first are bid for first.
+/// Whether the leader waits for an answer: `worker` is asked, has room, and runs a type that is announced.
+pub fn is_due(announcement: &Announcement, worker: WorkerId, offer: &Offer<'_>) -> bool {
+    offer.room > 0
+        && wire::is_asked(worker, announcement.term, announcement.seq, announcement.asked_permille)
+        && announcement.jobs.iter().any(|job| offer.terms.contains_key(&job.r#type))
+}
+
+/// The answer to `announcement`. The jobs announced first are bid for first; if there are more than this worker
+/// bids for, the other half of its bids goes to jobs further behind, so that many small workers do not all chase the
+/// same few.
 pub fn answer(announcement: &Announcement, offer: &Offer<'_>) -> Bids {
     let mut bids = Bids {
         term: announcement.term,
@@ -71,10 +83,11 @@ pub fn answer(announcement: &Announcement, offer: &Offer<'_>) -> Bids {
         ..Bids::default()
     };
     let mut size = bids.encoded_len();
-    let wanted = announcement.jobs.iter().filter_map(|job| bid_for(job, offer, false)).take(most_bids(offer.room));
+    let able = announcement.jobs.iter().filter_map(|job| bid_for(job, offer, false)).collect();
     let dear = announcement.jobs.iter().filter_map(|job| bid_for(job, offer, true));
     let dear = dear.take(most_bids(offer.room).min(DEAR_MAX));
-    for bid in wanted.chain(dear).take(wire::ANNOUNCED_MAX) {
+    let chosen = choose(able, most_bids(offer.room), offer.turn);
+    for bid in chosen.into_iter().chain(dear).take(wire::ANNOUNCED_MAX) {
         // Tag and length prefix take at most 3 bytes at this size.
         size += bid.encoded_len() + 3;
         if size > MESSAGE_MAX {
@@ -83,6 +96,16 @@ pub fn answer(announcement: &Announcement, offer: &Offer<'_>) -> Bids {
         bids.bids.push(bid);
     }
     bids
+}
+
+fn choose(mut able: Vec<Bid>, most: usize, turn: u64) -> Vec<Bid> {
+    if able.len() > most {
+        let mut behind = able.split_off(most / 2);
+        let start = usize::try_from(turn % behind.len() as u64).unwrap_or(0);
+        behind.rotate_left(start);
+        able.extend(behind.into_iter().take(most - most / 2));
+    }
+    able
 }
 
 fn most_bids(room: u32) -> usize {
@@ -179,6 +202,7 @@ mod tests {
                 fetched_max: 5_000,
                 room,
                 load_permille: 250,
+                turn: 0,
             }
         }
 
@@ -188,7 +212,7 @@ mod tests {
     }
 
     fn announce(jobs: Vec<OpenJob>) -> Announcement {
-        Announcement { term: 3, seq: 9, window_ms: 200, jobs, coordinators: vec![] }
+        Announcement { term: 3, seq: 9, window_ms: 200, jobs, ..Announcement::default() }
     }
 
     fn job(id: u8) -> OpenJob {
@@ -217,6 +241,35 @@ mod tests {
         let bid = &bids.bids[0];
         assert_eq!((bid.job.as_ref(), bid.attempt, bid.expected_ms), ([1; 16].as_slice(), 2, 7));
         assert_eq!(wire::price_from_bytes(&bid.price), Some(Price(10)));
+    }
+
+    #[test]
+    fn who_is_not_asked_or_cannot_win_is_not_waited_for() {
+        let shop = shop();
+        let worker = crate::domain::PeerId([5; 32]);
+        let known = shop.terms.keys().next().unwrap().clone();
+        let mut announcement = announce(vec![OpenJob { r#type: known, ..OpenJob::default() }]);
+        assert!(is_due(&announcement, worker, &shop.offer(1)));
+        assert!(!is_due(&announcement, worker, &shop.offer(0)), "busy with all it can run");
+        announcement.asked_permille = 1;
+        assert!((0..100).any(|seq| !is_due(&Announcement { seq, ..announcement.clone() }, worker, &shop.offer(1))));
+        announcement = announce(vec![OpenJob { r#type: "strange".to_owned(), ..OpenJob::default() }]);
+        assert!(!is_due(&announcement, worker, &shop.offer(1)), "another type");
+    }
+
+    #[test]
+    fn among_many_jobs_small_workers_bid_for_the_first_and_each_for_others_behind() {
+        let shop = shop();
+        let jobs: Vec<OpenJob> = (1..=200).map(job).collect();
+        let chosen = |turn| {
+            let bids = answer(&announce(jobs.clone()), &Offer { turn, ..shop.offer(1) }).bids;
+            bids.iter().map(|bid| bid.job[0]).collect::<Vec<u8>>()
+        };
+        let (one, other) = (chosen(0), chosen(100));
+        assert_eq!(one, (1..=16).collect::<Vec<u8>>());
+        assert_eq!(other[..8], one[..8], "who comes first is served first");
+        assert_eq!(other[8..], (109..=116).collect::<Vec<u8>>());
+        assert_eq!(chosen(190)[8..], [199, 200, 9, 10, 11, 12, 13, 14], "behind the last comes the first");
     }
 
     #[test]

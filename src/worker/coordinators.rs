@@ -113,6 +113,12 @@ impl Coordinators {
         inner.turn = inner.turn.wrapping_add(1);
     }
 
+    pub fn all(&self, are: impl Fn(PeerId) -> bool) -> BTreeSet<PeerId> {
+        let mut all = self.lock().all();
+        all.retain(|peer| are(*peer));
+        all
+    }
+
     pub fn any(&self, is: impl Fn(PeerId) -> bool) -> bool {
         let all = self.lock().all();
         all.into_iter().any(is)

@@ -1,28 +1,26 @@
 //! When to send a heartbeat, and what it says.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use prost::Message;
 use rand::Rng;
 
 use super::desk::Key;
-use super::machine::Meter;
+use super::machine::Gauge;
 use crate::clock;
 use crate::mesh::Progress;
 use crate::wire;
 use crate::wire::proto::mesh::v1::{AttemptProgress, Heartbeat};
 
-/// Heartbeats sent because something changed are at least this far apart.
+/// Heartbeats sent because something changed are at least this far apart, and this long after the change: what has
+/// changed back by then was not worth one.
 const CHANGED_MIN: Duration = Duration::from_millis(200);
-
-/// How often usage of the machine is measured.
-const MEASURE_EVERY: Duration = Duration::from_millis(900);
 
 /// Bytes of a heartbeat for what attempts say. With [`wire::RUNNING_MAX`] attempts it stays within gossip's limit.
 const PROGRESS_BYTES: usize = 24 * 1024;
 
 /// What a heartbeat says of the worker's work.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Status {
     pub load_permille: u32,
     pub room: u32,
@@ -38,64 +36,68 @@ pub(super) struct Pulse {
     seq: u64,
     due: Instant,
     last: Option<Instant>,
-    changed: bool,
-    disk: PathBuf,
-    meter: Meter,
-    usage: super::machine::Usage,
-    measured: Option<Instant>,
+    changed: Option<Instant>,
+    said: Option<Status>,
+    gauge: Gauge,
 }
 
 impl Pulse {
-    pub fn new(period: Duration, disk: PathBuf) -> Self {
+    pub fn new(period: Duration, gauge: Gauge) -> Self {
         Self {
             period,
             started_ms: clock::now().0,
             seq: 0,
             due: clock::instant(),
             last: None,
-            changed: false,
-            disk,
-            meter: Meter::default(),
-            usage: Default::default(),
-            measured: None,
+            changed: None,
+            said: None,
+            gauge,
         }
     }
 
     /// What is running changed: the next heartbeat is due as soon as allowed.
-    pub fn changed(&mut self) {
-        self.changed = true;
+    pub fn changed(&mut self, now: Instant) {
+        self.changed.get_or_insert(now);
     }
 
     pub fn is_due(&self, now: Instant) -> bool {
-        let rested = self.last.is_none_or(|last| now.saturating_duration_since(last) >= CHANGED_MIN);
-        now >= self.due || (self.changed && rested)
+        let long_ago = |at: Instant| now.saturating_duration_since(at) >= CHANGED_MIN;
+        now >= self.due || (self.changed.is_some_and(long_ago) && self.last.is_none_or(long_ago))
+    }
+
+    /// Whether a heartbeat that is due says anything new, or must be sent to show that we live.
+    pub fn is_worth_it(&mut self, now: Instant, status: &Status) -> bool {
+        let news = now >= self.due || self.said.as_ref() != Some(status);
+        if !news {
+            self.changed = None;
+        }
+        news
     }
 
     /// The next heartbeat.
     pub fn beat(&mut self, now: Instant, status: Status) -> Heartbeat {
         self.seq += 1;
-        self.changed = false;
+        self.changed = None;
+        self.said = Some(status.clone());
         self.last = Some(now);
         self.due = now + self.period.mul_f64(rand::rng().random_range(0.9..=1.1));
-        if self.measured.is_none_or(|at| now.saturating_duration_since(at) >= MEASURE_EVERY) {
-            self.usage = self.meter.read(&self.disk);
-            self.measured = Some(now);
-        }
+        let usage = self.gauge.read(now);
         let running = status.running.into_iter().take(wire::RUNNING_MAX);
         Heartbeat {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             seq: self.seq,
             started_ms: self.started_ms,
             sent_ms: clock::now().0,
-            cpu_usage_permille: self.usage.cpu,
-            memory_usage_permille: self.usage.memory,
+            cpu_usage_permille: usage.cpu,
+            memory_usage_permille: usage.memory,
             gpu_usage_permille: None,
-            disk_usage_permille: self.usage.disk,
+            disk_usage_permille: usage.disk,
             load_permille: status.load_permille,
             room: status.room,
             running: running.map(|(job, attempt)| wire::attempt_ref(job, attempt)).collect(),
             stopping: status.stopping,
             progress: fitting(&status.progress),
+            ..Heartbeat::default()
         }
     }
 }
@@ -127,13 +129,13 @@ mod tests {
 
     #[test]
     fn beats_regularly_and_soon_after_a_change_but_not_too_soon() {
-        let mut pulse = Pulse::new(Duration::from_secs(1), "/".into());
+        let mut pulse = Pulse::new(Duration::from_secs(1), Gauge::new("/".into()));
         let now = clock::instant();
         assert!(pulse.is_due(now));
         let first = pulse.beat(now, status());
         assert!(!pulse.is_due(now + Duration::from_millis(899)));
         assert!(pulse.is_due(now + Duration::from_millis(1_100)));
-        pulse.changed();
+        pulse.changed(now);
         assert!(!pulse.is_due(now + Duration::from_millis(199)));
         assert!(pulse.is_due(now + CHANGED_MIN));
         let second = pulse.beat(now + CHANGED_MIN, status());
@@ -148,9 +150,24 @@ mod tests {
         let said = Progress::new(Some(1_000), &"x".repeat(1_000)).unwrap();
         let progress: Vec<_> = keys.iter().map(|key| (*key, said.clone())).collect();
         let status = Status { running: keys, progress, ..status() };
-        let beat = Pulse::new(Duration::from_secs(1), "/".into()).beat(clock::instant(), status);
+        let beat = Pulse::new(Duration::from_secs(1), Gauge::new("/".into())).beat(clock::instant(), status);
         assert!(beat.encoded_len() < 60 * 1024, "{}", beat.encoded_len());
         assert_eq!(beat.running.len(), wire::RUNNING_MAX);
         assert!(beat.progress.len() > 100 && beat.progress[0].message.len() == 128, "{}", beat.progress.len());
+    }
+
+    #[test]
+    fn what_has_changed_back_is_not_worth_a_heartbeat() {
+        let mut pulse = Pulse::new(Duration::from_secs(1), Gauge::new("/".into()));
+        let now = clock::instant();
+        pulse.beat(now, status());
+        pulse.changed(now);
+        let later = now + CHANGED_MIN;
+        assert!(pulse.is_due(later) && !pulse.is_worth_it(later, &status()));
+        assert!(!pulse.is_due(later + CHANGED_MIN), "forgotten");
+        pulse.changed(later);
+        let busy = Status { room: 0, ..status() };
+        assert!(pulse.is_worth_it(later + CHANGED_MIN, &busy));
+        assert!(pulse.is_worth_it(now + Duration::from_secs(2), &status()), "it is time for one anyway");
     }
 }

@@ -1,6 +1,8 @@
 //! What this machine has, and how busy it is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
 
@@ -26,6 +28,33 @@ pub(super) struct Usage {
     pub cpu: u32,
     pub memory: u32,
     pub disk: u32,
+}
+
+/// How often usage is measured, whoever asks.
+const MEASURE_EVERY: Duration = Duration::from_millis(900);
+
+/// Usage of this machine, measured now and then for all who share the gauge.
+#[derive(Clone, Debug)]
+pub(super) struct Gauge {
+    disk: PathBuf,
+    inner: Arc<Mutex<(Meter, Usage, Option<Instant>)>>,
+}
+
+impl Gauge {
+    /// Of this machine, and of the disk that `disk` is on.
+    pub fn new(disk: PathBuf) -> Self {
+        Self { disk, inner: Arc::default() }
+    }
+
+    pub fn read(&self, now: Instant) -> Usage {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (meter, usage, measured) = &mut *inner;
+        if measured.is_none_or(|at| now.saturating_duration_since(at) >= MEASURE_EVERY) {
+            *usage = meter.read(&self.disk);
+            *measured = Some(now);
+        }
+        *usage
+    }
 }
 
 /// Measures usage between calls.

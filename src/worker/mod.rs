@@ -45,6 +45,7 @@ mod registrar;
 mod reporter;
 pub mod settings;
 pub mod shelf;
+pub mod simulate;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@
 //!
 //! At the bound ([`Outbox::is_full`]) the worker takes no more jobs; what is
 //! already running still finds a place. If the disk fails, reports are kept in
-//! memory and delivered from there.
+//! memory and delivered from there. So are all reports of [`Outbox::in_memory`],
+//! which simulated workers use: they have no next life.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -43,7 +44,8 @@ pub enum Error {
 #[derive(Clone)]
 pub struct Outbox {
     pending: Arc<Mutex<Pending>>,
-    writes: mpsc::Sender<Write>,
+    /// `None`: nothing is written.
+    writes: Option<mpsc::Sender<Write>>,
     changed: Arc<Notify>,
 }
 
@@ -75,7 +77,7 @@ impl Outbox {
         std::fs::create_dir_all(directory).map_err(wrap)?;
         let (log, left) = Log::open(&path).map_err(wrap)?;
         let (writes, queue) = mpsc::channel(QUEUE_MAX);
-        let outbox = Self { pending: Arc::default(), writes, changed: Arc::default() };
+        let outbox = Self { pending: Arc::default(), writes: Some(writes), changed: Arc::default() };
         for report in left {
             outbox.lock().add(report);
         }
@@ -84,12 +86,21 @@ impl Outbox {
         Ok(outbox)
     }
 
+    /// An outbox that forgets when the process ends; without file and thread.
+    pub fn in_memory() -> Self {
+        Self { pending: Arc::default(), writes: None, changed: Arc::default() }
+    }
+
     /// Adds a report; it is durable when this returns, unless the disk failed.
     pub async fn put(&self, report: Report) {
+        let Some(writes) = &self.writes else {
+            self.lock().add(report);
+            return self.changed.notify_one();
+        };
         let (done, durable) = oneshot::channel();
         let write = Write { entry: Entry::Report(report), done: Some(done) };
         // The writer lives as long as any sender does.
-        if self.writes.send(write).await.is_ok() {
+        if writes.send(write).await.is_ok() {
             let _ = durable.await;
         }
     }
@@ -110,9 +121,9 @@ impl Outbox {
     pub async fn answered(&self, keys: &[Key]) {
         for key in keys {
             let known = self.lock().remove(*key).is_some();
-            if known {
+            if let Some(writes) = self.writes.as_ref().filter(|_| known) {
                 // Only fails when the writer is gone; then a later life sends it again.
-                let _ = self.writes.send(Write { entry: Entry::Answered(*key), done: None }).await;
+                let _ = writes.send(Write { entry: Entry::Answered(*key), done: None }).await;
             }
         }
     }
@@ -263,6 +274,17 @@ mod tests {
         let outbox = Outbox::open(directory.path()).unwrap();
         let left: Vec<Report> = outbox.pick(10, usize::MAX).into_iter().filter(|left| reports.contains(left)).collect();
         assert_eq!(left, [reports[0].clone(), reports[3].clone(), reports[4].clone()]);
+    }
+
+    #[tokio::test]
+    async fn in_memory_it_does_all_but_last() {
+        let outbox = Outbox::in_memory();
+        let told = outbox.changed.clone();
+        outbox.put(report(1, b"one")).await;
+        told.notified().await;
+        assert_eq!(outbox.pick(10, usize::MAX), [report(1, b"one")]);
+        outbox.answered(&keys(&[report(1, b"")])).await;
+        assert!(outbox.is_empty() && outbox.keys().is_empty());
     }
 
     #[tokio::test]

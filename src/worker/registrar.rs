@@ -37,8 +37,8 @@ pub(super) struct Registrar {
     pub courier: Courier,
     pub register: Register,
     pub worker: WorkerId,
-    /// Written when registered.
-    pub card: PathBuf,
+    /// Written when registered, if there is one.
+    pub card: Option<PathBuf>,
     pub standing: watch::Sender<Standing>,
     pub tasks: Tasks,
 }
@@ -89,14 +89,15 @@ impl Registrar {
         }
         info!(worker = %self.worker, "registered");
         self.standing.send_replace(Standing::Registered);
+        let Some(path) = self.card.clone() else { return };
         let card = Card { worker_id: self.worker, pid: std::process::id() };
-        let path = self.card.clone();
+        let shown = path.clone();
         let written = self.tasks.spawn_blocking(move || {
             let bytes = serde_json::to_vec(&card)?;
             files::replace(&path, &bytes)
         });
         if let Err(error) = written.await.unwrap_or_else(|error| Err(error.into())) {
-            warn!(path = %self.card.display(), %error, "cannot write worker.json");
+            warn!(path = %shown.display(), %error, "cannot write worker.json");
         }
     }
 

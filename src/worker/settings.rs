@@ -19,6 +19,9 @@ use crate::domain::PeerId;
 use crate::domain::worker::{Capabilities, Location};
 use crate::wire;
 
+/// How often leases and heartbeats are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
 /// Inputs come with an assignment, in one message of at most 1 MiB: this leaves room for the rest of it.
 const INPUT_MAX: u64 = 1_000 * 1024;
 
@@ -43,6 +46,8 @@ pub struct Settings {
     pub appraisal: Option<Rule>,
     pub freight: Freight,
     pub heartbeat: Duration,
+    /// How often leases and heartbeats are looked at.
+    pub tick: Duration,
     pub shutdown_grace: Duration,
     /// Unregister when stopping.
     pub leave: bool,
@@ -78,6 +83,7 @@ impl Settings {
             appraisal: terms::appraisal(layered)?,
             freight,
             heartbeat: Duration::from_millis(file.worker.heartbeat_ms),
+            tick: TICK,
             shutdown_grace: Duration::from_secs(file.worker.shutdown_grace_secs),
             leave: false,
             log_format: file.log.format,

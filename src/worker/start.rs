@@ -18,13 +18,14 @@ use super::desk::{Desk, Key};
 use super::executor::{self, Executor, Keeping, Workspace};
 use super::inputs::Inputs;
 use super::keeper::Keeper;
+use super::machine::Gauge;
 use super::outbox::Outbox;
 use super::registrar::{Registrar, Standing};
 use super::reporter::Reporter;
 use super::shelf::Shelf;
 use super::{Error, Settings, files};
 use crate::domain::{Digest, WorkerId};
-use crate::mesh::{self, Identity, Role};
+use crate::mesh::{self, Handle, Identity, Inbox, Role};
 use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1::worker_request::Body;
@@ -50,22 +51,48 @@ const FRAME_MAX: usize = 1 << 20;
 pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Error> {
     let _lock = lock(&settings.data_dir)?;
     let tasks = Tasks::new();
-    let (leave, grace) = (settings.leave, settings.shutdown_grace);
-    let (mut agent, mut intake, courier) = open(settings, &tasks).await?;
-    while !stop.is_cancelled() {
-        tokio::select! {
-            () = agent.step(&mut intake) => {}
-            () = stop.cancelled() => {}
-        }
-    }
-    agent.wind_down(&mut intake, grace).await;
-    if leave && let Err(error) = courier.ask(Body::Leave(Leave {}), 1).await {
-        warn!(%error, "could not leave");
-    }
-    tasks.cancel();
-    tasks.join(STOP_LIMIT).await;
+    open(settings, &tasks).await?.live(&stop, &tasks).await;
     info!("stopped");
     Ok(())
+}
+
+/// A worker that was started.
+pub(super) struct Life {
+    agent: Agent,
+    intake: Intake,
+    courier: Courier,
+    standing: watch::Receiver<Standing>,
+    leave: bool,
+    grace: Duration,
+}
+
+impl Life {
+    /// Completes when a coordinator has registered the worker.
+    pub fn registered(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut standing = self.standing.clone();
+        async move {
+            // An error means that the worker is gone: nobody waits for it then.
+            let _ = standing.wait_for(|standing| *standing == Standing::Registered).await;
+        }
+    }
+
+    /// Works until `stop`, then winds down and ends `tasks`.
+    pub async fn live(mut self, stop: &CancellationToken, tasks: &Tasks) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = self.agent.step(&mut self.intake) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        self.agent.wind_down(&mut self.intake, self.grace).await;
+        if self.leave
+            && let Err(error) = self.courier.ask(Body::Leave(Leave {}), 1).await
+        {
+            warn!(%error, "could not leave");
+        }
+        tasks.cancel();
+        tasks.join(STOP_LIMIT).await;
+    }
 }
 
 /// Kills at once every command of the worker on `data_dir`, for the moment before the process ends.
@@ -73,12 +100,12 @@ pub fn kill_commands(data_dir: &Path) {
     executor::kill_everything(&work_directory(data_dir));
 }
 
-fn work_directory(data_dir: &Path) -> PathBuf {
+pub(super) fn work_directory(data_dir: &Path) -> PathBuf {
     data_dir.join("work")
 }
 
 /// One worker per directory. The lock is held until it is dropped.
-fn lock(directory: &Path) -> Result<Flock<File>, Error> {
+pub(super) fn lock(directory: &Path) -> Result<Flock<File>, Error> {
     let path = directory.join("worker.lock");
     let open = std::fs::create_dir_all(directory)
         .and_then(|()| OpenOptions::new().create(true).truncate(false).write(true).open(&path));
@@ -86,7 +113,7 @@ fn lock(directory: &Path) -> Result<Flock<File>, Error> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::InUse { path: directory.to_owned() })
 }
 
-async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Courier), Error> {
+async fn open(settings: Settings, tasks: &Tasks) -> Result<Life, Error> {
     let directory = settings.data_dir.clone();
     let card = directory.join("worker.json");
     files::remove(&card).map_err(|source| Error::File { path: card.clone(), action: "remove", source })?;
@@ -94,36 +121,60 @@ async fn open(settings: Settings, tasks: &Tasks) -> Result<(Agent, Intake, Couri
     let outbox = Outbox::open(&directory.join("outbox"))?;
     let (desk, workspace) = recover(&settings, &outbox, identity.id()).await?;
     let coordinators = Coordinators::new(&settings.coordinators, directory.join("coordinators.json"));
-    let (mesh, inbox) = mesh::start(identity.clone(), mesh_options(&settings, &coordinators), tasks).await?;
-    info!(worker = %identity.id(), types = ?settings.capabilities.job_types, slots = settings.capabilities.max_parallel_jobs, "started");
-
-    let courier = Courier { mesh: mesh.clone(), coordinators: coordinators.clone() };
-    let standing = watch::Sender::new(Standing::Unregistered);
-    let register = register(&settings);
-    let registrar = Registrar {
-        courier: courier.clone(),
-        register,
-        worker: identity.id(),
-        card,
-        standing: standing.clone(),
-        tasks: tasks.clone(),
-    };
-    tasks.spawn_until_stopped("registrar", registrar.run());
+    let mesh = mesh::start(identity.clone(), mesh_options(&settings, &coordinators), tasks).await?;
     tasks.spawn_until_stopped("coordinators", coordinators.clone().keep(tasks.clone()));
-    let reporter = Reporter { courier: courier.clone(), outbox: outbox.clone(), standing: standing.clone() };
-    tasks.spawn_until_stopped("reporter", reporter.run());
+    let (shelves, gauge) = (shelves(&settings, tasks)?, Gauge::new(directory));
+    let belongings = Belongings { identity, outbox, desk, workspace, coordinators, shelves, card: Some(card), gauge };
+    Ok(belongings.start(settings, mesh, tasks))
+}
 
-    let (done_sender, done) = mpsc::channel(DONE_MAX);
-    let (inputs, keeping) = shelves(&settings, tasks)?;
-    let keeper = Keeper::new(keeping.shelf.clone());
-    let executor = Executor::new(settings.recipes.clone(), workspace).keeping(keeping.clone());
-    let workshop = Arc::new(Workshop { executor, inputs, keeping, outbox, identity, done: done_sender });
-    let parts = Parts { desk, workshop, coordinators, keeper, standing, mesh, tasks: tasks.clone() };
-    Ok((Agent::new(settings, parts), Intake::new(inbox, done), courier))
+/// What a worker owns before anything of it runs.
+pub(super) struct Belongings {
+    pub identity: Identity,
+    pub outbox: Outbox,
+    pub desk: Desk,
+    pub workspace: Workspace,
+    pub coordinators: Coordinators,
+    /// Inputs that are fetched, and outputs that stay here.
+    pub shelves: (Arc<Inputs>, Keeping),
+    /// Written when registered.
+    pub card: Option<PathBuf>,
+    pub gauge: Gauge,
+}
+
+impl Belongings {
+    pub fn start(self, settings: Settings, (mesh, inbox): (Handle, Inbox), tasks: &Tasks) -> Life {
+        let Self { identity, outbox, desk, workspace, coordinators, shelves, card, gauge } = self;
+        info!(worker = %identity.id(), types = ?settings.capabilities.job_types, slots = settings.capabilities.max_parallel_jobs, "started");
+        let courier = Courier { mesh: mesh.clone(), coordinators: coordinators.clone() };
+        let standing = watch::Sender::new(Standing::Unregistered);
+        let registrar = Registrar {
+            courier: courier.clone(),
+            register: register(&settings),
+            worker: identity.id(),
+            card,
+            standing: standing.clone(),
+            tasks: tasks.clone(),
+        };
+        tasks.spawn_until_stopped("registrar", registrar.run());
+        let reporter = Reporter { courier: courier.clone(), outbox: outbox.clone(), standing: standing.clone() };
+        tasks.spawn_until_stopped("reporter", reporter.run());
+
+        let (done_sender, done) = mpsc::channel(DONE_MAX);
+        let (inputs, keeping) = shelves;
+        let keeper = Keeper::new(keeping.shelf.clone());
+        let executor = Executor::new(settings.recipes.clone(), workspace).keeping(keeping.clone());
+        let workshop = Arc::new(Workshop { executor, inputs, keeping, outbox, identity, done: done_sender });
+        let registered = standing.subscribe();
+        let parts = Parts { desk, workshop, coordinators, keeper, standing, mesh, gauge, tasks: tasks.clone() };
+        let (leave, grace) = (settings.leave, settings.shutdown_grace);
+        let intake = Intake::new(inbox, done, settings.tick);
+        Life { agent: Agent::new(settings, parts), intake, courier, standing: registered, leave, grace }
+    }
 }
 
 /// Opens what is kept of inputs and outputs.
-fn shelves(settings: &Settings, tasks: &Tasks) -> Result<(Inputs, Keeping), Error> {
+pub(super) fn shelves(settings: &Settings, tasks: &Tasks) -> Result<(Arc<Inputs>, Keeping), Error> {
     let freight = &settings.freight;
     let open = |name: &str, bytes| {
         let path = settings.data_dir.join(name);
@@ -139,7 +190,7 @@ fn shelves(settings: &Settings, tasks: &Tasks) -> Result<(Inputs, Keeping), Erro
         });
     }
     let keeping = Keeping { shelf: store, inline_max: freight.inline_bytes };
-    Ok((Inputs::new(freight.inputs.clone(), cache)?, keeping))
+    Ok((Arc::new(Inputs::new(freight.inputs.clone(), cache)?), keeping))
 }
 
 /// Takes over what an earlier life left: reports to deliver, attempts that ended with it.
@@ -184,7 +235,7 @@ fn key_of(report: &Report) -> Option<Key> {
 }
 
 /// A worker listens nowhere: whoever speaks to it is a coordinator it dialled.
-fn mesh_options(settings: &Settings, coordinators: &Coordinators) -> mesh::Options {
+pub(super) fn mesh_options(settings: &Settings, coordinators: &Coordinators) -> mesh::Options {
     let configured = settings.coordinators.iter().map(|(_, address)| address.clone());
     mesh::Options {
         network: settings.network.clone(),
@@ -201,7 +252,7 @@ fn mesh_options(settings: &Settings, coordinators: &Coordinators) -> mesh::Optio
     }
 }
 
-fn register(settings: &Settings) -> Register {
+pub(super) fn register(settings: &Settings) -> Register {
     Register {
         capabilities: Some(wire::capabilities_to_proto(&settings.capabilities)),
         location: Some(wire::location_to_proto(&settings.location)),

@@ -3,7 +3,7 @@
 mod coordinator;
 mod freight;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::config::LogFormat;
 use super::executor::{Action, Program, Recipe};
 use super::freight::Freight;
 use super::inputs::Policy;
+use super::simulate::{self, Dishonest, Plan};
 use super::{Error, Settings, run};
 use crate::domain::worker::{Capabilities, Location};
 use crate::domain::{Digest, PeerId, Price};
@@ -75,6 +76,7 @@ fn settings(directory: &TempDir, coordinators: &[&Coordinator]) -> Settings {
         freight: freight(),
         heartbeat: Duration::from_millis(200),
         appraisal: None,
+        tick: Duration::from_millis(50),
         shutdown_grace: Duration::ZERO,
         leave: false,
         log_format: LogFormat::Text,
@@ -316,4 +318,54 @@ async fn a_directory_is_for_one_worker() {
     let second = run(settings(&story.directory, &[&leader]), CancellationToken::new()).await;
     assert!(matches!(second, Err(Error::InUse { .. })));
     worker.stop().await;
+}
+
+/// Runs simulated workers against `leader`, until the token is cancelled.
+fn crowd(story: &Story, leader: &Coordinator, plan: Plan) -> Worker {
+    let recipe = Recipe { action: Action::Noop, max_input_bytes: 100, max_output_bytes: 100 };
+    let mut settings = settings(&story.directory, &[leader]);
+    settings.terms.insert("noop".to_owned(), settings.terms[SCRIPT].clone());
+    settings.recipes.insert("noop".to_owned(), recipe);
+    settings.capabilities.job_types.push("noop".to_owned());
+    let stop = CancellationToken::new();
+    let life = story.tasks.spawn("crowd", simulate::run(settings, plan, stop.clone()));
+    Worker { id: leader.id(), stop, life }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn simulated_workers_register_and_bid_each_for_itself() {
+    let story = Story::new();
+    let mut leader = Coordinator::start(1).await;
+    let plan = Plan { workers: 3, seed: Some(1), price_spread: 1_000, dishonest: None };
+    let crowd = crowd(&story, &leader, plan);
+    for _ in 0..plan.workers {
+        let register = leader.hear(|heard| matches!(heard, Heard::Registered(_))).await;
+        assert!(matches!(register, Heard::Registered(r) if r.capabilities.as_ref().unwrap().job_types == ["noop"]));
+    }
+    let mut prices = BTreeSet::new();
+    for round in 1..=20 {
+        leader.announce_until_answered("noop", attempt(round, 1)).await;
+        let bids = leader.hear(|heard| matches!(heard, Heard::Bids(bids) if !bids.bids.is_empty())).await;
+        let Heard::Bids(bids) = bids else { continue };
+        assert_eq!(bids.signature.len(), 64);
+        assert_ne!(bids.reach, 0);
+        prices.insert(wire::price_from_bytes(&bids.bids[0].price).unwrap());
+    }
+    assert!(prices.len() > 1, "several of them bid: {prices:?}");
+    crowd.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dishonest_workers_are_let_in_like_any_other() {
+    for dishonest in [Dishonest::Vanish, Dishonest::WrongResult, Dishonest::Forge] {
+        let story = Story::new();
+        let mut leader = Coordinator::start(1).await;
+        let plan = Plan { workers: 1, seed: Some(1), price_spread: 0, dishonest: Some(dishonest) };
+        let crowd = crowd(&story, &leader, plan);
+        leader.hear(|heard| matches!(heard, Heard::Registered(_))).await;
+        leader.hear(|heard| matches!(heard, Heard::Beat(beat) if beat.room > 0)).await;
+        let bids = leader.announce_until_answered("noop", attempt(1, 1)).await;
+        assert_eq!(bids.bids[0].price.len(), 0, "{dishonest:?} asks nothing");
+        crowd.stop().await;
+    }
 }

@@ -159,7 +159,14 @@ impl Coordinator {
                 ..OpenJob::default()
             };
             let coordinators = self.others.clone();
-            let message = Announcement { term: 1, seq: self.seq, window_ms: 100, jobs: vec![open], coordinators };
+            let message = Announcement {
+                term: 1,
+                seq: self.seq,
+                window_ms: 100,
+                jobs: vec![open],
+                coordinators,
+                ..Default::default()
+            };
             // Before anyone has subscribed there is nobody to publish to.
             let _ = self.mesh.publish(Topic::Announcements, wire::encode(&message));
             let answer = async {
