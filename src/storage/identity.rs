@@ -14,7 +14,7 @@ use std::path::Path;
 use super::{Error, dirs};
 use crate::domain::NodeId;
 
-/// Version of the layout of the directory and of keys and values in sled.
+/// Version of the layout of the directory, of keys and values in sled, and of what log entries say.
 pub(super) const FORMAT: i64 = 2;
 
 const NAME: &str = "store.toml";

@@ -196,7 +196,7 @@ fn random_commands_reach_every_state_and_most_refusals() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let (mut ended, mut codes) = ([0u64; 3], std::collections::BTreeSet::new());
     let (mut voted, mut elected) = (0, 0);
-    for _ in 0..80 {
+    for _ in 0..120 {
         let drafts = drafts().new_tree(&mut runner).unwrap().current();
         let mut state = State::within(SMALL);
         for (index, draft) in (1..).zip(&drafts) {

@@ -82,7 +82,7 @@ fn a_newer_format_is_refused_untouched() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let file = dir.path().join("store.toml");
-    let newer = fs::read_to_string(&file).unwrap().replace("format = 1", "format = 2\nshape = \"round\"");
+    let newer = fs::read_to_string(&file).unwrap().replace("format = 2", "format = 3\nshape = \"round\"");
     fs::write(&file, &newer).unwrap();
     let why = refused(Store::open(dir.path(), OWNER));
     assert!(why.contains("format 2") && why.contains("at least as new"), "{why}");

@@ -238,8 +238,8 @@ mod tests {
         assert_eq!(stranger.identity(2).id(), again.identity(2).id(), "the key in the directory is kept");
     }
 
-    #[test]
-    fn they_run_noop_and_nothing_else_at_prices_of_their_own() {
+    #[tokio::test]
+    async fn they_run_noop_and_nothing_else_at_prices_of_their_own() {
         let (_kept, crowd) = crowd(Some(1));
         let settings = crowd.settings_of(0);
         assert_eq!(settings.capabilities.job_types, ["noop"]);
