@@ -79,6 +79,12 @@ crowd() {
 
 disperse() { [ ! -e "$CIRO_DEVNET_DIR/crowd/pid" ] || stop_process "$CIRO_DEVNET_DIR/crowd/pid" 40; }
 
+# The same, and goes on without it if it fails: its figures are shown as not measured.
+try_bench() {
+  rm -f "$OUT/$1.json"
+  (bench "$@") || { rm -f "$OUT/$1.json"; say "bench $1 failed, going on without it"; }
+}
+
 # A figure of a measure; one that is absent is shown as such, never made up.
 value() { jq -r "($2) // \"not measured\" | if type == \"number\" then round else . end" "$OUT/$1.json" 2>/dev/null; }
 # The same with one decimal.
@@ -220,20 +226,20 @@ market() {
   bench clearing clearing
   fresh_market 0
   crowd 100
-  bench market100 market --workers 100 --duration-secs "$SECS"
+  try_bench market100 market --workers 100 --duration-secs "$SECS"
   fresh_market 0
   crowd "$CROWD"
-  bench market market --workers "$CROWD" --duration-secs "$SECS" --join-secs 600
+  try_bench market market --workers "$CROWD" --duration-secs "$SECS" --join-secs 600
   fresh_market "$KILLS"
   crowd $((100 - KILLS))
-  bench notice notice --workers 100 --kills "$KILLS" --with-leader $(((KILLS + 2) / 3))
+  try_bench notice notice --workers 100 --kills "$KILLS" --with-leader $(((KILLS + 2) / 3))
   fresh_market 0
   crowd 80
   liars+=(--start "$(worker_command liars-1 --simulate 7 --simulate-dishonest vanish)")
   liars+=(--start "$(worker_command liars-2 --simulate 6 --simulate-dishonest wrong-result)")
   liars+=(--start "$(worker_command liars-3 --simulate 6 --simulate-dishonest forge)")
   liars+=(--start "$(worker_command liars-4 --simulate 1 --simulate-dishonest flood)")
-  bench hostile hostile --honest 80 --duration-secs "$SECS" "${liars[@]}"
+  try_bench hostile hostile --honest 80 --duration-secs "$SECS" "${liars[@]}"
   disperse
 }
 
