@@ -34,7 +34,7 @@ pub(super) const DB: &str = "db";
 
 /// Makes a leaf of 17 chunks (see `tree.rs`) stay below the quarter of a segment
 /// at which sled turns it into a file of its own. Fixed for the life of a store.
-const SEGMENT_BYTES: usize = 8 << 20;
+const SEGMENT_BYTES: usize = 4 << 20;
 
 const CACHE_BYTES: u64 = 32 << 20;
 
