@@ -213,8 +213,8 @@ impl Index {
     }
 
     fn charge(&mut self, was: Option<&Facets>, is: Option<&Facets>, shares: &mut Shares) {
-        let pending = was.is_some_and(|f| f.state == JobState::Pending);
-        let Some(job) = is.filter(|f| pending && f.held.is_some()) else { return };
+        let held = was.map(|f| f.holders().count());
+        let Some(job) = is.filter(|f| held.is_some_and(|held| f.holders().count() > held)) else { return };
         let (before, after) = shares.charge(job.client);
         if before != after {
             self.reslice(job.client, before, after);

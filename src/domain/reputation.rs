@@ -107,7 +107,9 @@ impl Fact {
     pub(super) fn of_failure(code: &str) -> Option<Self> {
         match code {
             "exit_code" | "signal" | "output_too_large" | "input_damaged" | "cancelled" | "worker_stopping" => None,
-            // What the client's reference comes to is not the worker's to answer for.
+            // What the client's module, payload or reference comes to is not the worker's to answer for.
+            "module_unknown" | "wasm_payload" | "wasm_invalid" => None,
+            "wasm_trap" | "wasm_out_of_fuel" | "wasm_out_of_memory" | "http_status" => None,
             "input_not_found" | "input_refused" | "input_mismatch" | "input_unreachable" | "input_forbidden" => None,
             "timeout" => Some(Self::TimedOut),
             _ => Some(Self::FailedByWorker),

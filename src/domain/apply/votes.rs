@@ -50,9 +50,9 @@ impl Step<'_> {
         let job = self.job(id)?;
         let votes: Vec<Run> = job.runs.iter().filter(|run| run.output().is_some()).cloned().collect();
         let agreed = |run: &&Run| run.output().is_some_and(|vote| vote.output_sha256 == digest);
-        // One whose bytes are here is better than one whose bytes its worker keeps.
+        // One whose bytes are here is better than one whose bytes its worker keeps: nobody has counted those.
         let here = |run: &&Run| agreed(run) && run.output().is_some_and(|vote| !vote.kept);
-        let first = votes.iter().find(here).or_else(|| votes.iter().find(agreed));
+        let first = votes.iter().find(here).or_else(|| most_agreed(votes.iter().filter(agreed)));
         let (attempt, outcome) = (first.map(|run| run.attempt), first.and_then(Run::output).cloned());
         let output = self.state.ballots.get(&(id, digest)).cloned();
         let reply = self.finish(id, attempt, JobState::Completed, Cause::Completed, |job| {
@@ -129,4 +129,12 @@ fn no_quorum(job: &Job) -> JobError {
     let (wanted, asked) = (job.quorum(), job.redundancy());
     let detail = format!("{votes} of {asked} workers answered, and no {wanted} of them can agree any more");
     JobError { code: "no_quorum".to_owned(), detail }
+}
+
+/// The first of the runs that name the size which most of them name.
+fn most_agreed<'a>(runs: impl Iterator<Item = &'a Run> + Clone) -> Option<&'a Run> {
+    let size = |run: &Run| run.output().map(|vote| vote.output_size);
+    let named = |wanted: &Run| runs.clone().filter(|run| size(run) == size(wanted)).count();
+    let most = runs.clone().map(named).max()?;
+    runs.clone().find(|run| named(run) == most)
 }
