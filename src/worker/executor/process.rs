@@ -56,7 +56,7 @@ impl Program {
 /// How the conversation with a command ended.
 enum Said {
     Exited(ExitStatus, Taken),
-    /// More than it may, or than there is a place for.
+    /// More than it may, or than there is a place for, or not to be read.
     TooMuch(Taken),
     /// Somebody outside the group keeps the output open.
     HeldOpen,
@@ -159,7 +159,7 @@ async fn converse(child: &mut Child, group: Option<Group>, work: &Work, sink: Si
     let talk = async {
         let said = async {
             match sink.take(stdout).await {
-                much @ (Taken::TooLarge | Taken::NoPlace(_)) => Err(much),
+                much @ (Taken::TooLarge | Taken::NoPlace(_) | Taken::Unread(_)) => Err(much),
                 taken => Ok(taken),
             }
         };
