@@ -1,13 +1,32 @@
 //! What goes through a command's pipes, bounded.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::process::ChildStdin;
 
 /// Bytes of standard error kept for the report: its end.
 pub(super) const STDERR_TAIL: usize = 2 * 1024;
+
+/// Tells whether bytes that were read are still being dealt with: nobody waits for more of them then.
+pub(super) struct Watched<'a, R> {
+    pub source: R,
+    pub busy: &'a AtomicBool,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<'_, R> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        self.busy.store(false, Ordering::Relaxed);
+        let read = ready!(Pin::new(&mut self.source).poll_read(context, into));
+        self.busy.store(read.is_ok() && into.filled().len() > before, Ordering::Relaxed);
+        Poll::Ready(read)
+    }
+}
 
 /// Writes the payload. A command that does not read all of it is within its rights.
 pub(super) async fn feed(stdin: Option<ChildStdin>, input: &Bytes) {
