@@ -42,6 +42,9 @@ use crate::domain::Digest;
 /// Origins remembered. What came from others is fetched again.
 const ORIGINS_MAX: usize = 1_024;
 
+/// Bytes of a fetched input of a type that needs it in memory, as a payload is.
+pub const LOADED_MAX: u64 = 16 << 20;
+
 const CHUNK: usize = 64 * 1024;
 
 /// What the operator allows.
@@ -163,6 +166,19 @@ impl Inputs {
     fn origins(&self) -> MutexGuard<'_, VecDeque<(Digest, Digest)>> {
         self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses an input that [`load`] would not take, before it is fetched.
+///
+/// # Errors
+///
+/// It is too large.
+pub fn check_loadable(reference: &Reference) -> Result<(), Failure> {
+    if reference.size <= LOADED_MAX {
+        return Ok(());
+    }
+    let detail = format!("{} bytes, this type takes {LOADED_MAX} by reference", reference.size);
+    Err(Failure::retryable("input_too_large", detail))
 }
 
 /// All of a fetched input, for jobs that need it in memory.
