@@ -70,10 +70,17 @@ impl Workshop {
         };
         let fetched = work.input_uri.as_ref().and_then(|reference| reference.file.clone());
         if let Some(pin) = fetched.filter(|_| loads) {
-            match inputs::load(&pin).await {
+            let started = clock::instant();
+            let loaded = tokio::select! {
+                loaded = inputs::load(&pin) => loaded,
+                () = tokio::time::sleep(work.timeout) => Err(Failure::retryable("timeout", "while its input was read")),
+                Ok(cause) = &mut stop => return Ended::stopped(cause),
+            };
+            match loaded {
                 Ok(bytes) => work.input = bytes,
                 Err(failure) => return Ended::Failed(failure),
             }
+            work.timeout = work.timeout.saturating_sub(started.elapsed());
         }
         self.executor.run(&work, stop).await
     }

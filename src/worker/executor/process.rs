@@ -77,10 +77,17 @@ pub(super) async fn run(
     place: &Place,
     stop: oneshot::Receiver<Cause>,
 ) -> Ended {
-    if program.mentions(INPUT)
-        && let Err(error) = lay_out(work, place).await
-    {
-        return Ended::Failed(Failure::ill("workspace", format!("write input: {error}")));
+    let (late, stopped) = (tokio::time::sleep(work.timeout), asked_to_stop(stop));
+    tokio::pin!(late, stopped);
+    if program.mentions(INPUT) {
+        let laid_out = tokio::select! {
+            laid_out = lay_out(work, place) => laid_out,
+            () = &mut late => return judge(program, work, Said::TimedOut, sink, &[], place).await,
+            cause = &mut stopped => return Ended::stopped(cause),
+        };
+        if let Err(error) = laid_out {
+            return Ended::Failed(Failure::ill("workspace", format!("write input: {error}")));
+        }
     }
     let mut child = match spawn(program, work, place) {
         Ok(child) => child,
@@ -98,8 +105,8 @@ pub(super) async fn run(
     let mut tail = Vec::new();
     let said = tokio::select! {
         said = converse(&mut child, group, work, sink, &mut tail) => said,
-        () = tokio::time::sleep(work.timeout) => Said::TimedOut,
-        cause = asked_to_stop(stop) => Said::Stopped(cause),
+        () = late => Said::TimedOut,
+        cause = stopped => Said::Stopped(cause),
     };
     end(&mut child, group).await;
     judge(program, work, said, sink, &tail, place).await
