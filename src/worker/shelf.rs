@@ -10,6 +10,8 @@
 //! pinned stays. If that frees too little, the draft fails. Files older than the
 //! shelf's age go as well.
 //!
+//! A file gets its name, and loses it, under the lock of the index: what the index knows is there.
+//!
 //! Absent: protection from whoever may write into the directory.
 
 #[cfg(test)]
@@ -29,6 +31,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 
 use crate::clock;
 use crate::domain::{Digest, Timestamp};
+use crate::tasks::Tasks;
 
 /// Bytes that have a digest of their own.
 const BLOCK: u64 = 256 * 1024;
@@ -147,8 +150,9 @@ impl Shelf {
         let age = u64::try_from(self.0.max_age.as_millis()).unwrap_or(u64::MAX);
         let oldest = Timestamp(clock::now().0.saturating_sub(age));
         let most = self.0.max_bytes;
-        let gone = self.lock().forget(|index, since| since < oldest || index.used > most);
-        self.unlink(&gone);
+        let mut index = self.lock();
+        let gone = index.forget(|index, since| since < oldest || index.used > most);
+        self.unlink(&index, &gone);
     }
 
     /// Begins a file. Dropped before [`Draft::keep`], nothing stays of it.
@@ -179,8 +183,7 @@ impl Shelf {
         let mut index = self.lock();
         if index.files.get(digest).is_some_and(|entry| entry.pins == 0) {
             index.remove(digest);
-            drop(index);
-            self.unlink(&[*digest]);
+            self.unlink(&index, &[*digest]);
         }
     }
 
@@ -219,8 +222,7 @@ impl Shelf {
         if fits {
             index.used += more;
         }
-        drop(index);
-        self.unlink(&gone);
+        self.unlink(&index, &gone);
         if fits { Ok(()) } else { Err(Error::Full(most)) }
     }
 
@@ -228,7 +230,8 @@ impl Shelf {
         self.0.directory.join(hex::encode(digest.0))
     }
 
-    fn unlink(&self, gone: &[Digest]) {
+    /// Under the lock: a draft may be about to take the name.
+    fn unlink(&self, _: &MutexGuard<'_, Index>, gone: &[Digest]) {
         for digest in gone {
             let path = self.path(digest);
             for path in [path.with_extension(BLOCKS), path] {
@@ -331,22 +334,29 @@ impl Draft {
             let last = self.block.finalize_reset();
             self.blocks.extend_from_slice(&last);
         }
-        let (digest, size) = (self.digest(), self.size);
-        let path = self.shelf.path(&digest);
         self.file.flush().await?;
         self.file.sync_all().await?;
-        let mut blocks = File::create(path.with_extension(BLOCKS)).await?;
+        let mut blocks = File::create(self.path.with_extension(BLOCKS)).await?;
         blocks.write_all(&self.blocks).await?;
         blocks.flush().await?;
         blocks.sync_all().await?;
-        tokio::fs::rename(&self.path, &path).await?;
-        File::open(&self.shelf.0.directory).await?.sync_all().await?;
+        let named = Tasks::new().spawn_blocking(move || self.take_name()).await;
+        Ok(named.map_err(io::Error::other)??)
+    }
+
+    /// Replaces the same bytes if they are here, for whoever reads them at a stroke.
+    fn take_name(mut self) -> io::Result<(Digest, u64)> {
+        let (digest, size) = (self.digest(), self.size);
+        let path = self.shelf.path(&digest);
         let mut index = self.shelf.lock();
+        std::fs::rename(self.path.with_extension(BLOCKS), path.with_extension(BLOCKS))?;
+        std::fs::rename(&self.path, &path)?;
         index.used -= size;
         index.insert(digest, size, clock::now());
         drop(index);
         // Nothing is left for the drop to give back.
         self.size = 0;
+        std::fs::File::open(&self.shelf.0.directory)?.sync_all()?;
         Ok((digest, size))
     }
 }
@@ -357,8 +367,10 @@ impl Drop for Draft {
             self.shelf.lock().used -= self.size;
         }
         // Gone already if it was kept.
-        if let Err(error) = super::files::remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove draft");
+        for path in [&self.path, &self.path.with_extension(BLOCKS)] {
+            if let Err(error) = super::files::remove(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove draft");
+            }
         }
     }
 }

@@ -108,3 +108,29 @@ async fn the_same_bytes_twice_are_one_file() {
     shelf.discard(&first);
     assert_eq!((shelf.lock().used, files(directory.path())), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_index_knows_is_there_also_while_others_evict_and_keep_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let shelf = Shelf::open(directory.path(), 8 << 20, LONG).unwrap();
+    let tasks = Tasks::new();
+    let bytes = pattern(300_000);
+    let writers: Vec<_> = (0..4)
+        .map(|_| {
+            let (shelf, bytes) = (shelf.clone(), bytes.clone());
+            tasks.spawn("writer", async move {
+                for _ in 0..50 {
+                    let digest = put(&shelf, &bytes).await.unwrap();
+                    // Another may have discarded it meanwhile; if it is here, it is whole.
+                    let read = shelf.read(&digest, 0, 300_000).await;
+                    assert!(read.as_ref().is_ok_and(|read| *read == bytes) || matches!(read, Err(Missing::Gone)), "{read:?}");
+                    shelf.discard(&digest);
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!((shelf.lock().used, std::fs::read_dir(directory.path()).unwrap().count()), (0, 0));
+}
