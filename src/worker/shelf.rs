@@ -7,7 +7,8 @@
 //! the disk spoiled is refused, not handed out.
 //!
 //! At the bound the oldest files go, drafts count as they grow, and what is
-//! pinned stays. If that frees too little, the draft fails. Files older than the
+//! pinned stays. A file counts for what it takes of the disk ([`footprint`]), so
+//! that many tiny ones are bounded, too. If that frees too little, the draft fails. Files older than the
 //! shelf's age go as well.
 //!
 //! A file gets its name, and loses it, under the lock of the index: what the index knows is there.
@@ -19,6 +20,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, SeekFrom};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +37,9 @@ use crate::tasks::Tasks;
 
 /// Bytes that have a digest of their own.
 const BLOCK: u64 = 256 * 1024;
+
+/// Bytes the smallest file takes of a disk.
+const DISK_BLOCK: u64 = 4 * 1024;
 
 const DRAFT: &str = "draft";
 const BLOCKS: &str = "blocks";
@@ -60,6 +65,12 @@ pub enum Missing {
     File(#[from] io::Error),
 }
 
+/// Bytes that a file of `size` bytes counts for: itself, and the digests of its blocks.
+pub fn footprint(size: u64) -> u64 {
+    let digests = size.div_ceil(BLOCK) * 32;
+    size.max(DISK_BLOCK).saturating_add(digests + DISK_BLOCK)
+}
+
 /// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Shelf(Arc<Inner>);
@@ -77,7 +88,7 @@ struct Inner {
 struct Index {
     files: BTreeMap<Digest, Entry>,
     by_age: BTreeSet<(Timestamp, Digest)>,
-    /// Files and drafts.
+    /// By the footprint of files and drafts.
     used: u64,
 }
 
@@ -93,24 +104,22 @@ impl Index {
         let pins = self.remove(&digest).map_or(0, |known| known.pins);
         self.files.insert(digest, Entry { size, since, pins });
         self.by_age.insert((since, digest));
-        self.used += size;
+        self.used += footprint(size);
     }
 
     fn remove(&mut self, digest: &Digest) -> Option<Entry> {
         let entry = self.files.remove(digest)?;
         self.by_age.remove(&(entry.since, *digest));
-        self.used -= entry.size;
+        self.used -= footprint(entry.size);
         Some(entry)
     }
 
     /// Forgets the oldest files that are not pinned, as long as `wanted` says so.
     fn forget(&mut self, wanted: impl Fn(&Self, Timestamp) -> bool) -> Vec<Digest> {
         let mut gone = Vec::new();
-        let ages: Vec<(Timestamp, Digest)> = self.by_age.iter().copied().collect();
-        for (since, digest) in ages {
-            if !wanted(self, since) {
-                break;
-            }
+        let mut next = self.by_age.first().copied();
+        while let Some((since, digest)) = next.filter(|(since, _)| wanted(self, *since)) {
+            next = self.by_age.range((Excluded((since, digest)), Unbounded)).next().copied();
             if self.files.get(&digest).is_some_and(|entry| entry.pins == 0) {
                 self.remove(&digest);
                 gone.push(digest);
@@ -159,13 +168,16 @@ impl Shelf {
     ///
     /// # Errors
     ///
-    /// It cannot be created.
+    /// It cannot be created, or there is no room for the smallest file.
     pub async fn draft(&self) -> Result<Draft, Error> {
         let number = self.0.drafts.fetch_add(1, Ordering::Relaxed);
         let path = self.0.directory.join(format!("{number}.{DRAFT}"));
         let file = File::create(&path).await?;
         let (whole, block) = (Sha256::new(), Sha256::new());
-        Ok(Draft { shelf: self.clone(), path, file, size: 0, whole, block, blocks: Vec::new() })
+        let blocks = Vec::new();
+        let mut draft = Draft { shelf: self.clone(), path, file, size: 0, counted: 0, whole, block, blocks };
+        draft.count(0)?;
+        Ok(draft)
     }
 
     /// The file, which stays as long as the pin does.
@@ -284,6 +296,8 @@ pub struct Draft {
     path: PathBuf,
     file: File,
     size: u64,
+    /// What the index counts it for.
+    counted: u64,
     whole: Sha256,
     block: Sha256,
     blocks: Vec<u8>,
@@ -304,9 +318,17 @@ impl Draft {
     /// The shelf has no room for it, or the disk fails. The draft is of no use then.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.shelf.grow(more)?;
+        self.count(self.size.saturating_add(more))?;
         self.note(bytes);
         self.file.write_all(bytes).await?;
+        Ok(())
+    }
+
+    /// Counts it as a file of `size` bytes, if there is room.
+    fn count(&mut self, size: u64) -> Result<(), Error> {
+        let footprint = footprint(size);
+        self.shelf.grow(footprint - self.counted)?;
+        self.counted = footprint;
         Ok(())
     }
 
@@ -351,11 +373,11 @@ impl Draft {
         let mut index = self.shelf.lock();
         std::fs::rename(self.path.with_extension(BLOCKS), path.with_extension(BLOCKS))?;
         std::fs::rename(&self.path, &path)?;
-        index.used -= size;
+        index.used -= self.counted;
         index.insert(digest, size, clock::now());
         drop(index);
         // Nothing is left for the drop to give back.
-        self.size = 0;
+        self.counted = 0;
         std::fs::File::open(&self.shelf.0.directory)?.sync_all()?;
         Ok((digest, size))
     }
@@ -363,8 +385,8 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if self.size > 0 {
-            self.shelf.lock().used -= self.size;
+        if self.counted > 0 {
+            self.shelf.lock().used -= self.counted;
         }
         // Gone already if it was kept.
         for path in [&self.path, &self.path.with_extension(BLOCKS)] {

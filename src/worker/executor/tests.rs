@@ -199,7 +199,7 @@ async fn an_input_by_reference_is_read_like_any_other_once_it_was_fetched() {
     assert_eq!(failure(bench("cat").run(&reference(None)).await).code, "input_unavailable");
 
     let directory = tempfile::tempdir().unwrap();
-    let shelf = Shelf::open(directory.path(), 1_000, Duration::from_secs(60)).unwrap();
+    let shelf = Shelf::open(directory.path(), 1 << 20, Duration::from_secs(60)).unwrap();
     let mut draft = shelf.draft().await.unwrap();
     draft.write(b"fetched\n").await.unwrap();
     let (digest, _) = draft.keep().await.unwrap();

@@ -125,7 +125,7 @@ fn bench(change: impl FnOnce(&mut Policy)) -> Bench {
         total: Duration::from_secs(10),
     };
     change(&mut policy);
-    let shelf = Shelf::open(&directory.path().join("cache"), 10_000, Duration::from_secs(3_600)).unwrap();
+    let shelf = Shelf::open(&directory.path().join("cache"), 1 << 20, Duration::from_secs(3_600)).unwrap();
     Bench { inputs: Inputs::new(policy, shelf).unwrap(), directory }
 }
 

@@ -61,49 +61,49 @@ async fn what_the_disk_spoiled_is_not_handed_out() {
 #[tokio::test]
 async fn at_the_bound_the_oldest_go_and_what_is_pinned_stays() {
     let directory = tempfile::tempdir().unwrap();
-    let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
+    let shelf = Shelf::open(directory.path(), 120_000, LONG).unwrap();
     let mut kept = Vec::new();
     for n in 0..3u8 {
-        kept.push(put(&shelf, &[n; 300]).await.unwrap());
+        kept.push(put(&shelf, &[n; 30_000]).await.unwrap());
         // The clock counts milliseconds.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let pin = shelf.pin(&kept[0]).unwrap();
-    kept.push(put(&shelf, &[3; 300]).await.unwrap());
+    kept.push(put(&shelf, &[3; 30_000]).await.unwrap());
     let there: Vec<bool> = kept.iter().map(|digest| shelf.size(digest).is_some()).collect();
     assert_eq!(there, [true, false, true, true]);
-    assert!(matches!(put(&shelf, &[9; 800]).await, Err(Error::Full(1_000))), "the pin is in the way");
+    assert!(matches!(put(&shelf, &[9; 90_000]).await, Err(Error::Full(120_000))), "the pin is in the way");
     drop(pin);
-    assert!(put(&shelf, &[9; 800]).await.is_ok());
-    assert_eq!((shelf.lock().used, files(directory.path())), (800, 1), "drafts leave nothing behind");
-    assert!(matches!(put(&shelf, &[8; 1_001]).await, Err(Error::Full(1_000))));
+    assert!(put(&shelf, &[9; 90_000]).await.is_ok());
+    assert_eq!((shelf.lock().used, files(directory.path())), (footprint(90_000), 1), "drafts leave nothing behind");
+    assert!(matches!(put(&shelf, &[8; 121_000]).await, Err(Error::Full(120_000))));
 }
 
 #[tokio::test]
 async fn drafts_and_strangers_do_not_survive_a_restart_nor_does_what_is_old() {
     let directory = tempfile::tempdir().unwrap();
-    let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
+    let shelf = Shelf::open(directory.path(), 1 << 20, LONG).unwrap();
     let digest = put(&shelf, b"whole").await.unwrap();
     for name in ["7.draft", "notes.txt", &hex::encode([5; 32]), &format!("{}.blocks", hex::encode([6; 32]))] {
         std::fs::write(directory.path().join(name), b"x").unwrap();
     }
-    let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
+    let shelf = Shelf::open(directory.path(), 1 << 20, LONG).unwrap();
     assert_eq!((files(directory.path()), shelf.size(&digest)), (1, Some(5)));
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2, "the file and its blocks");
 
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let shelf = Shelf::open(directory.path(), 1_000, Duration::from_millis(1)).unwrap();
+    let shelf = Shelf::open(directory.path(), 1 << 20, Duration::from_millis(1)).unwrap();
     assert_eq!((shelf.size(&digest), files(directory.path())), (None, 0));
 }
 
 #[tokio::test]
 async fn the_same_bytes_twice_are_one_file() {
     let directory = tempfile::tempdir().unwrap();
-    let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
+    let shelf = Shelf::open(directory.path(), 1 << 20, LONG).unwrap();
     let first = put(&shelf, b"same").await.unwrap();
     let pin = shelf.pin(&first).unwrap();
     assert_eq!(put(&shelf, b"same").await.unwrap(), first);
-    assert_eq!((shelf.lock().used, files(directory.path())), (4, 1));
+    assert_eq!((shelf.lock().used, files(directory.path())), (footprint(4), 1));
     drop(pin);
     shelf.discard(&first);
     assert_eq!((shelf.lock().used, files(directory.path())), (0, 0));
@@ -133,4 +133,17 @@ async fn what_the_index_knows_is_there_also_while_others_evict_and_keep_it() {
         writer.await.unwrap();
     }
     assert_eq!((shelf.lock().used, std::fs::read_dir(directory.path()).unwrap().count()), (0, 0));
+}
+
+#[tokio::test]
+async fn tiny_files_are_bounded_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let shelf = Shelf::open(directory.path(), 100_000, LONG).unwrap();
+    for n in 0..50u8 {
+        put(&shelf, &[n]).await.unwrap();
+    }
+    assert!(files(directory.path()) <= 12, "{} files of a byte", files(directory.path()));
+    let nothing = Shelf::open(&directory.path().join("small"), 8_000, LONG).unwrap();
+    assert!(matches!(nothing.draft().await, Err(Error::Full(8_000))));
+    assert_eq!((nothing.lock().used, files(&directory.path().join("small"))), (0, 0));
 }
