@@ -23,7 +23,7 @@ mod http;
 mod tests;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub struct Policy {
     pub schemes: Vec<String>,
     /// Where `file:` references may point to: real paths.
     pub roots: Vec<PathBuf>,
+    /// The same as the operator wrote them, perhaps with links: references may, too.
+    pub roots_named: Vec<PathBuf>,
     /// Fetch from loopback, link-local and private addresses, too.
     pub allow_private: bool,
     pub max_bytes: u64,
@@ -66,6 +68,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether a path reads as one below a root. Where it leads is seen once it was opened.
+    fn names_a_root(&self, path: &Path) -> bool {
+        let climbs = path.components().any(|part| part == Component::ParentDir);
+        !climbs && self.roots.iter().chain(&self.roots_named).any(|root| path.starts_with(root))
+    }
+
     fn allows(&self, url: &Url) -> Result<(), Failure> {
         if self.schemes.iter().any(|scheme| scheme == url.scheme()) {
             return Ok(());
