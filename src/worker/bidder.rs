@@ -66,7 +66,8 @@ pub struct Offer<'a> {
     pub turn: u64,
 }
 
-/// Whether the leader waits for an answer: `worker` is asked, has room, and runs a type that is announced.
+/// Whether the leader waits for an answer: `worker` is asked, has room in the leader's books, and runs a type that is
+/// announced.
 pub fn is_due(announcement: &Announcement, worker: WorkerId, offer: &Offer<'_>) -> bool {
     offer.room > 0
         && wire::is_asked(worker, announcement.term, announcement.seq, announcement.asked_permille)
