@@ -123,7 +123,10 @@ async fn what_the_index_knows_is_there_also_while_others_evict_and_keep_it() {
                     let digest = put(&shelf, &bytes).await.unwrap();
                     // Another may have discarded it meanwhile; if it is here, it is whole.
                     let read = shelf.read(&digest, 0, 300_000).await;
-                    assert!(read.as_ref().is_ok_and(|read| *read == bytes) || matches!(read, Err(Missing::Gone)), "{read:?}");
+                    assert!(
+                        read.as_ref().is_ok_and(|read| *read == bytes) || matches!(read, Err(Missing::Gone)),
+                        "{read:?}"
+                    );
                     shelf.discard(&digest);
                 }
             })
