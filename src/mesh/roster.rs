@@ -61,6 +61,7 @@ impl Heard {
         }
         let running =
             from.running.iter().map(|attempt| wire::parse_attempt(Some(attempt))).collect::<Option<Vec<_>>>()?;
+        let progress = Arc::new(progress::from_proto(from.progress, &running)?);
         Some(Self {
             at,
             instant,
@@ -74,7 +75,7 @@ impl Heard {
             load_permille: from.load_permille,
             room: from.room,
             running,
-            progress: Arc::new(progress::from_proto(from.progress)?),
+            progress,
             stopping: from.stopping,
         })
     }

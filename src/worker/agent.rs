@@ -177,9 +177,8 @@ impl Agent {
             load_permille: self.parts.desk.load_permille(),
             turn: rand::random(),
         };
-        // One that rests or stops has room in the leader's book: it is waited for.
-        let stands_back = self.stopping || self.takes_none();
-        let room = if stands_back { self.parts.desk.room() } else { offer.room };
+        // One that rests or stops, or whose stopped attempts linger, has room in the leader's book: it is waited for.
+        let room = self.parts.desk.room_in_books();
         if !bidder::is_due(announcement, self.parts.mesh.id(), &Offer { room, ..offer }) {
             return;
         }

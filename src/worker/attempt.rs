@@ -60,16 +60,27 @@ impl Workshop {
 
     /// Fetches the input if it is elsewhere, then runs.
     async fn execute(&self, work: Work, mut stop: oneshot::Receiver<Cause>) -> Ended {
+        let loads = self.executor.loads_input(&work.kind);
+        if let Some(Err(failure)) = work.input_uri.as_ref().filter(|_| loads).map(inputs::check_loadable) {
+            return Ended::Failed(failure);
+        }
         let mut work = match self.inputs.bring(work, &mut stop).await {
             Ok(work) => work,
             Err(ended) => return ended,
         };
         let fetched = work.input_uri.as_ref().and_then(|reference| reference.file.clone());
-        if let Some(pin) = fetched.filter(|_| !self.executor.reads_files(&work.kind)) {
-            match inputs::load(&pin).await {
+        if let Some(pin) = fetched.filter(|_| loads) {
+            let started = clock::instant();
+            let loaded = tokio::select! {
+                loaded = inputs::load(&pin) => loaded,
+                () = tokio::time::sleep(work.timeout) => Err(Failure::retryable("timeout", "while its input was read")),
+                Ok(cause) = &mut stop => return Ended::stopped(cause),
+            };
+            match loaded {
                 Ok(bytes) => work.input = bytes,
                 Err(failure) => return Ended::Failed(failure),
             }
+            work.timeout = work.timeout.saturating_sub(started.elapsed());
         }
         self.executor.run(&work, stop).await
     }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
+use super::inputs::LOADED_MAX;
 use super::pricing::Rates;
 use crate::domain::worker::Capabilities;
 use crate::domain::{Price, WorkerId};
@@ -44,6 +45,8 @@ pub struct Terms {
     pub price: Price,
     pub rates: Rates,
     pub max_input_bytes: u64,
+    /// A fetched input must fit into memory: it may have [`LOADED_MAX`] bytes.
+    pub loads_input: bool,
     /// Longest run the operator allows.
     pub max_run_secs: u32,
 }
@@ -63,7 +66,8 @@ pub struct Offer<'a> {
     pub turn: u64,
 }
 
-/// Whether the leader waits for an answer: `worker` is asked, has room, and runs a type that is announced.
+/// Whether the leader waits for an answer: `worker` is asked, has room in the leader's books, and runs a type that is
+/// announced.
 pub fn is_due(announcement: &Announcement, worker: WorkerId, offer: &Offer<'_>) -> bool {
     offer.room > 0
         && wire::is_asked(worker, announcement.term, announcement.seq, announcement.asked_permille)
@@ -140,7 +144,8 @@ fn takes_input(job: &OpenJob, terms: &Terms, offer: &Offer<'_>) -> bool {
     if job.input_scheme.is_empty() {
         return job.input_size <= terms.max_input_bytes;
     }
-    offer.capabilities.input_schemes.contains(&job.input_scheme) && job.input_size <= offer.fetched_max
+    let most = if terms.loads_input { offer.fetched_max.min(LOADED_MAX) } else { offer.fetched_max };
+    offer.capabilities.input_schemes.contains(&job.input_scheme) && job.input_size <= most
 }
 
 /// `None` if the announced price is not an amount.
@@ -303,9 +308,16 @@ mod tests {
     #[test]
     fn a_reference_is_bid_for_if_it_is_fetched_and_not_too_large() {
         let by = |scheme: &str, size| OpenJob { input_scheme: scheme.to_owned(), input_size: size, ..job(1) };
-        let shop = shop();
+        let mut shop = shop();
         assert!(shop.bids_on(by("https", 5_000)));
         assert!(!shop.bids_on(by("https", 5_001)));
+        let bids = |shop: &Shop, size| {
+            let offer = Offer { fetched_max: 1 << 40, ..shop.offer(1) };
+            !answer(&announce(vec![by("https", size)]), &offer).bids.is_empty()
+        };
+        assert!(bids(&shop, 1 << 40));
+        shop.terms.values_mut().for_each(|terms| terms.loads_input = true);
+        assert!(bids(&shop, LOADED_MAX) && !bids(&shop, LOADED_MAX + 1), "it must fit into memory");
         assert!(!shop.bids_on(by("file", 10)));
         assert!(!shop.bids_on(by("http", 10)));
     }

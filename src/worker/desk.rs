@@ -148,6 +148,12 @@ impl Desk {
         self.room_max.saturating_sub(self.busy())
     }
 
+    /// The room a leader counts on at least: for it, an attempt that was told to stop is gone.
+    pub fn room_in_books(&self) -> u32 {
+        let held = self.running.values().filter(|entry| entry.stop.is_some()).count();
+        self.room_max.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX))
+    }
+
     /// Jobs running in proportion to the most there may be.
     pub fn load_permille(&self) -> u32 {
         let load = u64::from(self.busy()) * 1_000 / u64::from(self.room_max.max(1));
@@ -210,6 +216,18 @@ mod tests {
         assert!(matches!(desk.take(key(3, 1), LEASE, now), Taken::Refused("no_room")));
         desk.finish(key(1, 1));
         assert!(matches!(desk.take(key(3, 1), LEASE, now), Taken::New(_)));
+    }
+
+    #[test]
+    fn an_attempt_that_was_told_to_stop_takes_room_here_but_not_in_the_leaders_books() {
+        let (mut desk, now) = (Desk::new(2), clock::instant());
+        let _one = take_new(&mut desk, key(1, 1), now);
+        let _two = take_new(&mut desk, key(2, 1), now);
+        assert_eq!((desk.room(), desk.room_in_books()), (0, 0));
+        desk.stop(key(1, 1), Cause::Cancelled);
+        assert_eq!((desk.room(), desk.room_in_books()), (0, 1), "until it has");
+        desk.finish(key(1, 1));
+        assert_eq!((desk.room(), desk.room_in_books()), (1, 1));
     }
 
     #[test]

@@ -124,6 +124,7 @@ fn policy(layered: &Layered, inputs: &Inputs) -> Result<Policy, config::Error> {
     Ok(Policy {
         schemes,
         roots: inputs.file_roots.iter().map(canonical).collect::<Result<_, _>>()?,
+        roots_named: inputs.file_roots.clone(),
         allow_private: inputs.allow_private,
         max_bytes: inputs.max_bytes,
         connect: Duration::from_secs(inputs.connect_secs),

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use prost::Message;
 use rand::Rng;
 
 use super::desk::Key;
@@ -15,9 +14,6 @@ use crate::wire::proto::mesh::v1::{AttemptProgress, Heartbeat};
 /// Heartbeats sent because something changed are at least this far apart, and this long after the change: what has
 /// changed back by then was not worth one.
 const CHANGED_MIN: Duration = Duration::from_millis(200);
-
-/// Bytes of a heartbeat for what attempts say. With [`wire::RUNNING_MAX`] attempts it stays within gossip's limit.
-const PROGRESS_BYTES: usize = 24 * 1024;
 
 /// What a heartbeat says of the worker's work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,12 +100,11 @@ impl Pulse {
 
 /// What attempts say of themselves, as far as it fits.
 fn fitting(all: &[(Key, Progress)]) -> Vec<AttemptProgress> {
-    let mut left = PROGRESS_BYTES;
+    let mut left = Progress::BYTES_MAX;
     let mut told = Vec::new();
     for (key, progress) in all {
         let said = progress.to_proto(*key);
-        // Tag and length prefix.
-        let size = said.encoded_len() + 3;
+        let size = Progress::size_in_heartbeat(&said);
         if size > left {
             break;
         }
@@ -121,6 +116,8 @@ fn fitting(all: &[(Key, Progress)]) -> Vec<AttemptProgress> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
 
     fn status() -> Status {

@@ -252,7 +252,8 @@ fn jobs(layered: &Layered) -> Result<Jobs, config::Error> {
         let max_run_secs = job.max_run_secs.unwrap_or(file.limits.max_run_secs);
         range(layered, &format!("jobs.{kind}.max_run_secs"), max_run_secs.into(), 1..=86_400)?;
         let rates = terms::rates(layered, job, &refused_clients)?;
-        terms.insert(kind.clone(), Terms { price, rates, max_input_bytes: recipe.max_input_bytes, max_run_secs });
+        let (max_input_bytes, loads_input) = (recipe.max_input_bytes, recipe.action.loads_input());
+        terms.insert(kind.clone(), Terms { price, rates, max_input_bytes, loads_input, max_run_secs });
         recipes.insert(kind.clone(), recipe);
     }
     Ok((terms, recipes))

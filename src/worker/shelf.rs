@@ -7,13 +7,20 @@
 //! the disk spoiled is refused, not handed out.
 //!
 //! At the bound the oldest files go, drafts count as they grow, and what is
-//! pinned stays. If that frees too little, the draft fails. Files older than the
+//! pinned stays. A file counts for what it takes of the disk ([`footprint`]), so
+//! that many tiny ones are bounded, too. If that frees too little, the draft fails. Files older than the
 //! shelf's age go as well.
+//!
+//! A file gets its name, and loses it, under the lock of the index: what the index knows is there.
 //!
 //! Absent: protection from whoever may write into the directory.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, SeekFrom};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,9 +33,13 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 
 use crate::clock;
 use crate::domain::{Digest, Timestamp};
+use crate::tasks::Tasks;
 
 /// Bytes that have a digest of their own.
 const BLOCK: u64 = 256 * 1024;
+
+/// Bytes the smallest file takes of a disk.
+const DISK_BLOCK: u64 = 4 * 1024;
 
 const DRAFT: &str = "draft";
 const BLOCKS: &str = "blocks";
@@ -54,6 +65,12 @@ pub enum Missing {
     File(#[from] io::Error),
 }
 
+/// Bytes that a file of `size` bytes counts for: itself, and the digests of its blocks.
+pub fn footprint(size: u64) -> u64 {
+    let digests = size.div_ceil(BLOCK) * 32;
+    size.max(DISK_BLOCK).saturating_add(digests + DISK_BLOCK)
+}
+
 /// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Shelf(Arc<Inner>);
@@ -71,7 +88,7 @@ struct Inner {
 struct Index {
     files: BTreeMap<Digest, Entry>,
     by_age: BTreeSet<(Timestamp, Digest)>,
-    /// Files and drafts.
+    /// By the footprint of files and drafts.
     used: u64,
 }
 
@@ -87,24 +104,22 @@ impl Index {
         let pins = self.remove(&digest).map_or(0, |known| known.pins);
         self.files.insert(digest, Entry { size, since, pins });
         self.by_age.insert((since, digest));
-        self.used += size;
+        self.used += footprint(size);
     }
 
     fn remove(&mut self, digest: &Digest) -> Option<Entry> {
         let entry = self.files.remove(digest)?;
         self.by_age.remove(&(entry.since, *digest));
-        self.used -= entry.size;
+        self.used -= footprint(entry.size);
         Some(entry)
     }
 
     /// Forgets the oldest files that are not pinned, as long as `wanted` says so.
     fn forget(&mut self, wanted: impl Fn(&Self, Timestamp) -> bool) -> Vec<Digest> {
         let mut gone = Vec::new();
-        let ages: Vec<(Timestamp, Digest)> = self.by_age.iter().copied().collect();
-        for (since, digest) in ages {
-            if !wanted(self, since) {
-                break;
-            }
+        let mut next = self.by_age.first().copied();
+        while let Some((since, digest)) = next.filter(|(since, _)| wanted(self, *since)) {
+            next = self.by_age.range((Excluded((since, digest)), Unbounded)).next().copied();
             if self.files.get(&digest).is_some_and(|entry| entry.pins == 0) {
                 self.remove(&digest);
                 gone.push(digest);
@@ -144,21 +159,25 @@ impl Shelf {
         let age = u64::try_from(self.0.max_age.as_millis()).unwrap_or(u64::MAX);
         let oldest = Timestamp(clock::now().0.saturating_sub(age));
         let most = self.0.max_bytes;
-        let gone = self.lock().forget(|index, since| since < oldest || index.used > most);
-        self.unlink(&gone);
+        let mut index = self.lock();
+        let gone = index.forget(|index, since| since < oldest || index.used > most);
+        self.unlink(&index, &gone);
     }
 
     /// Begins a file. Dropped before [`Draft::keep`], nothing stays of it.
     ///
     /// # Errors
     ///
-    /// It cannot be created.
+    /// It cannot be created, or there is no room for the smallest file.
     pub async fn draft(&self) -> Result<Draft, Error> {
         let number = self.0.drafts.fetch_add(1, Ordering::Relaxed);
         let path = self.0.directory.join(format!("{number}.{DRAFT}"));
         let file = File::create(&path).await?;
         let (whole, block) = (Sha256::new(), Sha256::new());
-        Ok(Draft { shelf: self.clone(), path, file, size: 0, whole, block, blocks: Vec::new() })
+        let blocks = Vec::new();
+        let mut draft = Draft { shelf: self.clone(), path, file, size: 0, counted: 0, whole, block, blocks };
+        draft.count(0)?;
+        Ok(draft)
     }
 
     /// The file, which stays as long as the pin does.
@@ -176,8 +195,7 @@ impl Shelf {
         let mut index = self.lock();
         if index.files.get(digest).is_some_and(|entry| entry.pins == 0) {
             index.remove(digest);
-            drop(index);
-            self.unlink(&[*digest]);
+            self.unlink(&index, &[*digest]);
         }
     }
 
@@ -216,8 +234,7 @@ impl Shelf {
         if fits {
             index.used += more;
         }
-        drop(index);
-        self.unlink(&gone);
+        self.unlink(&index, &gone);
         if fits { Ok(()) } else { Err(Error::Full(most)) }
     }
 
@@ -225,7 +242,8 @@ impl Shelf {
         self.0.directory.join(hex::encode(digest.0))
     }
 
-    fn unlink(&self, gone: &[Digest]) {
+    /// Under the lock: a draft may be about to take the name.
+    fn unlink(&self, _: &MutexGuard<'_, Index>, gone: &[Digest]) {
         for digest in gone {
             let path = self.path(digest);
             for path in [path.with_extension(BLOCKS), path] {
@@ -278,6 +296,8 @@ pub struct Draft {
     path: PathBuf,
     file: File,
     size: u64,
+    /// What the index counts it for.
+    counted: u64,
     whole: Sha256,
     block: Sha256,
     blocks: Vec<u8>,
@@ -298,9 +318,17 @@ impl Draft {
     /// The shelf has no room for it, or the disk fails. The draft is of no use then.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.shelf.grow(more)?;
+        self.count(self.size.saturating_add(more))?;
         self.note(bytes);
         self.file.write_all(bytes).await?;
+        Ok(())
+    }
+
+    /// Counts it as a file of `size` bytes, if there is room.
+    fn count(&mut self, size: u64) -> Result<(), Error> {
+        let footprint = footprint(size);
+        self.shelf.grow(footprint - self.counted)?;
+        self.counted = footprint;
         Ok(())
     }
 
@@ -328,34 +356,43 @@ impl Draft {
             let last = self.block.finalize_reset();
             self.blocks.extend_from_slice(&last);
         }
-        let (digest, size) = (self.digest(), self.size);
-        let path = self.shelf.path(&digest);
         self.file.flush().await?;
         self.file.sync_all().await?;
-        let mut blocks = File::create(path.with_extension(BLOCKS)).await?;
+        let mut blocks = File::create(self.path.with_extension(BLOCKS)).await?;
         blocks.write_all(&self.blocks).await?;
         blocks.flush().await?;
         blocks.sync_all().await?;
-        tokio::fs::rename(&self.path, &path).await?;
-        File::open(&self.shelf.0.directory).await?.sync_all().await?;
+        let named = Tasks::new().spawn_blocking(move || self.take_name()).await;
+        Ok(named.map_err(io::Error::other)??)
+    }
+
+    /// Replaces the same bytes if they are here, for whoever reads them at a stroke.
+    fn take_name(mut self) -> io::Result<(Digest, u64)> {
+        let (digest, size) = (self.digest(), self.size);
+        let path = self.shelf.path(&digest);
         let mut index = self.shelf.lock();
-        index.used -= size;
+        std::fs::rename(self.path.with_extension(BLOCKS), path.with_extension(BLOCKS))?;
+        std::fs::rename(&self.path, &path)?;
+        index.used -= self.counted;
         index.insert(digest, size, clock::now());
         drop(index);
         // Nothing is left for the drop to give back.
-        self.size = 0;
+        self.counted = 0;
+        std::fs::File::open(&self.shelf.0.directory)?.sync_all()?;
         Ok((digest, size))
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if self.size > 0 {
-            self.shelf.lock().used -= self.size;
+        if self.counted > 0 {
+            self.shelf.lock().used -= self.counted;
         }
         // Gone already if it was kept.
-        if let Err(error) = super::files::remove(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove draft");
+        for path in [&self.path, &self.path.with_extension(BLOCKS)] {
+            if let Err(error) = super::files::remove(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove draft");
+            }
         }
     }
 }
@@ -378,117 +415,5 @@ impl Drop for Pin {
         if let Some(entry) = self.shelf.lock().files.get_mut(&self.digest) {
             entry.pins -= 1;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(3_600);
-
-    async fn put(shelf: &Shelf, bytes: &[u8]) -> Result<Digest, Error> {
-        let mut draft = shelf.draft().await?;
-        for piece in bytes.chunks(100_000) {
-            draft.write(piece).await?;
-        }
-        Ok(draft.keep().await?.0)
-    }
-
-    fn pattern(bytes: usize) -> Vec<u8> {
-        (0..bytes).map(|n| u8::try_from(n * 7 % 251).unwrap()).collect()
-    }
-
-    /// Files beside those of blocks.
-    fn files(directory: &Path) -> usize {
-        let all = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-        all.filter(|path| path.extension().is_none_or(|extension| extension != BLOCKS)).count()
-    }
-
-    #[tokio::test]
-    async fn what_was_kept_is_there_after_a_restart_part_by_part() {
-        let directory = tempfile::tempdir().unwrap();
-        let bytes = pattern(600_000);
-        let digest = put(&Shelf::open(directory.path(), 1 << 20, LONG).unwrap(), &bytes).await.unwrap();
-        assert_eq!(digest, Digest::of(&bytes));
-
-        let shelf = Shelf::open(directory.path(), 1 << 20, LONG).unwrap();
-        assert_eq!(shelf.size(&digest), Some(600_000));
-        for (offset, length) in [(0, 600_000), (0, 1), (262_143, 2), (262_144, 262_144), (599_999, 1), (600_000, 0)] {
-            let part = shelf.read(&digest, offset, length).await.unwrap();
-            let offset = usize::try_from(offset).unwrap();
-            assert_eq!(part, bytes[offset..offset + length as usize], "{length} bytes at {offset}");
-        }
-        assert!(matches!(shelf.read(&digest, 600_000, 1).await, Err(Missing::Range)));
-        assert!(matches!(shelf.read(&digest, u64::MAX, 1).await, Err(Missing::Range)));
-        assert!(matches!(shelf.read(&Digest([1; 32]), 0, 1).await, Err(Missing::Gone)));
-    }
-
-    #[tokio::test]
-    async fn what_the_disk_spoiled_is_not_handed_out() {
-        let directory = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(directory.path(), 1 << 20, LONG).unwrap();
-        let digest = put(&shelf, &pattern(600_000)).await.unwrap();
-        let path = shelf.path(&digest);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[300_000] ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        assert!(shelf.read(&digest, 0, 1_000).await.is_ok(), "this block is as it was");
-        assert!(matches!(shelf.read(&digest, 299_000, 100).await, Err(Missing::Damaged)));
-        std::fs::write(&path, &bytes[..300_000]).unwrap();
-        assert!(matches!(shelf.read(&digest, 599_000, 100).await, Err(Missing::Damaged)));
-        std::fs::remove_file(&path).unwrap();
-        assert!(matches!(shelf.read(&digest, 0, 100).await, Err(Missing::Damaged)));
-    }
-
-    #[tokio::test]
-    async fn at_the_bound_the_oldest_go_and_what_is_pinned_stays() {
-        let directory = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
-        let mut kept = Vec::new();
-        for n in 0..3u8 {
-            kept.push(put(&shelf, &[n; 300]).await.unwrap());
-            // The clock counts milliseconds.
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        let pin = shelf.pin(&kept[0]).unwrap();
-        kept.push(put(&shelf, &[3; 300]).await.unwrap());
-        let there: Vec<bool> = kept.iter().map(|digest| shelf.size(digest).is_some()).collect();
-        assert_eq!(there, [true, false, true, true]);
-        assert!(matches!(put(&shelf, &[9; 800]).await, Err(Error::Full(1_000))), "the pin is in the way");
-        drop(pin);
-        assert!(put(&shelf, &[9; 800]).await.is_ok());
-        assert_eq!((shelf.lock().used, files(directory.path())), (800, 1), "drafts leave nothing behind");
-        assert!(matches!(put(&shelf, &[8; 1_001]).await, Err(Error::Full(1_000))));
-    }
-
-    #[tokio::test]
-    async fn drafts_and_strangers_do_not_survive_a_restart_nor_does_what_is_old() {
-        let directory = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
-        let digest = put(&shelf, b"whole").await.unwrap();
-        for name in ["7.draft", "notes.txt", &hex::encode([5; 32]), &format!("{}.blocks", hex::encode([6; 32]))] {
-            std::fs::write(directory.path().join(name), b"x").unwrap();
-        }
-        let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
-        assert_eq!((files(directory.path()), shelf.size(&digest)), (1, Some(5)));
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2, "the file and its blocks");
-
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        let shelf = Shelf::open(directory.path(), 1_000, Duration::from_millis(1)).unwrap();
-        assert_eq!((shelf.size(&digest), files(directory.path())), (None, 0));
-    }
-
-    #[tokio::test]
-    async fn the_same_bytes_twice_are_one_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let shelf = Shelf::open(directory.path(), 1_000, LONG).unwrap();
-        let first = put(&shelf, b"same").await.unwrap();
-        let pin = shelf.pin(&first).unwrap();
-        assert_eq!(put(&shelf, b"same").await.unwrap(), first);
-        assert_eq!((shelf.lock().used, files(directory.path())), (4, 1));
-        drop(pin);
-        shelf.discard(&first);
-        assert_eq!((shelf.lock().used, files(directory.path())), (0, 0));
     }
 }

@@ -22,7 +22,7 @@ use super::machine::Gauge;
 use super::outbox::Outbox;
 use super::registrar::{Registrar, Standing};
 use super::reporter::Reporter;
-use super::shelf::Shelf;
+use super::shelf::{self, Shelf};
 use super::{Error, Settings, files};
 use crate::domain::{Digest, WorkerId};
 use crate::mesh::{self, Handle, Identity, Inbox, Role};
@@ -180,7 +180,9 @@ pub(super) fn shelves(settings: &Settings, tasks: &Tasks) -> Result<(Arc<Inputs>
         let path = settings.data_dir.join(name);
         Shelf::open(&path, bytes, freight.keep).map_err(|source| Error::File { path, action: "open", source })
     };
-    let (cache, store) = (open("inputs", freight.cache_bytes)?, open("outputs", freight.store_bytes)?);
+    // The largest input fits, whatever it takes of the disk beside its bytes.
+    let cache_bytes = freight.cache_bytes.max(shelf::footprint(freight.inputs.max_bytes));
+    let (cache, store) = (open("inputs", cache_bytes)?, open("outputs", freight.store_bytes)?);
     for shelf in [cache.clone(), store.clone()] {
         tasks.spawn_until_stopped("shelf", async move {
             loop {

@@ -90,6 +90,7 @@ fn freight() -> Freight {
         inputs: Policy {
             schemes: vec![],
             roots: vec![],
+            roots_named: vec![],
             allow_private: false,
             max_bytes: 1 << 20,
             connect: long,

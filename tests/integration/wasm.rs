@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use ciro::clock;
 use ciro::domain::{Digest, JobId};
 use ciro::wire::wasm::{Call, Module};
-use ciro::worker::executor::{Action, Ended, Executor, Failure, Program, Recipe, Sandbox, Work, Workspace};
+use ciro::worker::executor::{Action, Ended, Executor, Failure, Program, Recipe, Reference, Sandbox, Work, Workspace};
 use ciro::worker::limited::Args;
 use ciro::worker::modules::Modules;
+use ciro::worker::shelf::Shelf;
 use tokio::sync::oneshot;
 
 const MEMORY: u64 = 16 << 20;
@@ -90,6 +92,21 @@ async fn a_module_brought_once_may_be_named_by_its_digest() {
         assert_eq!(ended, Ended::Output { bytes: Bytes::from(input.clone()), exit_code: 0 });
     }
     assert_eq!(std::fs::read_dir(directory.path().join("work")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_was_fetched_gives_the_module_its_input_and_not_the_whole_payload() {
+    let directory = tempfile::tempdir().unwrap();
+    let executor = executor(directory.path(), 1 << 30);
+    let payload = call(ECHO, b"only this");
+    let shelf = Shelf::open(&directory.path().join("inputs"), 1 << 20, Duration::from_secs(60)).unwrap();
+    let mut draft = shelf.draft().await.unwrap();
+    draft.write(&payload).await.unwrap();
+    let (digest, size) = draft.keep().await.unwrap();
+    let file = shelf.pin(&digest).map(Arc::new);
+    let reference = Reference { uri: "https://example.org/call".to_owned(), size, file };
+    let ended = run(&executor, &Work { input_uri: Some(reference), ..work(payload) }).await;
+    assert_eq!(ended, Ended::Output { bytes: Bytes::from_static(b"only this"), exit_code: 0 });
 }
 
 #[tokio::test]

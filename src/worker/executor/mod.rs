@@ -83,6 +83,13 @@ pub enum Action {
     Http(Server),
 }
 
+impl Action {
+    /// Whether a fetched input must be in memory; others take it as a file, or not at all.
+    pub fn loads_input(&self) -> bool {
+        matches!(self, Self::Wasm(_) | Self::Http(_))
+    }
+}
+
 /// What runs in a process and a directory of its own.
 enum Process<'a> {
     Command(&'a Program),
@@ -170,9 +177,9 @@ impl Executor {
         Self { keeping: Some(keeping), ..self }
     }
 
-    /// Whether the type's input may stay in a file; others need it in memory.
-    pub fn reads_files(&self, kind: &str) -> bool {
-        self.recipes.get(kind).is_some_and(|recipe| matches!(recipe.action, Action::Command(_)))
+    /// Whether a fetched input of the type must be in memory: see [`Action::loads_input`].
+    pub fn loads_input(&self, kind: &str) -> bool {
+        self.recipes.get(kind).is_some_and(|recipe| recipe.action.loads_input())
     }
 
     pub fn knows(&self, kind: &str) -> bool {
@@ -192,8 +199,10 @@ impl Executor {
         match &recipe.action {
             Action::Noop => Ended::Output { bytes: Bytes::new(), exit_code: 0 },
             Action::Digest => {
-                let digest = hex::encode(Digest::of(&work.input).0);
-                Ended::Output { bytes: Bytes::from(digest), exit_code: 0 }
+                // What was fetched was compared with its digest.
+                let fetched = work.input_sha256.filter(|_| work.input_uri.is_some());
+                let digest = fetched.unwrap_or_else(|| Digest::of(&work.input));
+                Ended::Output { bytes: Bytes::from(hex::encode(digest.0)), exit_code: 0 }
             }
             Action::Http(server) => http::run(server, work, recipe.max_output_bytes, stop).await,
             Action::Command(program) => self.run_process(work, recipe, &Process::Command(program), stop).await,

@@ -1,15 +1,32 @@
 //! What goes through a command's pipes, bounded.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::process::ChildStdin;
 
 /// Bytes of standard error kept for the report: its end.
 pub(super) const STDERR_TAIL: usize = 2 * 1024;
 
-/// More output than allowed.
-#[derive(Debug)]
-pub(super) struct TooLarge;
+/// Tells whether bytes that were read are still being dealt with: nobody waits for more of them then.
+pub(super) struct Watched<'a, R> {
+    pub source: R,
+    pub busy: &'a AtomicBool,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<'_, R> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        self.busy.store(false, Ordering::Relaxed);
+        let read = ready!(Pin::new(&mut self.source).poll_read(context, into));
+        self.busy.store(read.is_ok() && into.filled().len() > before, Ordering::Relaxed);
+        Poll::Ready(read)
+    }
+}
 
 /// Writes the payload. A command that does not read all of it is within its rights.
 pub(super) async fn feed(stdin: Option<ChildStdin>, input: &Bytes) {
@@ -20,14 +37,11 @@ pub(super) async fn feed(stdin: Option<ChildStdin>, input: &Bytes) {
     }
 }
 
-/// Reads to the end, unless that is more than `limit` bytes away.
-pub(super) async fn read_bounded(source: impl AsyncRead + Unpin, limit: u64) -> Result<Vec<u8>, TooLarge> {
+/// Reads to the end; `None` if that is more than `limit` bytes away.
+pub(super) async fn read_bounded(source: impl AsyncRead + Unpin, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    let mut source = source.take(limit.saturating_add(1));
-    if let Err(error) = source.read_to_end(&mut bytes).await {
-        tracing::debug!(%error, "cannot read all output");
-    }
-    if bytes.len() as u64 > limit { Err(TooLarge) } else { Ok(bytes) }
+    source.take(limit.saturating_add(1)).read_to_end(&mut bytes).await?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
 /// Reads to the end into `tail`, keeping the last [`STDERR_TAIL`] bytes.

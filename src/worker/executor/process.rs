@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -17,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
-use super::pipes;
+use super::pipes::{self, Watched};
 use super::sink::{Sink, Taken};
 use super::workspace::Place;
 use super::{Ended, Failure, Work, leftovers, progress};
@@ -27,8 +28,12 @@ use crate::worker::shelf::Pin;
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long pipes may stay open after the command and its group are gone.
+/// How long we wait at pipes that stay open after the command and its group are gone. The time it takes to store
+/// what came out of them does not count.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether we wait.
+const DRAIN_STEP: Duration = Duration::from_millis(50);
 
 const INPUT: &str = "{input}";
 const OUTPUT: &str = "{output}";
@@ -56,7 +61,7 @@ impl Program {
 /// How the conversation with a command ended.
 enum Said {
     Exited(ExitStatus, Taken),
-    /// More than it may, or than there is a place for.
+    /// More than it may, or than there is a place for, or not to be read.
     TooMuch(Taken),
     /// Somebody outside the group keeps the output open.
     HeldOpen,
@@ -72,10 +77,17 @@ pub(super) async fn run(
     place: &Place,
     stop: oneshot::Receiver<Cause>,
 ) -> Ended {
-    if program.mentions(INPUT)
-        && let Err(error) = lay_out(work, place).await
-    {
-        return Ended::Failed(Failure::ill("workspace", format!("write input: {error}")));
+    let (late, stopped) = (tokio::time::sleep(work.timeout), asked_to_stop(stop));
+    tokio::pin!(late, stopped);
+    if program.mentions(INPUT) {
+        let laid_out = tokio::select! {
+            laid_out = lay_out(work, place) => laid_out,
+            () = &mut late => return judge(program, work, Said::TimedOut, sink, &[], place).await,
+            cause = &mut stopped => return Ended::stopped(cause),
+        };
+        if let Err(error) = laid_out {
+            return Ended::Failed(Failure::ill("workspace", format!("write input: {error}")));
+        }
     }
     let mut child = match spawn(program, work, place) {
         Ok(child) => child,
@@ -93,8 +105,8 @@ pub(super) async fn run(
     let mut tail = Vec::new();
     let said = tokio::select! {
         said = converse(&mut child, group, work, sink, &mut tail) => said,
-        () = tokio::time::sleep(work.timeout) => Said::TimedOut,
-        cause = asked_to_stop(stop) => Said::Stopped(cause),
+        () = late => Said::TimedOut,
+        cause = stopped => Said::Stopped(cause),
     };
     end(&mut child, group).await;
     judge(program, work, said, sink, &tail, place).await
@@ -156,10 +168,12 @@ async fn converse(child: &mut Child, group: Option<Group>, work: &Work, sink: Si
         return Said::Lost(std::io::ErrorKind::BrokenPipe.into());
     };
     let stdin = child.stdin.take();
+    let busy = AtomicBool::new(false);
+    let stdout = Watched { source: stdout, busy: &busy };
     let talk = async {
         let said = async {
             match sink.take(stdout).await {
-                much @ (Taken::TooLarge | Taken::NoPlace(_)) => Err(much),
+                much @ (Taken::TooLarge | Taken::NoPlace(_) | Taken::Unread(_)) => Err(much),
                 taken => Ok(taken),
             }
         };
@@ -182,16 +196,30 @@ async fn converse(child: &mut Child, group: Option<Group>, work: &Work, sink: Si
             Ok(said) => (exit.await, said),
             Err(much) => return Said::TooMuch(much),
         },
-        status = &mut exit => match tokio::time::timeout(DRAIN, talk).await {
-            Ok(Ok(said)) => (status, said),
-            Ok(Err(much)) => return Said::TooMuch(much),
-            Err(_) => return Said::HeldOpen,
+        status = &mut exit => match drain(talk, &busy).await {
+            Some(Ok(said)) => (status, said),
+            Some(Err(much)) => return Said::TooMuch(much),
+            None => return Said::HeldOpen,
         },
     };
     match status {
         Ok(status) => Said::Exited(status, said),
         Err(error) => Said::Lost(error),
     }
+}
+
+/// What comes out of pipes whose command is gone. `None`: somebody else holds them open.
+async fn drain<T>(mut talk: impl Future<Output = T> + Unpin, busy: &AtomicBool) -> Option<T> {
+    let mut waited = Duration::ZERO;
+    while waited < DRAIN {
+        if let Ok(said) = tokio::time::timeout(DRAIN_STEP, &mut talk).await {
+            return Some(said);
+        }
+        if !busy.load(Ordering::Relaxed) {
+            waited += DRAIN_STEP;
+        }
+    }
+    None
 }
 
 async fn infallible(work: impl Future<Output = ()>) -> Result<(), Taken> {
@@ -289,5 +317,17 @@ async fn output(program: &Program, stdout: Taken, sink: Sink<'_>, place: &Place)
     match file {
         Err(error) => Ended::Failed(Failure::retryable("no_output", format!("output file: {error}"))),
         Ok(file) => sink.end(sink.take(file).await).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_waiting_for_more_counts_against_pipes_that_stay_open() {
+        let slow = || Box::pin(tokio::time::sleep(DRAIN * 3 / 2));
+        assert_eq!(drain(slow(), &AtomicBool::new(true)).await, Some(()), "a busy disk");
+        assert_eq!(drain(slow(), &AtomicBool::new(false)).await, None, "a stranger who holds the pipe");
     }
 }

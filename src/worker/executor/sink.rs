@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::pipes::{self, TooLarge};
+use super::pipes;
 use super::{Ended, Failure};
 use crate::worker::shelf::{self, Draft, Shelf};
 
@@ -50,6 +50,8 @@ pub(super) enum Taken {
     TooLarge,
     /// There is no place for it.
     NoPlace(shelf::Error),
+    /// It could not be read to its end: a part of it is no output.
+    Unread(std::io::Error),
 }
 
 impl Sink<'_> {
@@ -57,15 +59,15 @@ impl Sink<'_> {
     pub async fn take(&self, mut source: impl AsyncRead + Unpin) -> Taken {
         let Some(keeping) = self.keeping else {
             return match pipes::read_bounded(source, self.max).await {
-                Ok(bytes) => Taken::Small(bytes),
-                Err(TooLarge) => Taken::TooLarge,
+                Ok(Some(bytes)) => Taken::Small(bytes),
+                Ok(None) => Taken::TooLarge,
+                Err(error) => Taken::Unread(error),
             };
         };
         let inline = self.max.min(keeping.inline_max);
         let mut head = Vec::new();
         if let Err(error) = (&mut source).take(inline.saturating_add(1)).read_to_end(&mut head).await {
-            tracing::debug!(%error, "cannot read all output");
-            return Taken::Small(head);
+            return Taken::Unread(error);
         }
         match head.len() as u64 {
             size if size <= inline => Taken::Small(head),
@@ -88,10 +90,7 @@ impl Sink<'_> {
                 Ok(0) => return Ok(Taken::Large(draft)),
                 Ok(size) if draft.size() + size as u64 > self.max => return Ok(Taken::TooLarge),
                 Ok(size) => draft.write(&chunk[..size]).await?,
-                Err(error) => {
-                    tracing::debug!(%error, "cannot read all output");
-                    return Ok(Taken::Large(draft));
-                }
+                Err(error) => return Ok(Taken::Unread(error)),
             }
         }
     }
@@ -107,6 +106,7 @@ impl Sink<'_> {
             Taken::Large(draft) => kept(draft.keep().await, 0),
             Taken::TooLarge => Ended::Failed(self.too_large()),
             Taken::NoPlace(error) => Ended::Failed(no_place(&error)),
+            Taken::Unread(error) => Ended::Failed(Failure::ill("workspace", format!("read output: {error}"))),
         }
     }
 }
@@ -122,5 +122,40 @@ fn no_place(error: &shelf::Error) -> Failure {
     match error {
         shelf::Error::Full(_) => Failure::retryable("output_no_room", error.to_string()),
         shelf::Error::File(_) => Failure::ill("output_no_room", error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use std::time::Duration;
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// A disk that gives no more.
+    struct Broken;
+
+    impl AsyncRead for Broken {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::Error::other("broken")))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_to_its_end_is_no_output() {
+        let directory = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(directory.path(), 1 << 20, Duration::from_secs(60)).unwrap();
+        let keeping = Keeping { shelf, inline_max: 10 };
+        for keeping in [None, Some(&keeping)] {
+            for before in [&b""[..], b"a part", b"more than fits into a report"] {
+                let sink = Sink { max: 1_000, keeping };
+                let ended = sink.end(sink.take(before.chain(Broken)).await).await;
+                assert_eq!(ended, Ended::Failed(Failure::ill("workspace", "read output: broken")));
+            }
+        }
     }
 }

@@ -199,7 +199,7 @@ async fn an_input_by_reference_is_read_like_any_other_once_it_was_fetched() {
     assert_eq!(failure(bench("cat").run(&reference(None)).await).code, "input_unavailable");
 
     let directory = tempfile::tempdir().unwrap();
-    let shelf = Shelf::open(directory.path(), 1_000, Duration::from_secs(60)).unwrap();
+    let shelf = Shelf::open(directory.path(), 1 << 20, Duration::from_secs(60)).unwrap();
     let mut draft = shelf.draft().await.unwrap();
     draft.write(b"fetched\n").await.unwrap();
     let (digest, _) = draft.keep().await.unwrap();
@@ -326,4 +326,13 @@ async fn built_in_types_need_no_process() {
     assert_eq!(output(bench_with(Action::Noop).run(&work(b"x")).await), "");
     let digest = output(bench_with(Action::Digest).run(&work(b"x")).await);
     assert_eq!(digest, hex::encode(Digest::of(b"x").0));
+    let directory = tempfile::tempdir().unwrap();
+    let shelf = Shelf::open(directory.path(), 1 << 20, Duration::from_secs(60)).unwrap();
+    let mut draft = shelf.draft().await.unwrap();
+    draft.write(b"fetched").await.unwrap();
+    let (digest, size) = draft.keep().await.unwrap();
+    let file = shelf.pin(&digest).map(Arc::new);
+    let reference = Reference { uri: "https://example.org/x".to_owned(), size, file };
+    let fetched = Work { input_uri: Some(reference), input_sha256: Some(digest), ..work(b"") };
+    assert_eq!(output(bench_with(Action::Digest).run(&fetched).await), hex::encode(digest.0));
 }

@@ -51,7 +51,8 @@ pub(super) async fn run(
         return Ended::Failed(Failure::ill("workspace", format!("write module: {error}")));
     }
     let program = program(sandbox, work, place);
-    let input = Work { input: call.input, ..work.clone() };
+    // Standard input is the call's, whether the payload came along or was fetched.
+    let input = Work { input: call.input, input_uri: None, input_sha256: None, ..work.clone() };
     let ended = judge(process::run(&program, &input, sink, place, stop).await);
     let startable = !matches!(&ended, Ended::Failed(failure) if failure.code == "wasm_invalid");
     if startable && matches!(call.module, Module::Inline(_)) {

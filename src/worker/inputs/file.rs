@@ -2,7 +2,9 @@
 //!
 //! What counts is the file that was opened, not the path that named it: its
 //! real path, which the kernel tells, must lie below a root. A link that is
-//! exchanged meanwhile therefore opens nothing else.
+//! exchanged meanwhile therefore opens nothing else. A path that does not even
+//! read as one below a root is not opened at all: opening can have effects of
+//! its own, as on devices and mounts.
 
 use std::os::fd::AsRawFd as _;
 
@@ -16,11 +18,12 @@ use crate::worker::executor::Failure;
 pub async fn read(policy: &Policy, url: &Url, sink: &mut Sink) -> Result<(), Failure> {
     // Also of a URL with a host, which is not this machine.
     let path = url.to_file_path().map_err(|()| refused("not the URI of a local file"))?;
+    if !policy.names_a_root(&path) {
+        return Err(outside());
+    }
     // A pipe that nobody writes to must not hold us up.
     let opened = tokio::fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).await;
     let mut file = opened.map_err(|error| match error.kind() {
-        // Whether it exists is not told of places outside the roots.
-        _ if !policy.roots.iter().any(|root| path.starts_with(root)) => outside(),
         std::io::ErrorKind::NotFound => not_found("there is no such file"),
         std::io::ErrorKind::PermissionDenied => forbidden("this worker may not read the file"),
         _ => unreachable(format!("cannot open the file: {error}")),

@@ -23,7 +23,7 @@ mod http;
 mod tests;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,9 @@ use crate::domain::Digest;
 /// Origins remembered. What came from others is fetched again.
 const ORIGINS_MAX: usize = 1_024;
 
+/// Bytes of a fetched input of a type that needs it in memory, as a payload is.
+pub const LOADED_MAX: u64 = 16 << 20;
+
 const CHUNK: usize = 64 * 1024;
 
 /// What the operator allows.
@@ -51,6 +54,8 @@ pub struct Policy {
     pub schemes: Vec<String>,
     /// Where `file:` references may point to: real paths.
     pub roots: Vec<PathBuf>,
+    /// The same as the operator wrote them, perhaps with links: references may, too.
+    pub roots_named: Vec<PathBuf>,
     /// Fetch from loopback, link-local and private addresses, too.
     pub allow_private: bool,
     pub max_bytes: u64,
@@ -63,6 +68,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether a path reads as one below a root. Where it leads is seen once it was opened.
+    fn names_a_root(&self, path: &Path) -> bool {
+        let climbs = path.components().any(|part| part == Component::ParentDir);
+        !climbs && self.roots.iter().chain(&self.roots_named).any(|root| path.starts_with(root))
+    }
+
     fn allows(&self, url: &Url) -> Result<(), Failure> {
         if self.schemes.iter().any(|scheme| scheme == url.scheme()) {
             return Ok(());
@@ -163,6 +174,19 @@ impl Inputs {
     fn origins(&self) -> MutexGuard<'_, VecDeque<(Digest, Digest)>> {
         self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses an input that [`load`] would not take, before it is fetched.
+///
+/// # Errors
+///
+/// It is too large.
+pub fn check_loadable(reference: &Reference) -> Result<(), Failure> {
+    if reference.size <= LOADED_MAX {
+        return Ok(());
+    }
+    let detail = format!("{} bytes, this type takes {LOADED_MAX} by reference", reference.size);
+    Err(Failure::retryable("input_too_large", detail))
 }
 
 /// All of a fetched input, for jobs that need it in memory.

@@ -118,6 +118,7 @@ fn bench(change: impl FnOnce(&mut Policy)) -> Bench {
     let mut policy = Policy {
         schemes: vec!["file".to_owned(), "http".to_owned()],
         roots: vec![root],
+        roots_named: vec![directory.path().join("named")],
         allow_private: true,
         max_bytes: 1_000,
         connect: Duration::from_secs(5),
@@ -125,7 +126,7 @@ fn bench(change: impl FnOnce(&mut Policy)) -> Bench {
         total: Duration::from_secs(10),
     };
     change(&mut policy);
-    let shelf = Shelf::open(&directory.path().join("cache"), 10_000, Duration::from_secs(3_600)).unwrap();
+    let shelf = Shelf::open(&directory.path().join("cache"), 1 << 20, Duration::from_secs(3_600)).unwrap();
     Bench { inputs: Inputs::new(policy, shelf).unwrap(), directory }
 }
 
@@ -293,6 +294,8 @@ async fn files_are_fetched_only_from_below_the_roots() {
     link("secret", "root/escape");
     link(".", "root/up");
     link("root/good", "root/inside");
+    link("root", "named");
+    link("root", "unnamed");
     nix::unistd::mkfifo(&bench.path("root/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
 
     let uri = |name: &str| format!("file://{}", bench.path(name).display());
@@ -302,6 +305,9 @@ async fn files_are_fetched_only_from_below_the_roots() {
     bench.inputs.shelf.discard(&Digest::of(BYTES));
     assert_eq!(bench.bring(&uri("root/inside")).await.unwrap(), BYTES);
     bench.inputs.shelf.discard(&Digest::of(BYTES));
+    assert_eq!(bench.bring(&uri("named/good")).await.unwrap(), BYTES, "the root as the operator named it");
+    bench.inputs.shelf.discard(&Digest::of(BYTES));
+    assert_eq!(bench.code(&uri("unnamed/good")).await.0, "input_forbidden", "it is not opened to see where it leads");
 
     let mut escapes = String::new();
     for name in
