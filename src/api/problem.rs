@@ -127,11 +127,13 @@ pub struct Problem {
     pub hint: Option<String>,
     /// Methods, for 405.
     pub allow: Option<String>,
+    /// Bytes there are, for 416.
+    pub size: Option<u64>,
 }
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), field: None, hint: None, allow: None }
+        Self { code, detail: detail.into(), field: None, hint: None, allow: None, size: None }
     }
 
     #[must_use]
@@ -162,6 +164,7 @@ impl Problem {
     pub fn into_response(self, request_id: &str) -> Response {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let allow = self.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok());
+        let size = self.size.and_then(|size| HeaderValue::from_str(&format!("bytes */{size}")).ok());
         let body = serde_json::to_vec(&self.body(request_id)).unwrap_or_default();
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
@@ -173,6 +176,9 @@ impl Problem {
         }
         if let Some(allow) = allow {
             headers.insert(header::ALLOW, allow);
+        }
+        if let Some(size) = size {
+            headers.insert(header::CONTENT_RANGE, size);
         }
         response
     }
@@ -267,6 +273,16 @@ mod tests {
         ] {
             assert_eq!(Problem::from(error).code, code);
         }
+    }
+
+    #[test]
+    fn a_range_beyond_the_end_is_answered_with_the_size() {
+        let problem = Problem { size: Some(17), ..Problem::new(Code::RangeBeyond, "the output has 17 bytes") };
+        let response = problem.into_response("r");
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-range"]),
+            (416, &HeaderValue::from_static("bytes */17"))
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::domain::auction::{self, Evidence, Fate, Offer};
 use crate::domain::bid_proof::{Head, Leaf, Proof};
 use crate::domain::ceiling::Escalation;
 use crate::domain::score::{Nearness, Policy, Scale, Terms, Weights};
+use crate::domain::state::LIMITS;
 use crate::domain::{JobId, Price, WorkerId};
 use crate::mesh;
 
@@ -38,7 +39,11 @@ pub(super) async fn verify(client: &Client, id: &str, remote: &Remote) -> Result
     if awards.iter().all(|award| award["evidence"].is_null()) {
         return Err(Failure::new(
             Kind::Failed,
-            format!("no award of job {id} is in force, so there is nothing to judge"),
+            format!(
+                "there is no evidence of an award of job {id}: it has none, or ended too long ago (the newest {} \
+                 finished jobs keep it)",
+                LIMITS.evidence
+            ),
         ));
     }
     let judged = awards.iter().filter(|award| !award["evidence"].is_null()).try_for_each(|award| shown(&job, award));

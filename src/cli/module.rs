@@ -15,10 +15,10 @@ const MAGIC: &[u8] = b"\0asm";
 #[group(id = "wasm_module")]
 pub struct Args {
     /// A WebAssembly module (WASI) to run; the files are its input, and the type is wasm unless --type says otherwise
-    #[arg(long = "wasm", value_name = "PATH", conflicts_with = "digest")]
+    #[arg(long = "wasm", value_name = "PATH", conflicts_with_all = ["digest", "input_uri"])]
     module: Option<PathBuf>,
     /// The SHA-256 of a module that workers have run before, instead of the module
-    #[arg(long = "wasm-sha256", value_name = "HEX", id = "digest")]
+    #[arg(long = "wasm-sha256", value_name = "HEX", id = "digest", conflicts_with = "input_uri")]
     digest: Option<String>,
 }
 
@@ -30,7 +30,8 @@ impl Args {
     /// The module that was named, if one was.
     pub fn read(&self) -> Result<Option<Module>, Failure> {
         if let Some(digest) = &self.digest {
-            let bytes = hex::decode(digest).ok().and_then(|bytes| bytes.try_into().ok());
+            let digits = digest.strip_prefix("0x").unwrap_or(digest);
+            let bytes = hex::decode(digits).ok().and_then(|bytes| bytes.try_into().ok());
             let wrong = || Failure::usage(format!("{digest:?} is no SHA-256: expected 64 hexadecimal digits"));
             return bytes.map(|bytes| Some(Module::Known(Digest(bytes)))).ok_or_else(wrong);
         }
@@ -68,6 +69,11 @@ mod tests {
         assert!(args.read().is_err(), "text is no module");
         let known = |digest: &str| Args { module: None, digest: Some(digest.to_owned()) }.read();
         assert_eq!(known(&"0a".repeat(32)).unwrap(), Some(Module::Known(Digest([10; 32]))));
+        assert_eq!(
+            known(&format!("0x{}", "0a".repeat(32))).unwrap(),
+            Some(Module::Known(Digest([10; 32]))),
+            "as nodes write it"
+        );
         assert!(known("0a").is_err());
         assert!(!Args::default().is_given());
     }

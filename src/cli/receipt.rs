@@ -34,7 +34,8 @@ the recorded bids and its winner signed its own; that what is owed is what those
 given, that the files are the input and the output.
 
 Not checked, since only a node can say it: that the cluster's log contains the job, and what it says of times, exit \
-codes, the job's type and input, and bids that are not recorded. For these the receipt is the issuer's word: name the \
+codes, the job's type and input, bids that are not recorded, and what a rising offer had come to at the award (only \
+max_price is). For these the receipt is the issuer's word: name the \
 node that you trust with --issuer. Evidence of an award is kept for the newest jobs only; where it is gone, that is said.";
 
 #[derive(Debug, clap::Args)]

@@ -122,6 +122,9 @@ impl Args {
         set("tags", texts(&self.tags));
         let named: Vec<PathBuf> = self.paths.iter().chain(&self.files).cloned().collect();
         set("input", self.reference.input(&named)?);
+        if self.reference.is_given() {
+            spec.remove("payload");
+        }
         merge(&mut spec, "retry", [("max_attempts", self.max_attempts.map(Value::from))])?;
         let requirements = [
             ("min_cpu_cores", self.min_cpu_cores.map(Value::from)),
@@ -275,6 +278,7 @@ fn items<'a>(
         let read = source.as_ref().map(|source| source.read().and_then(framed)).transpose().map(|bytes| {
             if let Some(bytes) = bytes {
                 body.insert("payload".to_owned(), Value::String(BASE64.encode(bytes)));
+                body.remove("input");
             }
             Value::Object(body)
         });
@@ -405,6 +409,44 @@ mod tests {
             accepted.waited(Err(Failure::new(kind, "x")));
             assert_eq!(accepted.row()["job"], json!({ "id": "j", "state": word }), "the id is not lost");
         }
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn line(words: &[&str]) -> Result<Args, clap::Error> {
+        clap::Parser::try_parse_from([&["submit"], words].concat()).map(|line: Line| line.args)
+    }
+
+    #[test]
+    fn a_module_and_a_reference_exclude_each_other() {
+        let reference = ["--input-uri", "https://example.org/x", "--sha256", "00", "--size", "1"];
+        for module in [["--wasm", "m.wasm"], ["--wasm-sha256", "00"]] {
+            let error = line(&[&module[..], &reference[..]].concat()).map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict);
+            assert!(line(&[&module[..], &["data.bin"]].concat()).is_ok());
+        }
+        assert!(line(&["--wasm", "m.wasm", "--wasm-sha256", "00"]).is_err());
+    }
+
+    #[test]
+    fn an_input_that_is_given_wins_over_the_one_in_the_spec() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        std::fs::write(path, r#"{"type":"sha256","payload":"aGk="}"#).unwrap();
+        let reference = ["--input-uri", "https://example.org/x", "--sha256", "00", "--size", "1"];
+        let spec = line(&[&["--spec", path][..], &reference[..]].concat()).unwrap().spec().unwrap();
+        assert!(spec.contains_key("input") && !spec.contains_key("payload"));
+
+        std::fs::write(path, r#"{"type":"sha256","input":{"uri":"https://example.org/x"}}"#).unwrap();
+        let args = line(&["--spec", path, "--payload", "hi"]).unwrap();
+        let spec = args.spec().unwrap();
+        let sources = args.sources(&spec).unwrap();
+        let body = items(&args, &spec, None, sources).next().unwrap().body.unwrap();
+        assert_eq!(body, json!({ "type": "sha256", "payload": "aGk=" }));
     }
 
     #[test]

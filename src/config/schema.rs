@@ -126,7 +126,7 @@ pub(super) const KEYS: &[Key] = &[
         text::database_url,
         EMPTY,
         "PostgreSQL for the history of jobs, e.g. postgresql://localhost/ciro. Empty: none.\n\
-         Keep a password out of the file: set CIRO__DATABASE_URL instead.",
+         Keep a password out of the file: set CIRO__DATABASE_URL instead. Nothing is written there yet.",
     )),
     // node
     word("node.data_dir", text::not_empty, Default::By(data_dir), "Log, state and snapshots. One directory per node."),
@@ -153,7 +153,7 @@ pub(super) const KEYS: &[Key] = &[
         // It goes to a worker in one message of 1 MiB, with room for the rest of the message.
         1_000 << 10,
         256 << 10,
-        "Largest inline payload of one job, decoded. Inputs by reference are not available yet.",
+        "Largest inline payload of one job, decoded. Larger inputs are given by reference.",
     ),
     integer("api.max_body_bytes", 1_024, 64 << 20, 1 << 20, "Largest request body, except for POST /jobs/batch."),
     integer("api.max_batch_body_bytes", 1_024, 1 << 30, 64 << 20, "Largest body of POST /jobs/batch."),

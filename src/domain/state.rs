@@ -152,6 +152,11 @@ impl State {
         self.jobs.get(&id)
     }
 
+    /// Whether a job is known, or forgotten but its idempotency key kept: the same key is not a new job.
+    pub fn remembers(&self, id: JobId) -> bool {
+        self.jobs.contains(&id) || self.retired.fingerprint(id).is_some()
+    }
+
     /// Jobs after `cursor` in id order (UUIDv7: by age).
     pub fn jobs_after(&self, cursor: Option<JobId>) -> impl Iterator<Item = &Arc<Job>> {
         self.jobs.after(cursor).map(|(_, job)| job)

@@ -22,12 +22,14 @@ pub struct JobBody {
     state: &'static str,
     #[schema(minimum = 1, maximum = 10)]
     priority: u8,
-    /// The current or last attempt; 0 before the first award.
+    /// The newest attempt; 0 before the first award.
     attempt: u32,
     max_attempts: u32,
     /// Runs that came to nothing. The job fails at `max_attempts` times `redundancy`; a round of votes without a
     /// majority counts as `redundancy`.
     failures: u32,
+    /// With redundancy, here and in `assigned_at` and `started_at`: of the run whose result counts, else of the newest in
+    /// force; `runs` has all.
     worker_id: Option<String>,
     /// What the award costs, in the smallest unit of the token. With redundancy the sum over the workers; of a
     /// completed job over those that brought its result, since nobody else is owed anything.

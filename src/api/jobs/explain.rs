@@ -148,7 +148,7 @@ fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Expla
         queue_position_exact: place.is_some_and(|(_, exact)| exact),
         queue_length: state.open_count(),
         next_attempt_at: pending.then(|| text::time(job.next_attempt_at.max(job.submitted_at))),
-        workers_omitted: if wanting { fits.known.saturating_sub(workers.len()) } else { 0 },
+        workers_omitted: if wanting { state.workers().count().saturating_sub(workers.len()) } else { 0 },
         workers,
         price: pending.then(|| PriceBody::of(job, heard.as_ref(), now)),
         last_round: heard.as_ref().map(|round| RoundBody::of(job, round)),
@@ -164,7 +164,7 @@ fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Expla
     }
 }
 
-/// How many workers there are for a job.
+/// How many workers there are for a job. One that has a run of it gets no other.
 #[derive(Default)]
 struct Fits {
     known: usize,
@@ -181,7 +181,7 @@ impl Fits {
         }
         for worker in state.workers() {
             counts.known += 1;
-            if fits(&job.spec, worker, Some(live(context, worker))) {
+            if !job.involves(worker.id) && fits(&job.spec, worker, Some(live(context, worker))) {
                 counts.fitting += 1;
                 counts.eligible += usize::from(takes(state, worker));
             }
@@ -234,6 +234,10 @@ fn why_pending(job: &Job, workers: &Fits, waits: bool) -> (&'static str, String)
     if known == 0 {
         return ("no_workers", "no worker is registered".to_owned());
     }
+    if fitting == 0 && !job.runs.is_empty() {
+        let detail = format!("none of {known} workers meets the job's requirements and is without a run of it");
+        return ("no_worker_fits", detail);
+    }
     if fitting == 0 {
         return ("no_worker_fits", format!("none of {known} workers meets the job's requirements"));
     }
@@ -244,13 +248,14 @@ fn why_pending(job: &Job, workers: &Fits, waits: bool) -> (&'static str, String)
 }
 
 fn why(job: &Job) -> (&'static str, String) {
+    let attempt = job.leading_run().map_or(job.attempt, |run| run.attempt);
     let by = job.leading_run().map_or_else(String::new, |run| format!(" by worker {}", run.award.worker));
     let error = job.error.as_ref().map_or_else(String::new, |error| format!(": {} ({})", error.detail, error.code));
     let detail = match job.state {
         JobState::Pending => "the job waits".to_owned(),
-        JobState::Assigned => format!("attempt {} is awarded and not yet started{by}", job.attempt),
-        JobState::Running => format!("attempt {} is run{by}", job.attempt),
-        JobState::Completed => format!("attempt {} brought the result", job.attempt),
+        JobState::Assigned => format!("attempt {attempt} is awarded and not yet started{by}"),
+        JobState::Running => format!("attempt {attempt} is run{by}"),
+        JobState::Completed => format!("attempt {attempt} brought the result"),
         JobState::Failed => format!("the job failed after {} attempts{error}", job.attempt),
         JobState::Cancelled => format!("the job was cancelled{error}"),
     };

@@ -26,7 +26,9 @@ use super::read::{finished, look};
 use crate::api::Api;
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
-use crate::domain::{Digest, WorkerId};
+use crate::domain::job::Outcome;
+use crate::domain::run::Run;
+use crate::domain::{Digest, Job, WorkerId};
 use crate::mesh::{self, fetch};
 
 /// Parts asked for ahead of the one that is due.
@@ -41,7 +43,8 @@ const PART: u64 = fetch::PART_MAX as u64;
 struct Output {
     sha256: Digest,
     size: u64,
-    worker: WorkerId,
+    /// Who has it: the worker whose result counts, then those that brought the same.
+    workers: Vec<WorkerId>,
     inline: Option<Arc<[u8]>>,
 }
 
@@ -68,7 +71,7 @@ pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
         finished(job).map(|outcome| Output {
             sha256: outcome.output_sha256,
             size: outcome.output_size,
-            worker: outcome.worker,
+            workers: keepers(job, outcome),
             inline: state.output(id).cloned(),
         })
     })??;
@@ -77,13 +80,20 @@ pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
         Wanted::Nothing => Response::default(),
         Wanted::Beyond => {
             let detail = format!("the output has {} bytes", output.size);
-            return Err(Problem::new(Code::RangeBeyond, detail).field("Range"));
+            let problem = Problem::new(Code::RangeBeyond, detail).field("Range");
+            return Err(Problem { size: Some(output.size), ..problem });
         }
         Wanted::Whole => body(&api, &output, Span { start: 0, end: output.size }, true).await?,
         Wanted::Part(span) => body(&api, &output, span, span.start == 0 && span.end == output.size).await?,
     };
     describe(&mut response, &output, wanted);
     Ok(response)
+}
+
+fn keepers(job: &Job, outcome: &Outcome) -> Vec<WorkerId> {
+    let same = |run: &&Run| run.output().is_some_and(|vote| vote.output_sha256 == outcome.output_sha256);
+    let others = job.runs.iter().filter(same).map(|run| run.award.worker);
+    std::iter::once(outcome.worker).chain(others.filter(|worker| *worker != outcome.worker)).collect()
 }
 
 fn describe(response: &mut Response, output: &Output, wanted: Wanted) {
@@ -167,18 +177,36 @@ async fn body(api: &Api, output: &Output, span: Span, whole: bool) -> Result<Res
     }
     let crowded = || Problem::new(Code::Overloaded, "too many outputs are on their way through this node");
     let permit = Arc::clone(&api.downloads).try_acquire_owned().map_err(|_| crowded())?;
-    let parts = Parts {
-        mesh: api.context.mesh.clone(),
-        worker: output.worker,
-        sha256: output.sha256,
-        span,
-        check: whole.then(Sha256::new),
-    };
     // The first part says whether there will be others, while there still can be another answer.
-    let first = parts.fetch(span.start).await.map_err(missed)?;
+    let (worker, first) = first_part(api, output, span).await.map_err(missed)?;
+    let mesh = api.context.mesh.clone();
+    let parts = Parts { mesh, worker, sha256: output.sha256, span, check: whole.then(Sha256::new) };
     let (out, bytes) = mpsc::channel(WAITING);
     api.tasks.spawn_until_stopped("output", parts.feed(first, out, permit));
     Ok(warp::reply::stream(ReceiverStream::new(bytes)).into_response())
+}
+
+/// The first part, from the first worker that gives it; else why it may come later, or why it will not.
+async fn first_part(api: &Api, output: &Output, span: Span) -> Result<(WorkerId, Bytes), fetch::Missed> {
+    let mut failed = None;
+    for &worker in &output.workers {
+        match fetch_part(&api.context.mesh, worker, &output.sha256, span.start, span.end).await {
+            Ok(part) => return Ok((worker, part)),
+            Err(missed) => {
+                failed = Some(match failed {
+                    Some(earlier) => rather(earlier, missed),
+                    None => missed,
+                });
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(|| fetch::Missed::Gone(WorkerId::default())))
+}
+
+/// Of two reasons the one that may pass, else the earlier.
+fn rather(earlier: fetch::Missed, later: fetch::Missed) -> fetch::Missed {
+    let passes = |missed: &fetch::Missed| matches!(missed, fetch::Missed::Unreachable(_) | fetch::Missed::Busy(_));
+    if passes(&later) && !passes(&earlier) { later } else { earlier }
 }
 
 fn missed(missed: fetch::Missed) -> Problem {
@@ -210,10 +238,6 @@ struct Parts {
 }
 
 impl Parts {
-    async fn fetch(&self, offset: u64) -> Result<Bytes, fetch::Missed> {
-        fetch_part(&self.mesh, self.worker, &self.sha256, offset, self.span.end).await
-    }
-
     /// Sends all parts in order. Dropped when the node stops, which breaks the download off.
     async fn feed(mut self, first: Bytes, out: mpsc::Sender<Result<Bytes, Broken>>, permit: OwnedSemaphorePermit) {
         let (mesh, worker, sha256, end) = (self.mesh.clone(), self.worker, self.sha256, self.span.end);
@@ -291,7 +315,7 @@ mod tests {
 
     #[test]
     fn who_has_it_gets_nothing_and_who_has_another_gets_all() {
-        let output = Output { sha256: Digest([7; 32]), size: 100, worker: WorkerId::default(), inline: None };
+        let output = Output { sha256: Digest([7; 32]), size: 100, workers: vec![], inline: None };
         let tag = etag(&output.sha256);
         let asked = |headers: &[(&'static str, &str)]| {
             let mut request = Request::with_query(vec![]);

@@ -12,6 +12,7 @@ use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::submission::address;
 use crate::api::{Api, respond, text};
+use crate::clock;
 use crate::domain::job::Outcome;
 use crate::domain::{Job, JobId, State, Timestamp, WorkerId};
 
@@ -26,7 +27,8 @@ struct Filter {
     client: Option<String>,
     tag: Option<String>,
     since: Option<Timestamp>,
-    dead: bool,
+    /// Failed, and with time left at this time.
+    dead: Option<Timestamp>,
 }
 
 impl Filter {
@@ -35,7 +37,7 @@ impl Filter {
         let dead = request.text("dead") == Some("true");
         Self {
             state: owned("state").unwrap_or_else(|| if dead { "failed" } else { "active" }.to_owned()),
-            dead,
+            dead: dead.then(clock::now),
             kind: owned("type"),
             worker: request.worker_filter("worker"),
             client: owned("client").map(|client| address(&client).unwrap_or(client)),
@@ -51,7 +53,7 @@ impl Filter {
             state => job.state.as_str() == state,
         };
         state
-            && (!self.dead || job.is_dead())
+            && self.dead.is_none_or(|now| job.is_dead() && job.spec.deadline.is_none_or(|deadline| deadline > now))
             && self.kind.as_ref().is_none_or(|kind| *kind == job.spec.kind)
             && self.client.as_ref().is_none_or(|client| job.spec.client_address.as_deref() == Some(client))
             && self.tag.as_ref().is_none_or(|tag| job.spec.tags.contains(tag))

@@ -42,7 +42,7 @@ async fn repeat_or(api: &Api, keyed: bool, id: JobId, late: Problem) -> Result<(
         return Err(late);
     }
     api.client().linearize(api.limits().read_deadline).await?;
-    let known = api.client().read(|state| state.job(id).is_some());
+    let known = api.client().read(|state| state.remembers(id));
     if known { Ok(()) } else { Err(late) }
 }
 
@@ -78,7 +78,7 @@ fn decide(view: &State, key: Option<&str>, items: Vec<Item>, now: Timestamp) -> 
     for (index, item) in items.into_iter().enumerate() {
         let id = key.map_or_else(fresh_id, |key| JobId::from_key("api batch", &format!("{key}#{index}")));
         let ready = item.and_then(|checked| {
-            let known = key.is_some() && view.job(id).is_some();
+            let known = key.is_some() && view.remembers(id);
             if !known {
                 checked.deadline_ahead(now)?;
             }

@@ -233,6 +233,7 @@ fn check_sums(state: &State) {
     assert!(state.index.evidenced.len() <= limits.evidence);
     assert!(state.retired.len() <= limits.retired);
     assert!(state.retired.iter().all(|(_, (id, _))| id.is_from_key() && state.job(*id).is_none()));
+    assert!(state.retired.iter().all(|(_, (id, _))| state.remembers(*id)));
     let voted: usize = state.ballots.iter().map(|(_, bytes)| bytes.len()).sum();
     assert!(voted <= state.index.ballot_bytes && voted <= state.index.backlog_bytes, "votes are not counted");
     let kept: usize = state.outputs.iter().map(|(_, bytes)| bytes.len()).sum();

@@ -23,7 +23,7 @@ pub struct ChangeBody {
 }
 
 pub fn find(state: &State, context: &Context, job: &Job) -> Vec<ChangeBody> {
-    let workers = state.workers().filter(|worker| takes(state, worker));
+    let workers = state.workers().filter(|worker| takes(state, worker) && !job.involves(worker.id));
     let changes = single_changes(&job.spec, workers.map(|worker| (worker.as_ref(), Some(live(context, worker)))));
     changes.into_iter().map(ChangeBody::of).collect()
 }
