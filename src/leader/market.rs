@@ -67,6 +67,10 @@ const REST_UNFIT: Duration = Duration::from_secs(1);
 /// and who answers more often than the mesh allows is taken for a flooder.
 const PACE: Duration = Duration::from_millis(5);
 
+/// Longest lease that an award comes with: one that its worker never acknowledges is soon free again. The first
+/// heartbeat that claims the attempt renews it to the full lease.
+const FIRST_LEASE: Duration = Duration::from_secs(15);
+
 pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
     let mut applied = reign.context.client.applied();
     reign.context.roster.lost_bids.clear();
@@ -350,7 +354,7 @@ impl Market {
     fn settle(&mut self, wins: Vec<Win>) -> BoxFuture<'static, Landed> {
         let flight = self.flights.take_off(&wins);
         let jobs: Vec<JobId> = wins.iter().map(|win| win.job).collect();
-        let lease_ms = millis(self.reign.context.options.lease);
+        let lease_ms = millis(self.reign.context.options.lease.min(FIRST_LEASE));
         let commands = wins
             .into_iter()
             .map(|Win { job, attempt, worker, price, evidence }| {
