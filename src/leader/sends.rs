@@ -69,7 +69,7 @@ mod tests {
     const SILENT: WorkerId = PeerId([1; 32]);
     const WELL: WorkerId = PeerId([2; 32]);
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_silent_worker_delays_itself_and_nobody_else() {
         let mut sends = Sends::default();
         sends.send(SILENT, "first", std::future::pending());
