@@ -3,10 +3,12 @@
 //! Level-triggered: whatever the log says is assigned and not yet started is
 //! sent, and sent again, until the worker answers or the lease ends. Repeats
 //! are harmless: a worker answers for an attempt it already has as it did
-//! before. An accepted assignment has started; a declined one goes back to the
+//! before. What was never sent goes first, repeats take at most half of the
+//! places, and a worker that could not be reached is left alone for longer each
+//! time: silent workers are not in the way of others. An accepted assignment has started; a declined one goes back to the
 //! market.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,7 @@ use tracing::{debug, info};
 use super::Reign;
 use crate::clock;
 use crate::domain::run::Run;
-use crate::domain::{Command, Job, JobId, WorkerId};
+use crate::domain::{Command, Job, JobId, State, Timestamp, WorkerId};
 use crate::telemetry::metrics;
 use crate::wire;
 use crate::wire::proto::job::v1 as job_proto;
@@ -26,6 +28,10 @@ use crate::wire::proto::mesh::v1 as proto;
 
 /// Pause before an assignment that was not answered is sent again.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// Pause before anything is sent to a worker that could not be reached, doubled each time up to the longest.
+const SILENT_FIRST: Duration = Duration::from_millis(500);
+const SILENT_MAX: Duration = Duration::from_secs(5);
 
 /// How long one delivery may take. The next copy is sent only when this one has come to an end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -36,6 +42,9 @@ const PARCEL_BYTES: usize = 600 * 1024;
 
 /// Deliveries under way at once. Beyond it the next look sends the others.
 const FLIGHTS_MAX: usize = 64;
+
+/// Deliveries under way at once that were sent before.
+const REPEATS_MAX: usize = FLIGHTS_MAX / 2;
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -49,6 +58,16 @@ struct Parcel {
     worker: WorkerId,
     items: Vec<Item>,
     bytes: usize,
+    /// It was sent before.
+    repeat: bool,
+}
+
+/// A delivery that has come to an end.
+struct Landed {
+    worker: WorkerId,
+    keys: Vec<Key>,
+    repeat: bool,
+    answered: bool,
 }
 
 struct Item {
@@ -60,7 +79,7 @@ struct Item {
 
 pub(super) async fn run(reign: Reign) {
     let mut applied = reign.context.client.applied();
-    let mut flights: FuturesUnordered<BoxFuture<'static, Vec<Key>>> = FuturesUnordered::new();
+    let mut flights: FuturesUnordered<BoxFuture<'static, Landed>> = FuturesUnordered::new();
     let mut sent = Sent::default();
     loop {
         let looked = clock::instant();
@@ -68,7 +87,7 @@ pub(super) async fn run(reign: Reign) {
             flights.push(Box::pin(deliver(reign.clone(), parcel)));
         }
         tokio::select! {
-            Some(keys) = flights.next() => sent.landed(keys),
+            Some(landed) = flights.next() => sent.landed(landed, clock::instant()),
             Ok(()) = applied.changed() => {}
             () = tokio::time::sleep(TICK) => {}
         }
@@ -76,39 +95,80 @@ pub(super) async fn run(reign: Reign) {
     }
 }
 
-/// Attempts that need not be sent now: under way, or sent a moment ago.
+/// What was sent already, and to whom nothing is sent for now.
 #[derive(Default)]
-struct Sent(BTreeMap<Key, Option<Instant>>);
+struct Sent {
+    /// Attempts under way (`None`), or when they last came back; kept while they wait for their worker.
+    attempts: BTreeMap<Key, Option<Instant>>,
+    /// Workers that could not be reached: until when they are left alone, and for how long.
+    silent: BTreeMap<WorkerId, (Instant, Duration)>,
+    /// Repeats under way.
+    repeats: usize,
+}
 
 impl Sent {
-    fn landed(&mut self, keys: Vec<Key>) {
-        self.0.extend(keys.into_iter().map(|key| (key, Some(clock::instant()))));
+    fn landed(&mut self, landed: Landed, now: Instant) {
+        let Landed { worker, keys, repeat, answered } = landed;
+        self.attempts.extend(keys.into_iter().map(|key| (key, Some(now))));
+        self.repeats -= usize::from(repeat);
+        if answered {
+            self.silent.remove(&worker);
+            return;
+        }
+        let longer = |(_, pause): &(Instant, Duration)| (*pause * 2).min(SILENT_MAX);
+        let pause = self.silent.get(&worker).map_or(SILENT_FIRST, longer);
+        self.silent.insert(worker, (now + pause, pause));
     }
 
-    fn forget(&mut self, now: Instant) {
-        self.0.retain(|_, landed| landed.is_none_or(|at| now.saturating_duration_since(at) < AGAIN_AFTER));
+    /// Whether an attempt that is due now is a repeat. `None`: it is not due.
+    fn repeats(&self, key: Key, worker: WorkerId, now: Instant) -> Option<bool> {
+        if self.silent.get(&worker).is_some_and(|(until, _)| *until > now) {
+            return None;
+        }
+        match self.attempts.get(&key) {
+            None => Some(false),
+            Some(landed) => landed.filter(|at| now.saturating_duration_since(*at) >= AGAIN_AFTER).map(|_| true),
+        }
+    }
+
+    /// Forgets attempts that no longer wait, and workers that were left alone long ago.
+    fn forget(&mut self, waiting: &BTreeSet<Key>, now: Instant) {
+        self.attempts.retain(|key, landed| landed.is_none() || waiting.contains(key));
+        self.silent.retain(|_, (until, _)| *until + 2 * SILENT_MAX > now);
     }
 }
 
 /// Up to `most` parcels of assigned attempts that must be sent now. Notes them as under way.
 fn due(reign: &Reign, sent: &mut Sent, most: usize) -> Vec<Parcel> {
-    sent.forget(clock::instant());
-    let now = reign.context.client.log_now();
-    let mut parcels: Vec<Parcel> = Vec::new();
-    reign.context.client.read(|state| {
-        for (job, run) in state.held_runs().filter(|(_, run)| waits(run)) {
-            let (award, attempt) = (&run.award, run.attempt);
-            if award.lease_until <= now || sent.0.contains_key(&(job.id, attempt)) {
-                continue;
-            }
-            let payload = state.payload(job.id).cloned();
-            let item = Item { job: Arc::clone(job), attempt, payload, lease_ms: award.lease_until.since(now) };
-            if !pack(&mut parcels, award.worker, item, most) {
-                break;
-            }
-            sent.0.insert((job.id, attempt), None);
-        }
-    });
+    if most == 0 {
+        return Vec::new();
+    }
+    let client = &reign.context.client;
+    let (at, now) = (client.log_now(), clock::instant());
+    let parcels = client.read(|state| choose(state, sent, at, now, most));
+    for parcel in &parcels {
+        sent.repeats += usize::from(parcel.repeat);
+        sent.attempts.extend(parcel.items.iter().map(|item| ((item.job.id, item.attempt), None)));
+    }
+    parcels
+}
+
+fn choose(state: &State, sent: &mut Sent, at: Timestamp, now: Instant, most: usize) -> Vec<Parcel> {
+    let (mut parcels, mut again) = (Vec::new(), Vec::new());
+    let mut waiting = BTreeSet::new();
+    let repeats = REPEATS_MAX.saturating_sub(sent.repeats);
+    for (job, run) in state.held_runs().filter(|(_, run)| waits(run) && run.award.lease_until > at) {
+        let (award, key) = (&run.award, (job.id, run.attempt));
+        waiting.insert(key);
+        let Some(repeat) = sent.repeats(key, award.worker, now) else { continue };
+        let (parcels, most) = if repeat { (&mut again, repeats.min(most)) } else { (&mut parcels, most) };
+        let payload = state.payload(job.id).cloned();
+        let item = Item { job: Arc::clone(job), attempt: key.1, payload, lease_ms: award.lease_until.since(at) };
+        pack(parcels, award.worker, item, most, repeat);
+    }
+    sent.forget(&waiting, now);
+    again.truncate(most - parcels.len());
+    parcels.extend(again);
     parcels
 }
 
@@ -117,8 +177,8 @@ fn waits(run: &Run) -> bool {
     run.award.started_at.is_none()
 }
 
-/// Puts `item` into the last parcel or a new one; held jobs come worker by worker. False if there are `most`.
-fn pack(parcels: &mut Vec<Parcel>, worker: WorkerId, item: Item, most: usize) -> bool {
+/// Puts `item` into the last parcel or a new one; held jobs come worker by worker. Leaves it out if there are `most`.
+fn pack(parcels: &mut Vec<Parcel>, worker: WorkerId, item: Item, most: usize, repeat: bool) {
     let bytes = item.payload.as_ref().map_or(0, |payload| payload.len());
     let fits = |last: &&mut Parcel| {
         last.worker == worker && last.items.len() < PARCEL_ITEMS && last.bytes + bytes <= PARCEL_BYTES
@@ -126,13 +186,11 @@ fn pack(parcels: &mut Vec<Parcel>, worker: WorkerId, item: Item, most: usize) ->
     if let Some(last) = parcels.last_mut().filter(fits) {
         last.items.push(item);
         last.bytes += bytes;
-        return true;
+        return;
     }
-    if parcels.len() >= most {
-        return false;
+    if parcels.len() < most {
+        parcels.push(Parcel { worker, items: vec![item], bytes, repeat });
     }
-    parcels.push(Parcel { worker, items: vec![item], bytes });
-    true
 }
 
 fn assignment(item: &Item) -> proto::Assignment {
@@ -154,20 +212,22 @@ fn assignment(item: &Item) -> proto::Assignment {
 }
 
 /// Sends one parcel and records what the worker answered. Returns what was in it.
-async fn deliver(reign: Reign, parcel: Parcel) -> Vec<Key> {
-    let Parcel { worker, items, .. } = parcel;
+async fn deliver(reign: Reign, parcel: Parcel) -> Landed {
+    let Parcel { worker, items, repeat, .. } = parcel;
     let attempts: Vec<Key> = items.iter().map(|item| (item.job.id, item.attempt)).collect();
     let assignments = items.iter().map(assignment).collect();
     let body = Some(proto::coordinator_request::Body::Assign(proto::Assign { assignments }));
     let bytes = wire::encode(&proto::CoordinatorRequest { body });
-    match reign.ask(worker, bytes, ANSWER_LIMIT).await {
+    let answer = reign.ask(worker, bytes, ANSWER_LIMIT).await;
+    let answered = answer.is_ok();
+    match answer {
         Ok(answer) => take_answer(&reign, worker, &attempts, answer).await,
         Err(error) => {
             debug!(worker = %worker, assignments = attempts.len(), %error, "assignments not delivered");
             metrics::assignments("unreachable", attempts.len());
         }
     }
-    attempts
+    Landed { worker, keys: attempts, repeat, answered }
 }
 
 async fn take_answer(reign: &Reign, worker: WorkerId, attempts: &[Key], answer: bytes::Bytes) {
@@ -200,4 +260,50 @@ fn outcomes(reign: &Reign, worker: WorkerId, attempts: &[Key], items: &[proto::I
             Command::Decline { job, attempt, worker }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::PeerId;
+
+    const WORKER: WorkerId = PeerId([1; 32]);
+    const OTHER: WorkerId = PeerId([2; 32]);
+    const KEY: Key = (JobId([1; 16]), 1);
+
+    fn landed(answered: bool) -> Landed {
+        Landed { worker: WORKER, keys: vec![KEY], repeat: false, answered }
+    }
+
+    #[test]
+    fn a_worker_that_is_not_reached_is_left_alone_for_longer_each_time() {
+        let (mut sent, mut now) = (Sent::default(), clock::instant());
+        let new = (JobId([2; 16]), 1);
+        for millis in [500, 1_000, 2_000, 4_000, 5_000, 5_000] {
+            sent.attempts.insert(KEY, None);
+            sent.landed(landed(false), now);
+            let until = now + Duration::from_millis(millis);
+            assert_eq!(sent.repeats(new, WORKER, until - Duration::from_millis(1)), None);
+            assert_eq!(sent.repeats(new, OTHER, now), Some(false), "others are not");
+            assert_eq!(sent.repeats(KEY, WORKER, until), Some(true));
+            assert_eq!(sent.repeats(new, WORKER, until), Some(false));
+            now = until;
+        }
+        sent.landed(landed(true), now);
+        assert_eq!(sent.repeats(new, WORKER, now), Some(false), "it answered");
+        assert_eq!(sent.repeats(KEY, WORKER, now), None, "a moment ago");
+    }
+
+    #[test]
+    fn what_is_under_way_is_not_sent_and_what_no_longer_waits_is_forgotten() {
+        let (mut sent, now) = (Sent::default(), clock::instant());
+        sent.attempts.insert(KEY, None);
+        sent.forget(&BTreeSet::new(), now);
+        assert_eq!(sent.repeats(KEY, WORKER, now + AGAIN_AFTER), None, "under way");
+        sent.landed(landed(true), now);
+        sent.forget(&BTreeSet::from([KEY]), now);
+        assert_eq!(sent.repeats(KEY, WORKER, now + AGAIN_AFTER), Some(true));
+        sent.forget(&BTreeSet::new(), now);
+        assert!(sent.attempts.is_empty());
+    }
 }

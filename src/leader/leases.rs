@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
+use super::sends::Sends;
 use super::{Duty, Options, Reign};
 use crate::clock;
 use crate::consensus;
@@ -34,12 +35,17 @@ const DENIALS: u32 = 3;
 /// How long after its start a running attempt may be missing from heartbeats.
 const SETTLE_MS: u64 = 2_000;
 
+/// How long a step waits for answers to renewals.
+const ANSWERS_WAIT: Duration = Duration::from_millis(100);
+
 #[derive(Default)]
 pub(super) struct Leases {
     /// Running attempts that heartbeats did not claim: how often in a row, and the last heartbeat counted.
     denied: BTreeMap<Key, (u32, u64)>,
     /// Attempts whose workers do not know yet how long they may go on.
     untold: BTreeSet<Key>,
+    /// What they are being told.
+    telling: Sends<Vec<Key>>,
     /// When this term's first look was.
     since: Option<Instant>,
 }
@@ -153,27 +159,38 @@ impl Leases {
 
     /// Tells workers how long they may go on. Who could not be told is told in the next step.
     async fn tell(&mut self, reign: &Reign) {
+        self.take_answers(Duration::ZERO).await;
         let mut renewals: BTreeMap<WorkerId, Vec<(Key, proto::Renewal)>> = BTreeMap::new();
         let now = reign.context.client.log_now();
         reign.context.client.read(|state| {
             for key in &self.untold {
                 let Some(run) = state.job(key.0).and_then(|job| job.run(key.1)) else { continue };
                 let award = &run.award;
-                renewals.entry(award.worker).or_default().push((*key, renewal(*key, award.lease_until.since(now))));
+                let told = renewals.entry(award.worker).or_default();
+                if told.len() < TOLD_MAX {
+                    told.push((*key, renewal(*key, award.lease_until.since(now))));
+                }
             }
         });
-        let parts = renewals.iter().flat_map(|(worker, all)| all.chunks(TOLD_MAX).map(|part| (*worker, part)));
-        let sends = parts.map(|(worker, part)| async move {
-            let renewals = part.iter().map(|(_, renewal)| renewal.clone()).collect();
-            let body = proto::coordinator_request::Body::Renew(proto::Renew { renewals });
-            let bytes = wire::encode(&proto::CoordinatorRequest { body: Some(body) });
-            (part, reign.ask(worker, bytes, Duration::from_secs(1)).await.is_ok())
-        });
-        for (part, told) in futures::future::join_all(sends).await {
-            for (key, _) in part.iter().filter(|_| told) {
+        renewals.retain(|worker, _| !self.telling.is_busy(*worker));
+        for (worker, renewals) in renewals {
+            let (keys, renewals): (Vec<Key>, Vec<_>) = renewals.into_iter().unzip();
+            // Renewed again while this is under way, it is told again.
+            for key in &keys {
                 self.untold.remove(key);
             }
+            let body = proto::coordinator_request::Body::Renew(proto::Renew { renewals });
+            let bytes = wire::encode(&proto::CoordinatorRequest { body: Some(body) });
+            let reign = reign.clone();
+            let request = async move { reign.ask(worker, bytes, Duration::from_secs(1)).await.is_ok() };
+            self.telling.send(worker, keys, request);
         }
+        self.take_answers(ANSWERS_WAIT).await;
+    }
+
+    async fn take_answers(&mut self, limit: Duration) {
+        let ended = self.telling.settle(limit).await;
+        self.untold.extend(ended.into_iter().filter(|end| !end.answered).flat_map(|end| end.note));
     }
 }
 

@@ -67,6 +67,13 @@ const REST_UNFIT: Duration = Duration::from_secs(1);
 /// and who answers more often than the mesh allows is taken for a flooder.
 const PACE: Duration = Duration::from_millis(5);
 
+/// The same after a look that found nothing to announce: every applied record is a reason for another.
+const PACE_QUIET: Duration = Duration::from_millis(10);
+
+/// Longest lease that an award comes with: one that its worker never acknowledges is soon free again. The first
+/// heartbeat that claims the attempt renews it to the full lease.
+const FIRST_LEASE: Duration = Duration::from_secs(15);
+
 pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
     let mut applied = reign.context.client.applied();
     reign.context.roster.lost_bids.clear();
@@ -80,15 +87,14 @@ pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
         let begun = clock::instant();
         let (outcome, landed) = commits.alongside(market.round(&mut offers)).await;
         landed.into_iter().for_each(|commit| market.land(commit));
-        let paced = !matches!(outcome, Outcome::Quiet);
+        let quiet = matches!(outcome, Outcome::Quiet) && market.flights.is_empty();
+        let pace = if quiet { PACE_QUIET } else { PACE };
         let awarded = matches!(outcome, Outcome::Awarded(_));
         if let Outcome::Awarded(wins) = outcome {
             commits.push(market.settle(wins));
         }
-        if paced {
-            let ((), landed) = commits.alongside(tokio::time::sleep(PACE.saturating_sub(begun.elapsed()))).await;
-            landed.into_iter().for_each(|commit| market.land(commit));
-        }
+        let ((), landed) = commits.alongside(tokio::time::sleep(pace.saturating_sub(begun.elapsed()))).await;
+        landed.into_iter().for_each(|commit| market.land(commit));
         if awarded {
             continue;
         }
@@ -108,6 +114,10 @@ struct Market {
     rests: BTreeMap<JobId, (Instant, Duration)>,
     /// Classes that no worker with room fitted, and until when they rest.
     unfit: BTreeMap<Class, Instant>,
+    /// The worker that fitted a class last: it is looked at first, so classes that none fits are not in the way.
+    fitted: BTreeMap<Class, WorkerId>,
+    /// Workers that got room since all classes were looked at: those that rest are tested against them alone.
+    newcomers: BTreeSet<WorkerId>,
     /// The class at which the next look begins; above 0 if the last one did not get through.
     from: Class,
     /// Workers that could have won in the last round if they had had room.
@@ -134,6 +144,8 @@ impl Market {
             seq: 0,
             rests: BTreeMap::new(),
             unfit: BTreeMap::new(),
+            fitted: BTreeMap::new(),
+            newcomers: BTreeSet::new(),
             from: 0,
             seen: BTreeSet::new(),
             seated: BTreeSet::new(),
@@ -167,6 +179,11 @@ impl Market {
     fn open(&mut self) -> Option<Round> {
         let now = clock::instant();
         let context = self.reign.context.clone();
+        let at = context.client.log_now();
+        let idle = |state: &State| state.open_count() == 0 && state.open_jobs(at).next().is_none();
+        if context.client.read(idle) {
+            return None;
+        }
         let fresh: BTreeSet<WorkerId> =
             context.roster.fresher_than(now, FRESH).into_iter().filter(|(_, h)| !h.stopping).map(|(w, _)| w).collect();
         // `apply` waits for a read, so a look that will take long has a frozen view, which costs memory.
@@ -197,16 +214,13 @@ impl Market {
     fn wake(&mut self, able: BTreeSet<WorkerId>) {
         if !able.is_subset(&self.seen) {
             self.rests.clear();
-            self.unfit.clear();
         }
         self.seen = able;
     }
 
     /// A worker that had no room before may fit what the others do not.
     fn wake_classes(&mut self, seated: BTreeSet<WorkerId>) {
-        if !seated.is_subset(&self.seated) {
-            self.unfit.clear();
-        }
+        self.newcomers.extend(seated.difference(&self.seated));
         self.seated = seated;
     }
 
@@ -218,29 +232,48 @@ impl Market {
         if limit == 0 {
             return Vec::new();
         }
-        let (rests, flights, unfit) = (&self.rests, &self.flights, &mut self.unfit);
+        let (rests, flights) = (&self.rests, &self.flights);
+        let (unfit, last, newcomers) = (&mut self.unfit, &mut self.fitted, &self.newcomers);
         let (mut looks, from, mut beyond) = (LOOKS_MAX, self.from, None);
         let fitted = |class, example: &Job| {
-            if class < from || unfit.get(&class).is_some_and(|until| *until > now) {
+            let suits = |seat: &Seat| fits(&example.spec, &seat.worker, None);
+            if last.get(&class).and_then(|worker| seats.get(worker)).is_some_and(suits) {
+                looks = looks.saturating_sub(1);
+                return true;
+            }
+            let resting = unfit.get(&class).is_some_and(|until| *until > now);
+            if class < from || (resting && newcomers.is_empty()) {
                 return false;
             }
             if looks == 0 {
                 beyond.get_or_insert(class);
                 return false;
             }
+            let looked = seats.iter().filter(|(worker, _)| !resting || newcomers.contains(worker));
             let mut tried = 0;
-            let fits = seats.values().inspect(|_| tried += 1).any(|seat| fits(&example.spec, &seat.worker, None));
+            let found = looked.inspect(|_| tried += 1).find(|(_, seat)| suits(seat)).map(|(worker, _)| *worker);
             looks = looks.saturating_sub(tried);
-            if !fits && unfit.len() < CLASSES_MAX {
+            if let Some(worker) = found {
+                unfit.remove(&class);
+                if last.len() < CLASSES_MAX || last.contains_key(&class) {
+                    last.insert(class, worker);
+                }
+            } else if !resting && unfit.len() < CLASSES_MAX {
                 unfit.insert(class, now + REST_UNFIT);
             }
-            fits
+            found.is_some()
         };
         let rested = |job: &Job| rests.get(&job.id).is_none_or(|(until, _)| *until <= now);
         let free = |job: &Job| job.spec.redundancy <= 1 || seats.keys().any(|worker| !job.involves(*worker));
         let wanted = |job: &Job| rested(job) && free(job) && !flights.holds(state, job.id);
         let serving = state.serving(at, fitted, wanted).within(LOOKS_MAX);
         let jobs = serving.take(limit).cloned().collect();
+        if beyond.is_none() && from == 0 {
+            self.newcomers.clear();
+        }
+        if self.fitted.len() >= CLASSES_MAX {
+            self.fitted.clear();
+        }
         self.from = beyond.unwrap_or_default();
         self.unfit.retain(|_, until| *until > now);
         jobs
@@ -350,7 +383,7 @@ impl Market {
     fn settle(&mut self, wins: Vec<Win>) -> BoxFuture<'static, Landed> {
         let flight = self.flights.take_off(&wins);
         let jobs: Vec<JobId> = wins.iter().map(|win| win.job).collect();
-        let lease_ms = millis(self.reign.context.options.lease);
+        let lease_ms = millis(self.reign.context.options.lease.min(FIRST_LEASE));
         let commands = wins
             .into_iter()
             .map(|Win { job, attempt, worker, price, evidence }| {

@@ -19,6 +19,7 @@ mod leases;
 mod market;
 mod reconcile;
 mod round;
+mod sends;
 mod signed;
 mod verdicts;
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use super::sends::Sends;
 use super::{Duty, Options, Reign};
 use crate::clock;
 use crate::consensus;
@@ -25,6 +26,9 @@ use crate::wire::proto::mesh::v1 as proto;
 /// Repeating ourselves sooner than this is noise.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// How long a step waits for answers. Who is slower is asked again when it has answered or not.
+const ANSWERS_WAIT: Duration = Duration::from_millis(100);
+
 /// How long the majority may take to confirm that we lead.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(1);
 
@@ -34,6 +38,7 @@ const UNKNOWN_WORKER: &str = "unknown_worker";
 #[derive(Default)]
 pub(super) struct Reconcile {
     told: BTreeMap<WorkerId, std::time::Instant>,
+    sends: Sends<()>,
 }
 
 impl Duty for Reconcile {
@@ -44,6 +49,7 @@ impl Duty for Reconcile {
     }
 
     async fn step(&mut self, reign: &Reign) -> Result<(), consensus::Error> {
+        self.sends.settle(Duration::ZERO).await;
         let now = clock::instant();
         let fresh = reign.context.roster.fresher_than(now, reign.context.options.offline_after);
         self.told.retain(|_, at| now.saturating_duration_since(*at) < AGAIN_AFTER);
@@ -51,15 +57,16 @@ impl Duty for Reconcile {
             return Ok(());
         }
         reign.context.client.linearize(CONFIRM_LIMIT).await?;
-        let stops = self.stops(reign, &fresh);
-        let sends = stops.into_iter().map(|(worker, stop)| {
+        for (worker, stop) in self.stops(reign, &fresh) {
             debug!(worker = %worker, attempts = stop.attempts.len(), reason = stop.reason, "stop");
             self.told.insert(worker, now);
             let body = Some(proto::coordinator_request::Body::Stop(stop));
             let bytes = wire::encode(&proto::CoordinatorRequest { body });
-            reign.ask(worker, bytes, Duration::from_secs(1))
-        });
-        futures::future::join_all(sends).await;
+            let reign = reign.clone();
+            let request = async move { reign.ask(worker, bytes, Duration::from_secs(1)).await.is_ok() };
+            self.sends.send(worker, (), request);
+        }
+        self.sends.settle(ANSWERS_WAIT).await;
         Ok(())
     }
 }
@@ -68,7 +75,8 @@ impl Reconcile {
     fn stops(&self, reign: &Reign, fresh: &[(WorkerId, Heard)]) -> Vec<(WorkerId, proto::Stop)> {
         reign.context.client.read(|state| {
             let unwanted = fresh.iter().filter_map(|(worker, heard)| Some((*worker, unwanted(state, *worker, heard)?)));
-            unwanted.filter(|(worker, _)| !self.told.contains_key(worker)).collect()
+            let due = |worker| !self.told.contains_key(&worker) && !self.sends.is_busy(worker);
+            unwanted.filter(|(worker, _)| due(*worker)).collect()
         })
     }
 }
