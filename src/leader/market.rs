@@ -31,7 +31,7 @@ use crate::clock;
 use crate::domain::auction::{Bid, Sealed, Win};
 use crate::domain::matching::{Class, fits};
 use crate::domain::worker::Worker;
-use crate::domain::{Command, Job, JobId, State, Timestamp, WorkerId};
+use crate::domain::{Command, Job, JobId, Price, State, Timestamp, WorkerId};
 use crate::mesh::Topic;
 use crate::telemetry::metrics;
 use crate::wire;
@@ -110,8 +110,8 @@ pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
 struct Market {
     reign: Reign,
     seq: u64,
-    /// Jobs that nobody wanted: until when they rest, and how long the next rest is.
-    rests: BTreeMap<JobId, (Instant, Duration)>,
+    /// Jobs that nobody wanted.
+    rests: BTreeMap<JobId, Rest>,
     /// Classes that no worker with room fitted, and until when they rest.
     unfit: BTreeMap<Class, Instant>,
     /// The worker that fitted a class last: it is looked at first, so classes that none fits are not in the way.
@@ -120,12 +120,27 @@ struct Market {
     newcomers: BTreeSet<WorkerId>,
     /// The class at which the next look begins; above 0 if the last one did not get through.
     from: Class,
-    /// Workers that could have won in the last round if they had had room.
-    seen: BTreeSet<WorkerId>,
+    /// Workers that could have won a short while ago if they had had room, and when last.
+    seen: BTreeMap<WorkerId, Instant>,
     /// Those among them that had room.
     seated: BTreeSet<WorkerId>,
     flights: Flights,
     waits: Waits,
+}
+
+/// The rest of a job that nobody wanted.
+struct Rest {
+    until: Instant,
+    /// The next one is twice as long.
+    length: Duration,
+    /// What it offered at most. When it offers more it rests no longer.
+    ceiling: Option<Price>,
+}
+
+impl Rest {
+    fn is_over(&self, job: &Job, now: Instant, at: Timestamp) -> bool {
+        self.until <= now || job.ceiling(at) > self.ceiling
+    }
 }
 
 /// What came of a round.
@@ -147,7 +162,7 @@ impl Market {
             fitted: BTreeMap::new(),
             newcomers: BTreeSet::new(),
             from: 0,
-            seen: BTreeSet::new(),
+            seen: BTreeMap::new(),
             seated: BTreeSet::new(),
             flights: Flights::default(),
             waits: Waits::default(),
@@ -197,25 +212,28 @@ impl Market {
 
     fn look(&mut self, state: &State, fresh: &BTreeSet<WorkerId>, now: Instant) -> Round {
         let able: Vec<&Arc<Worker>> = able(state, fresh).collect();
-        self.wake(able.iter().map(|worker| worker.id).collect());
+        self.wake(able.iter().map(|worker| worker.id), now);
         let at = self.reign.context.client.log_now();
         let taken = self.flights.taken(state);
         let seat = |worker: &Arc<Worker>| seat(state, worker, taken.get(&worker.id).copied().unwrap_or(0));
         let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(seat).collect();
         self.wake_classes(seats.keys().copied().collect());
         let jobs = self.pick(state, &seats, now, at);
-        let times = |job: &Arc<Job>| self.rests.get(&job.id).map_or(0, |(_, length)| doublings(*length) + 1);
+        let times = |job: &Arc<Job>| self.rests.get(&job.id).map_or(0, |rest| doublings(rest.length) + 1);
         let passed_over = jobs.iter().map(times).max().unwrap_or(0);
         let asked_permille = asking::share(seats.len(), jobs.len(), passed_over);
         Round { at, jobs, seats, asked_permille }
     }
 
-    /// A worker that was not there before may want what the others did not.
-    fn wake(&mut self, able: BTreeSet<WorkerId>) {
-        if !able.is_subset(&self.seen) {
-            self.rests.clear();
+    /// A worker that was not there for a while may want what the others did not.
+    fn wake(&mut self, able: impl Iterator<Item = WorkerId>, now: Instant) {
+        let forgotten = self.reign.context.options.offline_after;
+        self.seen.retain(|_, at| now.saturating_duration_since(*at) <= forgotten);
+        for worker in able {
+            if self.seen.insert(worker, now).is_none() {
+                self.rests.clear();
+            }
         }
-        self.seen = able;
     }
 
     /// A worker that had no room before may fit what the others do not.
@@ -263,11 +281,19 @@ impl Market {
             }
             found.is_some()
         };
-        let rested = |job: &Job| rests.get(&job.id).is_none_or(|(until, _)| *until <= now);
+        let rested = |job: &Job| rests.get(&job.id).is_none_or(|rest| rest.is_over(job, now, at));
         let free = |job: &Job| job.spec.redundancy <= 1 || seats.keys().any(|worker| !job.involves(*worker));
         let wanted = |job: &Job| rested(job) && free(job) && !flights.holds(state, job.id);
         let serving = state.serving(at, fitted, wanted).within(LOOKS_MAX);
-        let jobs = serving.take(limit).cloned().collect();
+        // They were the first of their client, and are so again: others have the other half.
+        let mut again = limit.div_ceil(2);
+        let share = |job: &&Arc<Job>| {
+            let counts = rests.contains_key(&job.id);
+            let takes = !counts || again > 0;
+            again -= usize::from(counts && takes);
+            takes
+        };
+        let jobs = serving.filter(share).take(limit).cloned().collect();
         if beyond.is_none() && from == 0 {
             self.newcomers.clear();
         }
@@ -368,10 +394,11 @@ impl Market {
                 self.rests.remove(&job.id);
                 continue;
             }
-            let length = self.rests.get(&job.id).map_or(REST_FIRST, |(_, length)| (*length * 2).min(REST_MAX));
-            self.rests.insert(job.id, (now + length, length));
+            let length = self.rests.get(&job.id).map_or(REST_FIRST, |rest| (rest.length * 2).min(REST_MAX));
+            let rest = Rest { until: now + length, length, ceiling: job.ceiling(round.at) };
+            self.rests.insert(job.id, rest);
         }
-        self.rests.retain(|_, (until, length)| *until + *length > now);
+        self.rests.retain(|_, rest| rest.until + rest.length > now);
     }
 
     fn land(&mut self, commit: Landed) {
