@@ -98,7 +98,7 @@ fn a_directory_of_something_else_is_refused() {
 
     let sled = tempfile::tempdir().unwrap();
     fs::create_dir(sled.path().join("db")).unwrap();
-    let config = sled::Config::new().path(sled.path().join("db")).segment_size(8 << 20).flush_every_ms(None);
+    let config = sled::Config::new().path(sled.path().join("db")).segment_size(4 << 20).flush_every_ms(None);
     config.open().unwrap().open_tree("theirs").unwrap().insert(b"k", b"v").unwrap();
     let why = refused(Store::open(sled.path(), OWNER));
     assert!(why.contains("not ours"), "{why}");
@@ -172,7 +172,7 @@ fn a_panic_inside_sled_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let db = dir.path().join("db");
-    let config = sled::Config::new().path(&db).segment_size(8 << 20).flush_every_ms(None);
+    let config = sled::Config::new().path(&db).segment_size(4 << 20).flush_every_ms(None);
     let sled = loop {
         match config.open() {
             Ok(sled) => break sled,
