@@ -176,7 +176,10 @@ fn a_panic_inside_sled_is_an_error() {
     let sled = loop {
         match config.open() {
             Ok(sled) => break sled,
-            Err(_) => std::thread::yield_now(), // ours is closing
+            Err(error) => {
+                assert!(error.to_string().contains("lock"), "{error}");
+                std::thread::yield_now(); // ours is closing
+            }
         }
     };
     for n in 0..40u8 {
