@@ -2,7 +2,7 @@
 //!
 //! *Between clients* turns are shared ([`super::shares`]): whoever had fewer
 //! awards of late is next. Clients that are within one slice of
-//! [`SLICE`](super::shares::SLICE) awards are even, and among those the better job goes first,
+//! [`SLICE`] awards are even, and among those the better job goes first,
 //! so priority counts between clients as well, but only so far.
 //!
 //! *Among the jobs of a client, and of clients that are even,* the lower

@@ -25,7 +25,7 @@ pub(super) struct Round {
     pub at: Timestamp,
     pub jobs: Vec<Arc<Job>>,
     pub seats: BTreeMap<WorkerId, Seat>,
-    /// How many of the workers are asked, see [`asking`].
+    /// How many of the workers are asked, see [`super::asking`].
     pub asked_permille: u32,
 }
 

@@ -1,6 +1,6 @@
 //! A module a client brought, run by [`crate::worker::wasm`] in a process.
 //!
-//! The payload says which module and what input ([`wire::wasm`]). A module that
+//! The payload says which module and what input ([`crate::wire::wasm`]). A module that
 //! could be started is kept, and may be named by its digest from then on.
 
 use std::collections::BTreeMap;
