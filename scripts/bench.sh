@@ -2,12 +2,14 @@
 # Measures a fresh cluster (release build, durable writes) and writes the table
 # into README.md, between its bench markers. Nothing there is written by hand.
 #
-#   scripts/bench.sh [--rounds N] [--seconds S] [--jobs N] [--crowd N] [--kills N] [--no-readme]
+#   scripts/bench.sh [--rounds N] [--seconds S] [--jobs N] [--crowd N] [--kills N] [--no-market] [--no-readme]
 #   scripts/bench.sh --market [--seconds S] [--crowd N] [--kills N]
 #   scripts/bench.sh --soak [--jobs N]
 #
 # --market measures the market only, with 100 and with N simulated workers (--crowd,
 # 1000), kills workers (--kills, 30) and sends liars; it writes no README.
+#
+# --no-market leaves the crowds out: of the market only clearing is measured.
 #
 # --soak runs a million jobs (N) to their end on one cluster and watches what the
 # nodes take of memory and disk. It fails if, once a fifth of the jobs has
@@ -17,7 +19,7 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no CROWD=1000 KILLS=30
+ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no CROWDS=yes CROWD=1000 KILLS=30
 PORTIONS=20       # of a soak: each is submitted when the one before has ended
 SAMPLE_SECS=10    # between two samples of a soak; one more follows each portion
 GROWTH_MAX=30     # percent, from the second fifth of a soak to the last
@@ -30,8 +32,9 @@ while [ $# -gt 0 ]; do
     --kills) KILLS=$2; shift 2 ;;
     --no-readme) README=no; shift ;;
     --market) MARKET=yes README=no; shift ;;
+    --no-market) CROWDS=no; shift ;;
     --soak) SOAK=yes; shift ;;
-    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market and --soak, not '$1'" ;;
+    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market, --no-market and --soak, not '$1'" ;;
   esac
 done
 case "$SOAK" in yes) JOBS=${JOBS:-1000000} ;; *) JOBS=${JOBS:-100000} ;; esac
@@ -224,6 +227,7 @@ fresh_market() {
 market() {
   local -a liars=()
   bench clearing clearing
+  [ "$CROWDS" = yes ] || return 0
   fresh_market 0
   crowd 100
   try_bench market100 market --workers 100 --duration-secs "$SECS"
