@@ -112,6 +112,13 @@ machine() {
 
 finished_jobs() { curl -s "$(apis | head -n 1)/status" | jq '[.jobs.completed, .jobs.failed, .jobs.cancelled] | map(. // 0) | add'; }
 
+# row LABEL TARGET MEASURE TEXT: a row of the table; a measure that was left out or failed is shown as such.
+row() {
+  local text=$4
+  [ -s "$OUT/$3.json" ] || text='not measured'
+  printf '| %s | %s | %s |\n' "$1" "$2" "$text"
+}
+
 table() {
   cat <<TEXT
 Measured by \`scripts/bench.sh\` on $(date -u +%Y-%m-%d), commit \`$COMMIT\`, release build, 3 nodes and 3
@@ -127,18 +134,18 @@ workers as processes of one machine: $(machine). Every acknowledged write is on 
 | fail-over, SIGKILL of the leader to the first write accepted, $ROUNDS rounds | p50 ≤ 600 ms, max ≤ 2 s | p50 $(ms failover .results.first_write_accepted_latency.p50_us) ms, max $(ms failover .results.first_write_accepted_latency.max_us) ms |
 | running jobs restarted by these fail-overs | 0 | $(value failover .results.running_jobs_restarted) of $(value failover .results.running_jobs) |
 | memory of the largest node, with $FINISHED finished jobs | ≤ 300 MiB at 100 000 | $MEMORY MiB |
-| announce → award, 100 bidding workers, 200 jobs/s, p99 | ≤ 300 ms | $(ms market100 .results.announce_to_award_latency.p99_us) ms (p50 $(ms market100 .results.announce_to_award_latency.p50_us) ms) |
-| the same with $CROWD simulated workers, p99 | ≤ 600 ms | $(ms market .results.announce_to_award_latency.p99_us) ms (p50 $(ms market .results.announce_to_award_latency.p50_us) ms) |
-| memory of the largest node meanwhile | ≤ 600 MiB | $(value market .results.largest_node_mib) MiB |
-| gossip messages per awarded job and coordinator meanwhile, every copy | ≤ 12 | $(tenths market .results.gossip_messages_per_award) |
-| dead worker noticed, 100 workers, $KILLS kills, p99 | ≤ 6 s | $(ms notice .results.sigkill_to_offline_latency.p99_us) ms |
-| the same for $(value notice .results.kills_with_the_leader) killed together with the leader, p99 | ≤ 6 s | $(ms notice .results.sigkill_to_offline_with_the_leader_latency.p99_us) ms |
-| verdicts on workers that live | 0 | $(value notice .results.false_verdicts) |
-| joint clearing over the optimum's cost, random rounds | ≤ 5 % | $(tenths clearing .results.cost_over_optimum_percent) % (job by job: $(tenths clearing .results.job_by_job_over_optimum_percent) %) |
-| one clearing of 512 jobs and 1 000 workers, 64 bids per job, p99 | | $(ms clearing .results.clear_512_jobs_1000_workers_64_bids_each_latency.p99_us) ms |
-| honest jobs' p99 with 20 dishonest of 100 workers, times that without | < 2 | $(tenths hostile .results.p99_times) |
-| nodes restarted, memory growth meanwhile | 0, < 64 MiB | $(value hostile .results.nodes_restarted), $(value hostile .results.memory_growth_mib) MiB |
 TEXT
+  row "announce → award, 100 bidding workers, 200 jobs/s, p99" "≤ 300 ms" market100 "$(ms market100 .results.announce_to_award_latency.p99_us) ms (p50 $(ms market100 .results.announce_to_award_latency.p50_us) ms)"
+  row "the same with $CROWD simulated workers, p99" "≤ 600 ms" market "$(ms market .results.announce_to_award_latency.p99_us) ms (p50 $(ms market .results.announce_to_award_latency.p50_us) ms)"
+  row "memory of the largest node meanwhile" "≤ 600 MiB" market "$(value market .results.largest_node_mib) MiB"
+  row "gossip messages per awarded job and coordinator meanwhile, every copy" "≤ 12" market "$(tenths market .results.gossip_messages_per_award)"
+  row "dead worker noticed, 100 workers, $KILLS kills, p99" "≤ 6 s" notice "$(ms notice .results.sigkill_to_offline_latency.p99_us) ms"
+  row "the same for those killed together with the leader, p99" "≤ 6 s" notice "$(ms notice .results.sigkill_to_offline_with_the_leader_latency.p99_us) ms"
+  row "verdicts on workers that live" "0" notice "$(value notice .results.false_verdicts)"
+  row "joint clearing over the optimum's cost, random rounds" "≤ 5 %" clearing "$(tenths clearing .results.cost_over_optimum_percent) % (job by job: $(tenths clearing .results.job_by_job_over_optimum_percent) %)"
+  row "one clearing of 512 jobs and 1 000 workers, 64 bids per job, p99" "" clearing "$(ms clearing .results.clear_512_jobs_1000_workers_64_bids_each_latency.p99_us) ms"
+  row "honest jobs' p99 with 20 dishonest of 100 workers, times that without" "< 2" hostile "$(tenths hostile .results.p99_times)"
+  row "nodes restarted, memory growth meanwhile" "0, < 64 MiB" hostile "$(value hostile .results.nodes_restarted), $(value hostile .results.memory_growth_mib) MiB"
 }
 
 write_readme() {
