@@ -77,6 +77,7 @@ struct Data<'a> {
 enum What<'a> {
     Job { job_id: String, state: &'a str, attempt: u32, cause: crate::domain::job::Cause, worker_id: Option<String> },
     Worker { worker_id: String, state: &'a str },
+    Letter { letter: String, state: &'a str },
 }
 
 async fn stream(api: Api, request: Request) -> Result<Response, Problem> {
@@ -189,6 +190,8 @@ fn event(entry: &Entry) -> Option<Sent> {
         Event::WorkerGone { worker } => {
             ("worker", What::Worker { worker_id: worker.to_string(), state: "unregistered" })
         }
+        Event::Letter => ("dead_letter", What::Letter { letter: entry.seq.to_string(), state: "queued" }),
+        Event::Replay { letter } => ("dead_letter", What::Letter { letter: letter.to_string(), state: "replayed" }),
     };
     let data = Data { seq: entry.seq, at: text::time(entry.at), index: entry.index, term: entry.term, what };
     Sent::default().event(name).id(entry.seq.to_string()).json_data(data).ok()

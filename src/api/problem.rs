@@ -222,6 +222,7 @@ impl From<Refusal> for Problem {
             }
             Refusal::Overdue { .. } => Code::DeadlinePassed,
             Refusal::Forgotten { .. } => Code::JobForgotten,
+            Refusal::UnknownLetter(_) => Code::UnknownDeadLetter,
             Refusal::BacklogFull { .. } => Code::BacklogFull,
             Refusal::WorkersFull { .. } => Code::WorkersFull,
             Refusal::Invalid(_) => Code::InvalidCommand,

@@ -14,6 +14,7 @@
 //!   [`Step::transition`], which keeps history and journal.
 
 mod jobs;
+mod kafka;
 mod retry;
 mod votes;
 mod workers;
@@ -29,7 +30,8 @@ use super::command::{Command, Done, Record, Refusal, Reply};
 use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Facets, place};
 use super::job::{Cause, HISTORY_MAX, Job, JobError, JobState, Transition};
-use super::journal::{Event, Sink};
+use super::journal::Event;
+use super::kafka::Partition;
 use super::state::State;
 use super::time::Timestamp;
 
@@ -51,45 +53,42 @@ impl State {
         self.now = self.now.max(record.at);
         let jobs = &self.jobs;
         self.index.promote(self.now, &mut self.shares, |id| jobs.get(&id));
-        let mut step = Step { state: self, position, jobs: BTreeSet::new(), workers: BTreeSet::new() };
+        let mut step = Step { state: self, position, touched: Touched::default() };
         step.draw_back();
         let replies: Vec<Reply> = record.commands.iter().map(|command| step.command(command)).collect();
         step.forget();
-        let Step { jobs, workers, .. } = step;
+        let touched = step.touched;
         self.journal.trim(self.limits.journal_keep, self.limits.journal_max);
-        self.advance(position, record, &jobs, &workers, &replies);
+        self.advance(position, record.at, &touched, &replies);
         replies
     }
 
     /// Records that an entry without commands (a leader's blank, a membership) was applied.
     pub fn skip(&mut self, position: Position) {
-        self.advance(position, &Record::default(), &BTreeSet::new(), &BTreeSet::new(), &[]);
+        self.advance(position, Timestamp::default(), &Touched::default(), &[]);
     }
 
     /// Moves to `position` and takes what was touched into the hash.
-    fn advance(
-        &mut self,
-        position: Position,
-        record: &Record,
-        jobs: &BTreeSet<JobId>,
-        workers: &BTreeSet<WorkerId>,
-        replies: &[Reply],
-    ) {
+    fn advance(&mut self, position: Position, at: Timestamp, touched: &Touched, replies: &[Reply]) {
         self.applied = position.index;
         self.applied_term = position.term;
         let mut hash = Sha256::new();
         hash.update(self.hash.0);
-        for number in
-            [position.index, position.term, record.at.0, self.now.0, self.journal.last_seq(), self.shares.now()]
-        {
+        for number in [position.index, position.term, at.0, self.now.0, self.journal.last_seq(), self.shares.now()] {
             hash.update(number.to_be_bytes());
         }
         let mut buffer = Vec::with_capacity(1 << 10);
-        for id in jobs {
+        for id in &touched.jobs {
             absorb(&mut hash, &mut buffer, &(id, self.jobs.get(id)));
         }
-        for id in workers {
+        for id in &touched.workers {
             absorb(&mut hash, &mut buffer, &(id, self.workers.get(id)));
+        }
+        for partition in &touched.partitions {
+            absorb(&mut hash, &mut buffer, &(partition, self.kafka.intake.get(partition), self.kafka.cluster()));
+        }
+        for id in &touched.letters {
+            absorb(&mut hash, &mut buffer, &(id, self.kafka.letter(*id)));
         }
         for cursor in self.journal.cursors() {
             absorb(&mut hash, &mut buffer, &cursor);
@@ -113,9 +112,16 @@ fn absorb(hash: &mut Sha256, buffer: &mut Vec<u8>, value: &impl Serialize) {
 struct Step<'a> {
     state: &'a mut State,
     position: Position,
-    /// Jobs and workers that this record changed or removed.
+    touched: Touched,
+}
+
+/// What a record changed or removed.
+#[derive(Default)]
+struct Touched {
     jobs: BTreeSet<JobId>,
     workers: BTreeSet<WorkerId>,
+    partitions: BTreeSet<Partition>,
+    letters: BTreeSet<u64>,
 }
 
 impl Step<'_> {
@@ -143,15 +149,13 @@ impl Step<'_> {
             Command::Fail(fail) => self.fail(fail),
             Command::PassDeadline { job } => self.pass_deadline(*job),
             Command::Delivered { sink, through } => self.delivered(*sink, *through),
+            Command::ForgetSink { sink } => self.forget_sink(*sink),
+            Command::Ingest(ingest) => self.ingest(ingest),
+            Command::SeekIntake { partition, next } => self.seek_intake(partition, *next),
+            Command::ResetIntake { cluster } => self.reset_intake(cluster),
+            Command::ReplayLetter { letter } => self.replay_letter(*letter),
+            Command::DropLetter { letter } => self.drop_letter(*letter),
         }
-    }
-
-    fn delivered(&mut self, sink: Sink, through: u64) -> Reply {
-        let newest = self.state.journal.last_seq();
-        if through > newest {
-            return Err(Refusal::Invalid(format!("journal entry {through} does not exist, the newest is {newest}")));
-        }
-        Ok(if self.state.journal.deliver(sink, through) { Done::Delivered { through } } else { Done::Unchanged })
     }
 
     /// Changes a job and keeps the indexes. Returns the job's state.
@@ -163,7 +167,7 @@ impl Step<'_> {
         change(job);
         let state = job.state;
         self.state.index.change(Some(&was), Some(&Facets::of(job, now)), &mut self.state.shares);
-        self.jobs.insert(id);
+        self.touched.jobs.insert(id);
         Ok(Done::Job { job: id, state })
     }
 
@@ -248,15 +252,20 @@ impl Step<'_> {
                 break;
             }
         }
+        let undelivered = self.state.journal.undelivered_since();
         let State { limits, jobs, payloads, outputs, retired, index, shares, now, .. } = &mut *self.state;
         while index.finished.len() > limits.finished || index.finished_bytes > limits.finished_bytes {
-            let Some((&(_, id), ())) = index.finished.first() else { break };
+            let Some((&(ended, id), ())) = index.finished.first() else { break };
+            // A sink that has not told of its end will ask for its output.
+            if undelivered.is_some_and(|since| ended >= since) {
+                break;
+            }
             let Some(job) = jobs.remove(&id) else { break };
             index.change(Some(&Facets::of(&job, *now)), None, shares);
             payloads.remove(&id);
             outputs.remove(&id);
             retired.add(id, job.fingerprint, limits.retired);
-            self.jobs.insert(id);
+            self.touched.jobs.insert(id);
         }
     }
 }

@@ -10,6 +10,7 @@ use super::auction::{SEALED_MAX, Sealed};
 use super::command::{Command, Complete, Fail, Submit};
 use super::ids::Digest;
 use super::job::{JobSpec, REDUNDANCY_MAX, Requirements, Retry};
+use super::kafka::{Ingest, LETTER_BYTES, Letter, Partition, Taken};
 use super::score::WEIGHT_MAX;
 use super::worker::{Capabilities, Location};
 
@@ -25,6 +26,10 @@ const LIST_MAX: usize = 256;
 const INLINE_MAX: usize = 16 << 20;
 /// Bytes of an output that its worker keeps.
 const KEPT_MAX: u64 = 1 << 40;
+/// Records in one batch of intake.
+const ITEMS_MAX: usize = 10_000;
+/// Kafka's offsets are signed 64-bit numbers.
+const OFFSET_MAX: u64 = i64::MAX as u64;
 const SIGNATURE_MAX: usize = 128;
 const TIMEOUT_MAX_SECS: u32 = 86_400;
 const LEASE_MAX_MS: u64 = 7 * 86_400_000;
@@ -52,7 +57,16 @@ pub(super) fn command(command: &Command) -> Verdict {
         Command::Renew { lease_ms, .. } => range("lease_ms", *lease_ms, 1, LEASE_MAX_MS),
         Command::Complete(complete) => self::complete(complete),
         Command::Fail(fail) => self::fail(fail),
-        Command::UnregisterWorker { .. }
+        Command::Ingest(ingest) => self::ingest(ingest),
+        Command::SeekIntake { partition, next } => {
+            self::partition(partition)?;
+            range("next", *next, 0, OFFSET_MAX)
+        }
+        Command::ResetIntake { cluster } => name("cluster", cluster),
+        Command::ReplayLetter { .. }
+        | Command::DropLetter { .. }
+        | Command::ForgetSink { .. }
+        | Command::UnregisterWorker { .. }
         | Command::Drain { .. }
         | Command::Resume { .. }
         | Command::SetVerdict { .. }
@@ -65,7 +79,39 @@ pub(super) fn command(command: &Command) -> Verdict {
     }
 }
 
-fn submit(submit: &Submit) -> Verdict {
+/// Says what is absurd about a batch as such. Its jobs are checked one by one as they are taken.
+fn ingest(ingest: &Ingest) -> Verdict {
+    name("cluster", &ingest.cluster)?;
+    partition(&ingest.partition)?;
+    range("next", ingest.next, 0, OFFSET_MAX)?;
+    ensure(ingest.items.len() <= ITEMS_MAX, || format!("{} items, at most {ITEMS_MAX}", ingest.items.len()))?;
+    ensure(ingest.items.is_sorted_by(|a, b| a.offset < b.offset), || "offsets do not ascend".to_owned())?;
+    ensure(ingest.items.last().is_none_or(|item| item.offset < ingest.next), || {
+        "next is not behind the last item".to_owned()
+    })?;
+    ingest.items.iter().try_for_each(|item| match &item.taken {
+        Taken::Job(_) => Ok(()),
+        Taken::Letter(letter) => self::letter(letter),
+    })
+}
+
+fn letter(letter: &Letter) -> Verdict {
+    partition(&letter.partition)?;
+    text("code", &letter.code, NAME_MAX)?;
+    ensure(letter.size() <= LETTER_BYTES + TEXT_MAX, || format!("a letter of {} bytes", letter.size()))
+}
+
+fn partition(partition: &Partition) -> Verdict {
+    name("topic", &partition.topic)
+}
+
+fn name(field: &str, value: &str) -> Verdict {
+    ensure(!value.is_empty(), || format!("{field} is empty"))?;
+    text(field, value, NAME_MAX)
+}
+
+/// Says what is absurd about a submission.
+pub(super) fn submit(submit: &Submit) -> Verdict {
     spec(&submit.spec)?;
     let input = &submit.spec.input;
     let Some(payload) = &submit.payload else {

@@ -11,6 +11,7 @@ use super::bytes;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::job::{JobSpec, JobState, Source};
 use super::journal::Sink;
+use super::kafka::{Ingest, Ingested, Partition};
 use super::time::Timestamp;
 use super::worker::{Capabilities, Location, Verdict};
 
@@ -95,6 +96,28 @@ pub enum Command {
     Retry {
         job: JobId,
     },
+    /// Records of Kafka, and the offset after them.
+    Ingest(Box<Ingest>),
+    /// An operator moves intake to another offset, in either direction.
+    SeekIntake {
+        partition: Partition,
+        next: u64,
+    },
+    /// An operator accepts another Kafka cluster: every offset is forgotten.
+    ResetIntake {
+        cluster: String,
+    },
+    /// Sends a letter back to its topic; see [`super::kafka::Dead::replay`].
+    ReplayLetter {
+        letter: u64,
+    },
+    DropLetter {
+        letter: u64,
+    },
+    /// A sink is switched off for good: what it lacks is no longer kept for it.
+    ForgetSink {
+        sink: Sink,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +187,11 @@ pub enum Done {
     Delivered {
         through: u64,
     },
+    Ingested(Ingested),
+    /// The letter is on its way back to its topic, or dropped.
+    Letter {
+        letter: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -200,6 +228,13 @@ pub enum Refusal {
     Invalid(String),
     #[error("the deadline of job {job} has passed")]
     Overdue { job: JobId },
+    #[error("dead letter {0} is not in the queue")]
+    UnknownLetter(u64),
+    #[error("the offsets are of Kafka cluster {known:?}, not of {found:?}")]
+    OtherKafka { known: String, found: String },
+    /// Dead letters that Kafka has not taken yet fill the queue.
+    #[error("the dead-letter queue is full: its limit is {limit}")]
+    LettersFull { limit: u64 },
 }
 
 impl Refusal {
@@ -221,6 +256,9 @@ impl Refusal {
             Self::WorkersFull { .. } => "workers_full",
             Self::Invalid(_) => "invalid_command",
             Self::Overdue { .. } => "deadline_passed",
+            Self::UnknownLetter(_) => "unknown_dead_letter",
+            Self::OtherKafka { .. } => "other_kafka_cluster",
+            Self::LettersFull { .. } => "dead_letters_full",
         }
     }
 }

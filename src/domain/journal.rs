@@ -54,9 +54,26 @@ pub struct Entry {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    Job { job: JobId, state: JobState, attempt: u32, cause: Cause, worker: Option<WorkerId> },
-    Worker { worker: WorkerId, state: WorkerState },
-    WorkerGone { worker: WorkerId },
+    Job {
+        job: JobId,
+        state: JobState,
+        attempt: u32,
+        cause: Cause,
+        worker: Option<WorkerId>,
+    },
+    Worker {
+        worker: WorkerId,
+        state: WorkerState,
+    },
+    WorkerGone {
+        worker: WorkerId,
+    },
+    /// A record of Kafka could not be taken in. The letter's id is this entry's number.
+    Letter,
+    /// A letter goes back to the topic it came from.
+    Replay {
+        letter: u64,
+    },
 }
 
 /// Cloning shares the entries.
@@ -81,6 +98,26 @@ impl Journal {
     /// At most `limit` entries after `seq`, oldest first.
     pub fn after(&self, seq: u64, limit: usize) -> Vec<Entry> {
         self.entries.after(Some(seq)).take(limit).map(|(_, entry)| entry.clone()).collect()
+    }
+
+    /// Entries after `seq` through `last`, oldest first.
+    pub(super) fn after_while(&self, seq: u64, last: u64) -> impl Iterator<Item = &Entry> {
+        self.entries.after(Some(seq)).map(|(_, entry)| entry).take_while(move |entry| entry.seq <= last)
+    }
+
+    /// How many entries the sink that is farthest behind lacks; 0 without a sink.
+    pub fn undelivered(&self) -> u64 {
+        self.slowest().map_or(0, |cursor| self.last_seq - cursor)
+    }
+
+    /// When the first entry happened that some sink lacks; `None` if all have all.
+    pub(super) fn undelivered_since(&self) -> Option<Timestamp> {
+        self.entries.after(Some(self.slowest()?)).next().map(|(_, entry)| entry.at)
+    }
+
+    /// The cursor of the sink that is farthest behind.
+    fn slowest(&self) -> Option<u64> {
+        self.cursors.values().copied().min()
     }
 
     /// How far a sink got; `None` if it never reported.
@@ -122,9 +159,14 @@ impl Journal {
         }
     }
 
+    /// Keeps nothing for a sink any more; `false` if it is not registered.
+    pub(super) fn forget_sink(&mut self, sink: Sink) -> bool {
+        self.cursors.remove(&sink).is_some()
+    }
+
     /// Drops what nobody needs any more, and what is beyond the bound.
     pub(super) fn trim(&mut self, keep: usize, max: usize) {
-        let delivered = self.cursors.values().copied().min().unwrap_or(u64::MAX);
+        let delivered = self.slowest().unwrap_or(u64::MAX);
         while let Some((&oldest, _)) = self.entries.first() {
             let spare = self.entries.len() > keep && oldest <= delivered;
             if !spare && self.entries.len() <= max.saturating_mul(OVERRUN) {

@@ -18,6 +18,7 @@ pub mod ids;
 mod index;
 pub mod job;
 pub mod journal;
+pub mod kafka;
 pub mod lost;
 pub mod matching;
 pub mod queue;

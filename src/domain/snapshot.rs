@@ -31,6 +31,7 @@ use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, keeps_payload};
 use super::job::{Job, JobState, Outcome};
 use super::journal::{Entry, Journal, Sink};
+use super::kafka::{Dead, Intake, Kafka, Lane, Partition};
 use super::retired::Retired;
 use super::shares::{Client, Shares};
 use super::state::{LIMITS, Limits, State};
@@ -40,7 +41,7 @@ use super::worker::Worker;
 const MAGIC: [u8; 8] = *b"ciro-sm\n";
 
 /// Grows with every change of what is written.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// A frame is closed when it has this many bytes.
 const FRAME_TARGET: usize = 64 << 10;
@@ -70,6 +71,7 @@ enum Section {
     Retired = 8,
     Shares = 9,
     Ballots = 10,
+    Letters = 11,
 }
 
 /// What does not follow from the items.
@@ -96,6 +98,10 @@ struct Head {
     virtual_now: u64,
     awards: u64,
     ballots: u64,
+    letters: u64,
+    kafka_cluster: Option<Box<str>>,
+    intake: BTreeMap<Partition, Intake>,
+    published: BTreeMap<Lane, u64>,
 }
 
 impl State {
@@ -117,6 +123,7 @@ impl State {
         writer.section(Section::Retired, self.retired.iter())?;
         writer.section(Section::Shares, self.shares.passes())?;
         writer.section(Section::Ballots, self.ballots.iter().map(|(key, bytes)| (key, Slice(bytes))))?;
+        writer.section(Section::Letters, self.kafka.letters_after(None))?;
         writer.end()
     }
 
@@ -142,7 +149,12 @@ impl State {
         let retired = reader.map(Section::Retired, head.retired, |entry: (u64, (JobId, Digest))| entry)?;
         let passes = reader.map(Section::Shares, head.shares, |share: (Client, u64)| share)?;
         let ballots = reader.map(Section::Ballots, head.ballots, ballot_of)?;
+        let letters = reader.map(Section::Letters, head.letters, |dead: Dead| (dead.id, dead))?;
         reader.end()?;
+        let kafka = Kafka::from_parts(head.kafka_cluster, head.intake, head.published, letters);
+        if kafka.letters_after(None).any(|dead| dead.id > head.journal_last_seq) {
+            return Err(damaged("a dead letter is newer than the journal"));
+        }
         let retired = Retired::from_parts(retired).ok_or_else(|| damaged("a forgotten job is listed twice"))?;
         let journal = Journal::from_parts(head.journal_last_seq, head.cursors, entries)
             .ok_or_else(|| damaged("journal does not fit its numbers"))?;
@@ -173,6 +185,7 @@ impl State {
             retired,
             workers,
             journal,
+            kafka,
         })
     }
 
@@ -199,6 +212,10 @@ impl State {
             virtual_now: self.shares.now(),
             awards: self.shares.awards(),
             ballots: count(self.ballots.len()),
+            letters: count(self.kafka.letters()),
+            kafka_cluster: self.kafka.cluster.clone(),
+            intake: self.kafka.intake.clone(),
+            published: self.kafka.published.clone(),
         }
     }
 }

@@ -20,6 +20,7 @@ use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, place};
 use super::job::{Job, JobState};
 use super::journal::{JOURNAL_MAX, Journal, KEEP};
+use super::kafka::Kafka;
 use super::reputation::is_banned;
 use super::retired::Retired;
 use super::run::Run;
@@ -30,16 +31,21 @@ use super::worker::{Verdict, Worker, WorkerState};
 /// Bounds of the state. The same on every node: they are part of `apply`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Dead letters and their bytes. Beyond it the oldest that are published make room, or else intake waits.
+    pub letters: usize,
+    pub letter_bytes: usize,
+    /// Partitions of Kafka whose offset is kept. Beyond it others are not read.
+    pub partitions: usize,
     /// Jobs that are not finished. Beyond it submissions are refused.
     pub backlog: usize,
     /// Bytes of inputs, texts and history of jobs that are not finished. Beyond it submissions are refused.
     pub backlog_bytes: usize,
     /// Different requirements among the open jobs of one client. Beyond it its submissions with others are refused.
     pub classes: usize,
-    /// Finished jobs kept. Beyond it the oldest are forgotten.
+    /// Finished jobs kept. Beyond it the oldest are forgotten that every sink has heard of; at twice that
+    /// submissions are refused.
     pub finished: usize,
-    /// Bytes of outputs (and inputs of failed jobs), texts and history kept. Beyond it the oldest finished jobs are
-    /// forgotten.
+    /// Bytes of outputs (and inputs of failed jobs), texts and history kept. Beyond it as for their number.
     pub finished_bytes: usize,
     /// Bytes of votes that wait for others. Beyond it no further job with redundancy is begun.
     pub ballot_bytes: usize,
@@ -57,6 +63,9 @@ pub struct Limits {
 
 /// What every node applies with. Changing a number here is a change of format: all nodes must run the same.
 pub const LIMITS: Limits = Limits {
+    letters: 10_000,
+    letter_bytes: 64 << 20,
+    partitions: 4_096,
     backlog: 200_000,
     backlog_bytes: 256 << 20,
     classes: 4_096,
@@ -93,6 +102,7 @@ pub struct State {
     pub(super) retired: Retired,
     pub(super) workers: Map<WorkerId, Arc<Worker>>,
     pub(super) journal: Journal,
+    pub(super) kafka: Kafka,
     pub(super) shares: Shares,
     pub(super) index: Index,
 }
@@ -123,6 +133,7 @@ impl State {
             retired: Retired::default(),
             workers: Map::default(),
             journal: Journal::default(),
+            kafka: Kafka::default(),
             shares: Shares::default(),
             index: Index::default(),
         }
@@ -227,6 +238,11 @@ impl State {
 
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// What of Kafka is replicated.
+    pub fn kafka(&self) -> &Kafka {
+        &self.kafka
     }
 
     /// Jobs by state, every state present. Forgotten jobs are not counted.

@@ -48,7 +48,7 @@ impl Step<'_> {
             self.state.payloads.insert(id, Arc::from(payload.as_slice()));
         }
         self.state.submitted_total = self.state.submitted_total.saturating_add(1);
-        self.jobs.insert(id);
+        self.touched.jobs.insert(id);
         let event = Event::Job { job: id, state: JobState::Pending, attempt: 0, cause: Cause::Submitted, worker: None };
         self.state.journal.append(self.state.now, self.position.index, self.position.term, event);
         Ok(Done::Submitted { job: id, created: true })
@@ -62,6 +62,9 @@ impl Step<'_> {
             (index.backlog_bytes.saturating_add(bytes), limits.backlog_bytes),
             (self.state.journal.len() + 1, limits.journal_max),
             (self.state.classes_with(spec), limits.classes),
+            // Only where a sink lags: see `forget`.
+            (index.finished.len(), limits.finished.saturating_mul(2)),
+            (index.finished_bytes, limits.finished_bytes.saturating_mul(2)),
         ];
         match bounds.iter().find(|(wanted, limit)| wanted > limit) {
             Some((_, limit)) => Err(Refusal::BacklogFull { limit: u64::try_from(*limit).unwrap_or(u64::MAX) }),

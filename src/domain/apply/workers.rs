@@ -54,7 +54,7 @@ impl Step<'_> {
         }
         let state = standing(&worker);
         self.state.workers.insert(id, Arc::new(worker));
-        self.workers.insert(id);
+        self.touched.workers.insert(id);
         self.announce(id, state);
         Ok(Done::Worker { worker: id })
     }
@@ -72,7 +72,7 @@ impl Step<'_> {
         self.worker(id)?;
         self.hand_back(id, "it was unregistered")?;
         self.state.workers.remove(&id);
-        self.workers.insert(id);
+        self.touched.workers.insert(id);
         self.append(Event::WorkerGone { worker: id });
         Ok(Done::Worker { worker: id })
     }
@@ -103,7 +103,7 @@ impl Step<'_> {
     pub(super) fn change_worker(&mut self, id: WorkerId, change: impl FnOnce(&mut Worker)) {
         if let Some(worker) = self.state.workers.get_mut(&id) {
             change(Arc::make_mut(worker));
-            self.workers.insert(id);
+            self.touched.workers.insert(id);
         }
     }
 
@@ -163,7 +163,9 @@ impl Step<'_> {
         self.append(Event::Worker { worker, state });
     }
 
-    fn append(&mut self, event: Event) {
+    /// Appends to the journal; returns the entry's number.
+    pub(super) fn append(&mut self, event: Event) -> u64 {
         self.state.journal.append(self.state.now, self.position.index, self.position.term, event);
+        self.state.journal.last_seq()
     }
 }

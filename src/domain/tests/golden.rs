@@ -206,6 +206,8 @@ impl Story {
             }
             Event::Worker { worker, state } => format!("w{} {}", worker.0[0], state.as_str()),
             Event::WorkerGone { worker } => format!("w{} gone", worker.0[0]),
+            Event::Letter => "dead letter".to_owned(),
+            Event::Replay { letter } => format!("dead letter {letter} replayed"),
         }
     }
 
@@ -422,6 +424,7 @@ fn subject(event: &Event) -> (Option<JobId>, Option<WorkerId>) {
     match event {
         Event::Job { job, .. } => (Some(*job), None),
         Event::Worker { worker, .. } | Event::WorkerGone { worker } => (None, Some(*worker)),
+        Event::Letter | Event::Replay { .. } => (None, None),
     }
 }
 
