@@ -30,6 +30,7 @@ pub(super) struct Book {
     pub apply: Histogram,
     pub auction: Histogram,
     pub award: Histogram,
+    pub intake: Histogram,
     counters: Mutex<Counters>,
     requests: Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>,
     request_secs: Mutex<BTreeMap<&'static str, Histogram>>,
@@ -57,6 +58,7 @@ impl Book {
             timed("ciro_raft_apply", "Applying one record", &self.apply),
             timed("ciro_auction", "From announcing to awarding", &self.auction),
             timed("ciro_award", "From announcing a job first to its award being committed", &self.award),
+            timed("ciro_kafka_intake_batch", "From sending a batch of records to the log to its answer", &self.intake),
         ];
         figures.extend(self.counter_figures());
         figures.extend(self.http_figures());
@@ -114,6 +116,9 @@ fn help_of(name: &str) -> &'static str {
         "ciro_auction_awards" => "Jobs awarded",
         "ciro_assignments" => "Assignments sent to workers",
         "ciro_leases" => "Leases by what became of them",
+        "ciro_kafka_intake_read" => "Records read from Kafka, also those read again",
+        "ciro_kafka_intake" => "Records taken into the log, by what became of them",
+        "ciro_kafka_intake_paused" => "Times that intake had to wait",
         "ciro_mesh_offences" => "Invalid messages, refused requests and rate violations",
         _ => "Events counted",
     }
