@@ -162,5 +162,5 @@ pub fn letter(offset: u64, headers: Vec<Header>) -> Letter {
 pub fn ingest(letter: Letter) -> Command {
     let (partition, offset) = (letter.partition.clone(), letter.offset);
     let items = vec![Taken { offset, taken: kafka::Taken::Letter(Box::new(letter)) }];
-    Command::Ingest(Box::new(Ingest { cluster: "one".to_owned(), partition, items, next: offset + 1 }))
+    Command::Ingest(Box::new(Ingest { cluster: "one".to_owned(), partition, from: offset, items, next: offset + 1 }))
 }
