@@ -15,10 +15,9 @@ use super::{Bounds, Duty};
 use crate::clock;
 use crate::consensus::{self, Committed};
 use crate::domain::command::Reply;
-use crate::domain::job::JobState;
 use crate::domain::kafka::{Ingest, Partition};
 use crate::domain::{Command, State, Timestamp};
-use crate::kafka::{Alarm, Error, Reader, Record};
+use crate::kafka::{Alarm, Error, Marks, Reader, Record, Survey};
 use crate::leader::COMMIT_LIMIT;
 use crate::telemetry::metrics;
 
@@ -26,10 +25,13 @@ use crate::telemetry::metrics;
 const WAIT: Duration = Duration::from_millis(200);
 
 /// Between two looks at the log: for seeks, for how many jobs are under way.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Between two looks for new partitions.
 const SURVEY: Duration = Duration::from_secs(10);
+
+/// Before a partition is given up that has less than was read.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// Between two notes of our offsets for dashboards.
 const NOTE: Duration = Duration::from_secs(5);
@@ -108,7 +110,7 @@ impl<'a> Session<'a> {
             self.look().await?;
             self.steer().await?;
             self.send();
-            let (most, bytes) = (self.bounds.records, self.bounds.bytes);
+            let (most, bytes) = (self.bounds.each, self.bounds.bytes);
             tokio::select! {
                 biased;
                 answer = answer(&mut self.commit) => self.hear(answer)?,
@@ -120,7 +122,11 @@ impl<'a> Session<'a> {
     /// Adds partitions that are not read yet, from where the log or else the configuration says.
     async fn survey(&mut self) -> Result<(), Trouble> {
         let options = self.duty.handle.options();
-        let survey = self.reader.survey(&options.topics.jobs).await?;
+        let mut survey = self.reader.survey(&options.topics.jobs).await?;
+        if self.is_behind(&survey) {
+            tokio::time::sleep(SECOND_LOOK).await;
+            survey = self.reader.survey(&options.topics.jobs).await?;
+        }
         let (known, offsets) = self.duty.client.read(|state| {
             let kafka = state.kafka();
             let offsets = kafka.intake().map(|(partition, intake)| (partition.clone(), intake.next));
@@ -153,6 +159,13 @@ impl<'a> Session<'a> {
             self.reassign = true;
         }
         self.pin(pins).await
+    }
+
+    /// Whether a broker seems to have less than was read: one that just took over may for a moment.
+    fn is_behind(&self, survey: &Survey) -> bool {
+        let beyond = |state: &State, marks: &Marks| state.kafka().next_offset(&marks.partition) > Some(marks.high);
+        let new = || survey.partitions.iter().filter(|marks| !self.lanes.knows(&marks.partition));
+        self.duty.client.read(|state| new().any(|marks| beyond(state, marks)))
     }
 
     /// Tells the log where partitions begin, so that every leader to come agrees, also on what is the latest.
@@ -219,9 +232,9 @@ impl<'a> Session<'a> {
         view.marks.iter().any(|marks| *marks.partition.topic == **jobs && !self.lanes.knows(&marks.partition))
     }
 
-    /// Reading pauses when too many jobs are under way, and goes on at the half of it.
-    fn press(&mut self, active: u64) {
-        let most = self.duty.handle.options().intake.max_in_flight_jobs as u64;
+    /// Reading pauses when too many jobs are under way, and goes on at the half of it. Returns how many more may come.
+    fn press(&mut self, active: usize) -> usize {
+        let most = self.duty.handle.options().intake.max_in_flight_jobs;
         let pressed = if self.pressed { active > most / 2 } else { active >= most };
         if pressed != self.pressed {
             info!(active, most, paused = pressed, "jobs under way");
@@ -230,6 +243,7 @@ impl<'a> Session<'a> {
             }
         }
         self.pressed = pressed;
+        if pressed { 0 } else { most.saturating_sub(active) }
     }
 
     /// Tells people what is wrong, and dashboards how far intake is.
@@ -271,9 +285,11 @@ impl<'a> Session<'a> {
         }
         let duty = self.duty;
         let client = &duty.client;
+        let room = self.press(client.read(active));
+        let bounds = Bounds { records: self.bounds.records.min(room), ..self.bounds };
         let known = |job| client.read(|state: &State| state.remembers(job));
         let rules = Rules { inline_bytes: duty.inline_bytes, now: client.log_now(), known: &known };
-        let cut = self.lanes.cut(&self.cluster, self.bounds, &rules, now);
+        let cut = self.lanes.cut(&self.cluster, bounds, &rules, now);
         if cut.is_empty() {
             return;
         }
@@ -376,8 +392,9 @@ async fn answer(commit: &mut Option<Commit>) -> Option<Result<Committed, consens
     }
 }
 
-fn active(state: &State) -> u64 {
+/// Jobs that have not ended.
+fn active(state: &State) -> usize {
     let counts = state.job_counts();
-    let of = |of: JobState| counts.get(&of).copied().unwrap_or(0);
-    of(JobState::Pending) + of(JobState::Assigned) + of(JobState::Running)
+    let active: u64 = counts.into_iter().filter(|(state, _)| !state.is_final()).map(|(_, count)| count).sum();
+    usize::try_from(active).unwrap_or(usize::MAX)
 }
