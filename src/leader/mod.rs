@@ -19,6 +19,8 @@ mod flights;
 mod ingest;
 mod leases;
 mod market;
+#[cfg(feature = "kafka")]
+mod publish;
 mod reconcile;
 mod round;
 mod sends;
@@ -106,6 +108,8 @@ impl Term {
         drive(&tasks, &reign, leases::Leases::default());
         drive(&tasks, &reign, deadlines::Deadlines);
         drive(&tasks, &reign, reconcile::Reconcile::default());
+        #[cfg(feature = "kafka")]
+        tasks.spawn_until_stopped("publish", publish::run(reign.clone()));
         #[cfg(feature = "kafka")]
         tasks.spawn_until_stopped("ingest", ingest::run(reign.clone(), tasks.clone()));
         Self { tasks, offers, number }

@@ -30,6 +30,7 @@ pub(super) struct Book {
     pub apply: Histogram,
     pub auction: Histogram,
     pub award: Histogram,
+    pub publish: Histogram,
     pub intake: Histogram,
     counters: Mutex<Counters>,
     requests: Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>,
@@ -58,6 +59,7 @@ impl Book {
             timed("ciro_raft_apply", "Applying one record", &self.apply),
             timed("ciro_auction", "From announcing to awarding", &self.auction),
             timed("ciro_award", "From announcing a job first to its award being committed", &self.award),
+            timed("ciro_kafka_publish", "From an event to its acknowledgement by Kafka, batch by batch", &self.publish),
             timed("ciro_kafka_intake_batch", "From sending a batch of records to the log to its answer", &self.intake),
         ];
         figures.extend(self.counter_figures());
@@ -116,6 +118,9 @@ fn help_of(name: &str) -> &'static str {
         "ciro_auction_awards" => "Jobs awarded",
         "ciro_assignments" => "Assignments sent to workers",
         "ciro_leases" => "Leases by what became of them",
+        "ciro_kafka_published" => "Records that Kafka acknowledged, repeats included",
+        "ciro_kafka_batches" => "Batches of records sent to Kafka",
+        "ciro_kafka_transactions" => "Transactions of exactly_once",
         "ciro_kafka_intake_read" => "Records read from Kafka, also those read again",
         "ciro_kafka_intake" => "Records taken into the log, by what became of them",
         "ciro_kafka_intake_paused" => "Times that intake had to wait",
