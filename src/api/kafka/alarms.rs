@@ -11,8 +11,17 @@ use super::picture::{Own, Picture};
 use crate::domain::state::LIMITS;
 
 /// Every code there is.
-pub const CODES: [&str; 7] =
-    ["down", "other_cluster", "records_gone", "duty", "journal_near_bound", "events_lost", "dead_letters_near_bound"];
+pub const CODES: [&str; 9] = [
+    "down",
+    "refused",
+    "topic_missing",
+    "other_cluster",
+    "records_gone",
+    "duty",
+    "journal_near_bound",
+    "events_lost",
+    "dead_letters_near_bound",
+];
 
 /// A bound is near from this share of it on, in percent.
 const NEAR_PERCENT: u64 = 80;
@@ -22,7 +31,7 @@ const NEAR_PERCENT: u64 = 80;
 pub struct Alarm {
     /// Stable, for machines.
     #[schema(
-        pattern = "^(down|other_cluster|records_gone|duty|journal_near_bound|events_lost|dead_letters_near_bound)$"
+        pattern = "^(down|refused|topic_missing|other_cluster|records_gone|duty|journal_near_bound|events_lost|dead_letters_near_bound)$"
     )]
     pub code: &'static str,
     /// What is wrong, and what to do.
@@ -33,9 +42,11 @@ pub fn of(picture: &Picture) -> Vec<Alarm> {
     let own = picture.own.as_ref();
     let found = [
         own.and_then(|own| down(own, picture)),
+        own.and_then(refused),
+        own.and_then(topic_missing),
         own.and_then(|own| other_cluster(own, picture)),
         own.and_then(|own| records_gone(own, picture)),
-        own.and_then(|own| own.alarm.clone()).map(|detail| ("duty", detail)),
+        own.and_then(duty),
         journal_near_bound(picture),
         events_lost(picture),
         letters_near_bound(picture),
@@ -55,6 +66,25 @@ fn down(own: &Own, picture: &Picture) -> Found {
         );
         ("down", detail)
     })
+}
+
+fn refused(own: &Own) -> Found {
+    let why = own.last_error.as_ref().filter(|_| own.state == "connected" && own.missing.is_empty())?;
+    Some(("refused", format!("a broker is reachable, but not all is well: {why}")))
+}
+
+fn topic_missing(own: &Own) -> Found {
+    (!own.missing.is_empty()).then(|| {
+        let detail = format!(
+            "{} do not exist: create them, or set kafka.create_topics = true so that the node does",
+            own.missing.join(", ")
+        );
+        ("topic_missing", detail)
+    })
+}
+
+fn duty(own: &Own) -> Found {
+    (!own.complaints.is_empty()).then(|| ("duty", own.complaints.join("; ")))
 }
 
 fn other_cluster(own: &Own, picture: &Picture) -> Found {

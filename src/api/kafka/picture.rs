@@ -29,13 +29,17 @@ pub struct Own {
     pub mode: &'static str,
     pub delivery: &'static str,
     pub topics: Topics,
+    /// Where a partition that was never read begins.
+    pub from: kafka::Start,
     pub cluster_id: Option<String>,
     pub brokers: Vec<String>,
-    /// Oldest offset, and the one after the newest, by partition.
+    /// Oldest offset, and the one after the newest, by partition of all our topics.
     pub marks: BTreeMap<Partition, (u64, u64)>,
+    /// Topics of ours that do not exist.
+    pub missing: Vec<String>,
     pub last_error: Option<String>,
-    /// What a duty of this node says must be seen to; only on the leader.
-    pub alarm: Option<String>,
+    /// What keeps the duties of this node from their work; only on the leader.
+    pub complaints: Vec<String>,
     /// When the broker was asked last.
     pub as_of: Option<Timestamp>,
 }
@@ -56,13 +60,15 @@ pub struct Reading {
     pub intake: Option<Intake>,
     /// Oldest offset, and the one after the newest.
     pub marks: Option<(u64, u64)>,
+    /// Where it is read from if it never was, if this node knows.
+    pub begin: Option<u64>,
 }
 
 impl Reading {
     /// Records that were not read yet; `None` if this node does not know how many there are.
     pub fn lag(&self) -> Option<u64> {
-        let (low, high) = self.marks?;
-        Some(high.saturating_sub(self.intake.map_or(low, |intake| intake.next)))
+        let (_, high) = self.marks?;
+        Some(high.saturating_sub(self.intake.map(|intake| intake.next).or(self.begin)?))
     }
 
     /// Records that made a job, repeated one, or became a letter.
@@ -186,17 +192,25 @@ fn partition_gauges(reading: &Reading) -> metrics::KafkaPartition {
     }
 }
 
-/// Partitions that were read, and those this node sees beside them.
+/// Partitions that were read, and those of the job topic that this node sees beside them.
 fn readings(own: Option<&Own>, state: &State) -> Vec<Reading> {
     let mut all: BTreeMap<Partition, Reading> = BTreeMap::new();
     for (partition, intake) in state.kafka().intake() {
-        let reading = Reading { partition: partition.clone(), intake: Some(*intake), marks: None };
+        let reading = Reading { partition: partition.clone(), intake: Some(*intake), marks: None, begin: None };
         all.insert(partition.clone(), reading);
     }
-    let seen = own.into_iter().flat_map(|own| &own.marks);
-    for (partition, marks) in seen {
-        let fresh = || Reading { partition: partition.clone(), intake: None, marks: None };
-        all.entry(partition.clone()).or_insert_with(fresh).marks = Some(*marks);
+    let Some(own) = own else { return all.into_values().collect() };
+    for (partition, marks) in &own.marks {
+        // The end of a partition that is read from there on is not known: it is where the leader first looked.
+        let begin = (own.from == kafka::Start::Earliest).then_some(marks.0);
+        match all.get_mut(partition) {
+            Some(reading) => reading.marks = Some(*marks),
+            None if *partition.topic == *own.topics.jobs => {
+                let partition = partition.clone();
+                all.insert(partition.clone(), Reading { partition, intake: None, marks: Some(*marks), begin });
+            }
+            None => {}
+        }
     }
     all.into_values().collect()
 }
@@ -208,33 +222,25 @@ fn count(number: usize) -> u64 {
 /// What this node's own connection says.
 fn own(handle: &kafka::Handle) -> Own {
     let (view, options) = (handle.view(), handle.options());
+    let topics = &options.topics;
     Own {
-        state: match view.state {
-            kafka::State::Connected => "connected",
-            kafka::State::Connecting => "connecting",
-            kafka::State::Down => "down",
-            kafka::State::Disabled => "disabled",
-        },
+        state: view.state.as_str(),
         bootstrap_servers: options.bootstrap_servers.clone(),
-        mode: match options.mode {
-            kafka::Mode::Embedded => "embedded",
-            kafka::Mode::External => "external",
-        },
-        delivery: match options.delivery {
-            kafka::Delivery::AtLeastOnce => "at_least_once",
-            kafka::Delivery::ExactlyOnce => "exactly_once",
-        },
+        mode: options.mode.as_str(),
+        delivery: options.delivery.as_str(),
         topics: Topics {
-            jobs: options.topics.jobs.clone(),
-            workers: options.topics.workers.clone(),
-            results: options.topics.results.clone(),
-            dead_letters: format!("{}.dlq", options.topics.jobs),
+            jobs: topics.jobs.clone(),
+            workers: topics.workers.clone(),
+            results: topics.results.clone(),
+            dead_letters: topics.dead_letters(),
         },
+        from: options.intake.from,
         cluster_id: view.cluster_id,
         brokers: view.brokers,
         marks: view.marks.into_iter().map(|marks| (marks.partition, (marks.low, marks.high))).collect(),
+        missing: view.missing,
         last_error: view.last_error,
-        alarm: view.alarm,
+        complaints: view.alarms,
         as_of: view.as_of,
     }
 }

@@ -12,6 +12,7 @@ use crate::domain::apply::Position;
 use crate::domain::journal::Sink;
 use crate::domain::kafka::{Header, Ingest, Item, Letter, Partition, Taken};
 use crate::domain::{Command, Record, State, Timestamp};
+use crate::kafka::Start;
 
 fn partition(number: u32) -> Partition {
     Partition { topic: "ciro.jobs".into(), number }
@@ -65,9 +66,15 @@ fn own() -> Own {
         },
         cluster_id: Some("lkc-1".to_owned()),
         brokers: vec!["127.0.0.1:9092".to_owned()],
-        marks: BTreeMap::from([(partition(0), (0, 50)), (partition(1), (5, 8))]),
+        from: Start::Earliest,
+        marks: BTreeMap::from([
+            (partition(0), (0, 50)),
+            (partition(1), (5, 8)),
+            (Partition { topic: "ciro.results".into(), number: 0 }, (0, 7)),
+        ]),
+        missing: vec![],
         last_error: None,
-        alarm: None,
+        complaints: vec![],
         as_of: Some(Timestamp(0)),
     }
 }
@@ -87,8 +94,11 @@ fn a_status_joins_the_replicated_offsets_with_the_watermarks_this_node_sees() {
     let read = &status["intake"][0];
     assert_eq!((&read["next_offset"], &read["high_watermark"], &read["lag"]), (&json!(20), &json!(50), &json!(30)));
     assert_eq!(read["dead_letters"], 3);
+    assert_eq!(status["intake"].as_array().map(Vec::len), Some(2), "what is only written to is not intake");
     let unread = &status["intake"][1];
     assert_eq!((&unread["next_offset"], &unread["lag"]), (&Value::Null, &json!(3)));
+    let latest = Picture::from_parts(Some(Own { from: Start::Latest, ..own() }), &state());
+    assert_eq!(latest.readings[1].lag(), None, "where it begins is for the leader to see");
     assert_eq!((&status["dead_letters"], &status["undelivered"]), (&json!(3), &json!(3)));
     assert_eq!((&status["journal_cursor"], &status["alarms"]), (&Value::Null, &json!([])));
 }
@@ -174,8 +184,10 @@ fn each_alarm_is_raised_by_its_cause_alone() {
     };
     assert!(of(|_| {}).is_empty());
     assert_eq!(of(|own| own.state = "down"), ["down"]);
+    assert_eq!(of(|own| own.last_error = Some("not authorised".to_owned())), ["refused"]);
+    assert_eq!(of(|own| own.missing = vec!["ciro.results".to_owned()]), ["topic_missing"]);
     assert_eq!(of(|own| own.cluster_id = Some("lkc-2".to_owned())), ["other_cluster"]);
-    assert_eq!(of(|own| own.alarm = Some("offset out of range".to_owned())), ["duty"]);
+    assert_eq!(of(|own| own.complaints = vec!["ingest: offset out of range".to_owned()]), ["duty"]);
     assert_eq!(of(|own| own.marks = BTreeMap::from([(partition(0), (21, 50))])), ["records_gone"]);
     let with = |change: fn(&mut Picture)| {
         let mut picture = Picture::from_parts(None, &state);

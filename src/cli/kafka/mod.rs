@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::client::{Call, Client, segment};
-use super::failure::{Failure, Kind};
+use super::failure::Failure;
 use super::job::{fresh, pages};
 use super::{Remote, output};
 
@@ -202,10 +202,4 @@ async fn each(
             Err(Failure { message, ..first.clone() })
         }
     }
-}
-
-/// What produce and tail need is not in every build.
-#[cfg(not(feature = "kafka"))]
-pub fn absent() -> Failure {
-    Failure::new(Kind::Usage, "this build speaks no Kafka").hint("build with --features kafka, the default")
 }
