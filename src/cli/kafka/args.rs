@@ -81,7 +81,9 @@ pub enum Format {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  ciro-coordinator kafka tail --bootstrap localhost:9092 --from beginning --count 10")]
+#[command(
+    after_help = "Example:\n  ciro-coordinator kafka tail --bootstrap localhost:9092 --from beginning --count 10"
+)]
 #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "parsed, so that the answer can be a clear one"))]
 pub struct Tail {
     #[command(flatten)]

@@ -22,7 +22,7 @@ impl Session {
     pub fn new(broker: &Broker) -> Result<Self, Failure> {
         let options = options(broker, start::variables())?;
         let tasks = Tasks::new();
-        let handle = Handle::new(options, &tasks);
+        let handle = Handle::for_one_use(options, &tasks);
         Ok(Self { handle, tasks })
     }
 

@@ -73,8 +73,7 @@ enum From {
 }
 
 fn sources(args: &Produce) -> Result<Vec<From>, Failure> {
-    let paths: Vec<PathBuf> =
-        args.files.iter().chain(&args.payload_file).chain(&args.payload_dir).cloned().collect();
+    let paths: Vec<PathBuf> = args.files.iter().chain(&args.payload_file).chain(&args.payload_dir).cloned().collect();
     if args.lines {
         if paths.is_empty() {
             return Err(Failure::usage("nothing to send").hint("name files with a record in each line, or -"));
@@ -278,7 +277,10 @@ mod tests {
     fn a_type_makes_jobs_of_inputs_in_either_form() {
         let made = item("a".into(), b"hi".to_vec(), &args(&["-t", "sha256", "--priority", "7", "--tag", "x"]));
         let job = proto::Job::decode(made.value.as_slice()).unwrap();
-        assert_eq!((job.r#type.as_str(), job.payload.as_deref(), job.priority), ("sha256", Some(b"hi".as_slice()), Some(7)));
+        assert_eq!(
+            (job.r#type.as_str(), job.payload.as_deref(), job.priority),
+            ("sha256", Some(b"hi".as_slice()), Some(7))
+        );
         assert_eq!(text(&made, CONTENT_TYPE).as_deref(), Some("application/protobuf"));
         let made = item("a".into(), b"hi".to_vec(), &args(&["-t", "sha256", "--tag", "x", "--format", "json"]));
         let job: Value = serde_json::from_slice(&made.value).unwrap();

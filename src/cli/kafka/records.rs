@@ -210,9 +210,16 @@ mod tests {
         };
         let headers = [("ce_type", "ciro.job.completed.v1"), ("content-type", "application/protobuf")];
         let result = shown(&record("ciro.results", &headers, Some(result.encode_to_vec())), "ciro.jobs");
-        assert_eq!((&result["value"]["state"], &result["value"]["outcome"]["output"]), (&json!("completed"), &json!("aGk=")));
+        assert_eq!(
+            (&result["value"]["state"], &result["value"]["outcome"]["output"]),
+            (&json!("completed"), &json!("aGk="))
+        );
         assert_eq!((&result["headers"]["ce_type"], &result["key"]), (&json!("ciro.job.completed.v1"), &json!("k")));
-        assert!(line(&result).starts_with("ciro.results/2@17  2025-11-24T16:00:00.123Z  key=k  ["), "{}", line(&result));
+        assert!(
+            line(&result).starts_with("ciro.results/2@17  2025-11-24T16:00:00.123Z  key=k  ["),
+            "{}",
+            line(&result)
+        );
 
         let event = proto::WorkerEvent {
             worker_id: "w".to_owned(),

@@ -113,8 +113,7 @@ mod tests {
 
     #[test]
     fn reading_begins_where_it_was_told_in_every_partition() {
-        let marks =
-            |number, low, high| Marks { partition: Partition { topic: "t".into(), number }, low, high };
+        let marks = |number, low, high| Marks { partition: Partition { topic: "t".into(), number }, low, high };
         let survey = Survey { cluster_id: "c".to_owned(), partitions: vec![marks(0, 3, 9), marks(1, 0, 0)] };
         let offsets = |from| begin(&survey, from).into_values().collect::<Vec<_>>();
         assert_eq!((offsets(From::Beginning), offsets(From::End)), (vec![3, 0], vec![9, 0]));
