@@ -201,10 +201,13 @@ fn each_alarm_is_raised_by_its_cause_alone() {
 }
 
 #[test]
-fn every_alarm_is_documented() {
+fn every_alarm_and_every_reason_of_a_letter_is_documented() {
     let page = include_str!("../../../docs/kafka.md");
     for code in alarms::CODES {
         assert!(page.contains(&format!("| `{code}` |")), "{code} in docs/kafka.md");
+    }
+    for code in crate::submission::code::ALL {
+        assert!(page.contains(&format!("`{code}`")), "{code} in docs/kafka.md");
     }
 }
 
