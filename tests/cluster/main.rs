@@ -24,6 +24,7 @@ mod observer;
 mod oracle;
 mod ports;
 mod process;
+mod programs;
 
 mod cut;
 mod executors;
