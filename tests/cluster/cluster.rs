@@ -26,6 +26,9 @@ static STAGE: Mutex<()> = Mutex::const_new(());
 
 pub const NETWORK: &str = "ciro-stories";
 
+/// The variable that names the network.
+const NAME: &str = "CIRO__NETWORK__NAME";
+
 pub struct Node {
     pub id: String,
     pub dir: PathBuf,
@@ -52,7 +55,9 @@ pub struct Cluster {
     pub rng: StdRng,
     pub tasks: Tasks,
     links: Option<Links>,
-    settings: Vec<(&'static str, &'static str)>,
+    /// Variables in every node's environment.
+    settings: Vec<(String, String)>,
+    network: String,
     members: String,
     workers_died: bool,
     dir: TempDir,
@@ -62,25 +67,27 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `nodes` nodes and `workers` workers and waits until all are of use.
     pub async fn start(nodes: usize, workers: usize) -> Self {
-        Self::build(nodes, workers, None, &[]).await
+        Self::build(nodes, workers, None, vec![]).await
     }
 
     /// Like [`Self::start`], with `settings` (variables and values) in every node's environment.
     pub async fn start_with(nodes: usize, workers: usize, settings: &[(&'static str, &'static str)]) -> Self {
+        let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self::build(nodes, workers, None, owned.collect()).await
+    }
+
+    /// Like [`Self::start_with`]. Two clusters that share a broker must not share a network's name.
+    pub async fn start_as(nodes: usize, workers: usize, network: &str, mut settings: Vec<(String, String)>) -> Self {
+        settings.push((NAME.to_owned(), network.to_owned()));
         Self::build(nodes, workers, None, settings).await
     }
 
     /// Like [`Self::start`], with links that can be cut.
     pub async fn start_with_links(nodes: usize, workers: usize) -> Self {
-        Self::build(nodes, workers, Some(Links::new()), &[]).await
+        Self::build(nodes, workers, Some(Links::new()), vec![]).await
     }
 
-    async fn build(
-        nodes: usize,
-        workers: usize,
-        links: Option<Links>,
-        settings: &[(&'static str, &'static str)],
-    ) -> Self {
+    async fn build(nodes: usize, workers: usize, links: Option<Links>, settings: Vec<(String, String)>) -> Self {
         let stage = STAGE.lock().await;
         let seed = std::env::var("CIRO_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
         println!("seed: CIRO_TEST_SEED={seed}");
@@ -104,7 +111,8 @@ impl Cluster {
             rng: StdRng::seed_from_u64(seed),
             tasks,
             links,
-            settings: settings.to_vec(),
+            network: settings.iter().find(|(name, _)| name == NAME).map_or(NETWORK.to_owned(), |(_, it)| it.clone()),
+            settings,
             members: members.join(","),
             workers_died: false,
             dir,
@@ -137,11 +145,11 @@ impl Cluster {
             .args(["start", "--config"])
             .arg(config)
             .env("CIRO__API__BIND", format!("127.0.0.1:{}", it.api))
-            .env("CIRO__NETWORK__NAME", NETWORK)
+            .env(NAME, &self.network)
             .env("CIRO__NETWORK__P2P_PORT", it.p2p.to_string())
             .env("CIRO__NODE__DATA_DIR", it.dir.join("data"))
             .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members)
-            .envs(self.settings.iter().copied());
+            .envs(self.settings.iter().map(|(name, value)| (name, value)));
         let process = Process::spawn(&format!("node {node}"), &mut command, &it.dir.join("log"));
         self.links.iter().for_each(|links| links.belongs(process.pid(), Party::Node(node)));
         it.process = Some(process);
@@ -166,6 +174,19 @@ impl Cluster {
         self.add_worker_like(config)
     }
 
+    /// Starts one more worker, which ends jobs of type `noop`, 256 at a time, without a process for each.
+    pub fn add_idler(&mut self) -> usize {
+        let config = self.dir.path().join("idler.toml");
+        fs::write(&config, "[worker]\nmax_parallel_jobs = 256\n\n[jobs.noop]\nbuiltin = \"noop\"\n").unwrap();
+        self.add_worker_like(config)
+    }
+
+    /// From a node's next start on, the variable has another value.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     fn add_worker_like(&mut self, config: PathBuf) -> usize {
         let dir = self.dir.path().join(format!("worker-{}", self.workers.len()));
         fs::create_dir_all(dir.join("data")).unwrap();
@@ -176,7 +197,7 @@ impl Cluster {
 
     pub fn launch_worker(&mut self, worker: usize) {
         let mut command = clean(programs::worker());
-        command.args(["--network", NETWORK, "--config"]).arg(&self.workers[worker].config);
+        command.args(["--network", &self.network, "--config"]).arg(&self.workers[worker].config);
         for address in self.members.split(',') {
             command.args(["--coordinator", address]);
         }
