@@ -15,6 +15,7 @@ pub mod config;
 pub mod consensus;
 pub mod domain;
 pub mod intake;
+pub mod kafka;
 pub mod leader;
 pub mod mesh;
 pub mod node;

@@ -70,6 +70,8 @@ pub struct Context {
     pub identity: mesh::Identity,
     pub info: NodeInfo,
     pub limits: Limits,
+    /// `None`: disabled.
+    pub kafka: Option<crate::kafka::Handle>,
 }
 
 impl Context {

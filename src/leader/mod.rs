@@ -32,6 +32,7 @@ use tracing::{debug, info, warn};
 use crate::consensus::{self, Client, Committed};
 use crate::domain::command::Reply;
 use crate::domain::{Command, WorkerId};
+use crate::kafka;
 use crate::mesh::{self, Roster};
 use crate::tasks::Tasks;
 use crate::wire::proto::mesh::v1 as proto;
@@ -77,6 +78,8 @@ pub struct Context {
     pub options: Options,
     /// Multiaddrs of the coordinators, told to workers in announcements.
     pub coordinators: Vec<String>,
+    /// `None`: disabled.
+    pub kafka: Option<kafka::Handle>,
 }
 
 /// One leadership, from election to step-down.

@@ -98,6 +98,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         roster: roster.clone(),
         options: config.leader_options(),
         coordinators: config.coordinator_addresses(&mesh.addresses()),
+        kafka: None,
     };
     groups.duties.spawn("reign", reign::watch(leader, desk, groups.duties.clone()));
 
@@ -112,6 +113,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
             started: clock::now(),
         },
         limits: config.api_limits(),
+        kafka: None,
     };
     let sampled = context.clone();
     groups.api.spawn_until_stopped("history", async move {
