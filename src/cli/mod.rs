@@ -8,6 +8,8 @@
 mod award;
 mod client;
 mod cluster;
+#[cfg(feature = "kafka")]
+mod dev_broker;
 mod download;
 mod failure;
 mod files;
@@ -127,6 +129,9 @@ enum Command {
     // Its own --node and --json stand for ours, wherever they are written.
     #[command(mut_arg("node", |arg| arg.global(true)), mut_arg("json", |arg| arg.global(true)))]
     Bench(bench::Args),
+    /// For development: run a Kafka broker that keeps nothing, until SIGTERM or SIGINT
+    #[cfg(feature = "kafka")]
+    DevBroker(dev_broker::Args),
     /// Write shell completions to standard output
     Completions { shell: clap_complete::Shell },
 }
@@ -165,6 +170,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status => block_on(cluster::status(&remote)),
         Command::Health => block_on(cluster::health(&remote)),
         Command::Bench(args) => measure(args),
+        #[cfg(feature = "kafka")]
+        Command::DevBroker(args) => dev_broker::run(args),
         Command::Completions { shell } => local::completions(shell),
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::failure::{self, Failure, Kind};
 use super::output;
 use crate::config::{Config, Environment, LogFormat, Sources};
-use crate::{node, storage, telemetry};
+use crate::{kafka, node, storage, telemetry};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -71,7 +71,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     telemetry::init(&config.logging.level, format(&config))
         .map_err(|error| Failure { kind: Kind::Usage, ..Failure::because("start logging", &error) })?;
-    telemetry::abort_on_panic(storage::is_opening);
+    telemetry::abort_on_panic(|| storage::is_opening() || kafka::is_guarded());
     telemetry::metrics::enable(config.metrics.enabled);
     match &args.config {
         Some(path) => tracing::info!(path = %path.display(), "configuration read"),

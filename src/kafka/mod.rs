@@ -38,7 +38,7 @@ pub use record::{Message, Record, Survey};
 pub use view::{Marks, State, View};
 
 #[cfg(feature = "kafka")]
-pub use client::{ExactWriter, Reader, Writer};
+pub use client::{ExactWriter, Reader, Writer, broker};
 
 use crate::tasks::Tasks;
 

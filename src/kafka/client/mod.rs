@@ -1,16 +1,37 @@
 //! All of the client crate: nothing outside this folder names it.
 
+mod admin;
+mod aside;
+pub mod broker;
+mod codes;
+mod context;
 mod exact;
+mod line;
+mod probe;
 mod reader;
+mod settings;
+mod survey;
 mod writer;
 
 pub use exact::ExactWriter;
 pub use reader::Reader;
 pub use writer::Writer;
 
-use super::{Error, Handle};
+use super::{Error, Handle, Options};
+use crate::tasks::Tasks;
 
 impl Handle {
+    /// Starts looking at the brokers, whether they are there or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`]: the settings can not be used, whatever the brokers are.
+    pub fn start(options: Options, tasks: &Tasks) -> Result<Self, Error> {
+        let handle = Self::new(options, tasks);
+        probe::start(&handle)?;
+        Ok(handle)
+    }
+
     /// Reads nothing before it is assigned something.
     ///
     /// # Errors
@@ -36,5 +57,9 @@ impl Handle {
     /// [`Error::Down`], [`Error::NoTopic`] of the progress topic, [`Error::Refused`].
     pub async fn exact_writer(&self) -> Result<(ExactWriter, Option<u64>), Error> {
         ExactWriter::new(self).await
+    }
+
+    fn tasks(&self) -> &Tasks {
+        &self.0.tasks
     }
 }

@@ -1,21 +1,51 @@
 //! Writing records, and hearing that they are there.
+//!
+//! The producer is idempotent: what it sends again by itself is there once. What
+//! is sent again by us, after an error, may be there twice.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::aside::aside;
+use super::line::{Batch, Line, ended, hand_over};
+use super::settings;
 use crate::kafka::{Error, Handle, Message};
 
-/// Writes records; every one is acknowledged by all replicas in sync.
-#[derive(Debug)]
-pub struct Writer {}
+/// What the library needs to say that a message's time is over.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Writes records; every one is acknowledged by all replicas in sync. Dropped: what still waits is not sent.
+pub struct Writer {
+    handle: Handle,
+    line: Line,
+}
 
 impl Writer {
-    pub(super) fn new(_handle: &Handle) -> Result<Self, Error> {
-        Ok(Self {})
+    pub(super) fn new(handle: &Handle) -> Result<Self, Error> {
+        Ok(Self { handle: handle.clone(), line: Line::new(&settings::producer(handle.options()), "writer")? })
     }
 
     /// Returns when every record is acknowledged. Records of one key keep their order.
     ///
     /// # Errors
     ///
-    /// Any: which of the records are there is not known. Send all of them again.
-    pub async fn send(&self, _messages: Vec<Message>) -> Result<(), Error> {
-        Err(Error::Stopping)
+    /// Any: which of the records are there is not known. Send all of them again,
+    /// with a new writer if the error [wants one](Error::wants_new_client).
+    pub async fn send(&self, messages: Vec<Message>) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let (tasks, limit) = (self.handle.tasks(), self.handle.options().timing.send);
+        let (batch, when_over) = Batch::new(&messages)?;
+        let (producer, filling) = (self.line.producer().clone(), batch.clone());
+        aside(tasks, limit, move |patience| hand_over(&producer, &messages, &filling, patience)).await?;
+        ended(when_over, limit + GRACE, tasks).await?;
+        batch.outcome(self.line.producer())
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
     }
 }
