@@ -110,6 +110,15 @@ machine() {
     "$(uname -sr)" "$(findmnt -no FSTYPE -T "$ROOT" 2>/dev/null || printf 'an unknown file system')"
 }
 
+# Elections since the last call with this cluster; the first after `fresh` sets the mark.
+ELECTIONS=0 TERM_SEEN=''
+count_elections() {
+  local now
+  now=$(curl -s "$(apis | head -n 1)/status" | jq '.term')
+  [ -z "$TERM_SEEN" ] || ELECTIONS=$((ELECTIONS + now - TERM_SEEN))
+  TERM_SEEN=$now
+}
+
 finished_jobs() { curl -s "$(apis | head -n 1)/status" | jq '[.jobs.completed, .jobs.failed, .jobs.cancelled] | map(. // 0) | add'; }
 
 # row LABEL TARGET MEASURE TEXT: a row of the table; a measure that was left out or failed is shown as such.
@@ -130,6 +139,7 @@ workers as processes of one machine: $(machine). Every acknowledged write is on 
 | durable submits, batches of 500 | 15 000/s | $(value batch .results.jobs_per_sec)/s |
 | lone submit through a follower, p50 | ≤ 10 ms | $(ms lone .results.request_latency.p50_us) ms (fdatasync of this disk: $(ms lone .setup.disk_fdatasync.p50_us) ms) |
 | end to end, 3 workers, no-op executor, $JOBS jobs | 1 000 jobs/s | $(value e2e .results.jobs_per_sec)/s |
+| elections while these loads ran | 0 | $ELECTIONS |
 | linearizable reads, 64 clients | | $(value reads .results.reads_per_sec)/s (p50 $(ms reads .results.request_latency.p50_us) ms) |
 | fail-over, SIGKILL of the leader to the first write accepted, $ROUNDS rounds | p50 ≤ 600 ms, max ≤ 2 s | p50 $(ms failover .results.first_write_accepted_latency.p50_us) ms, max $(ms failover .results.first_write_accepted_latency.max_us) ms |
 | running jobs restarted by these fail-overs | 0 | $(value failover .results.running_jobs_restarted) of $(value failover .results.running_jobs) |
@@ -261,7 +271,11 @@ devnet down >/dev/null 2>&1
 export CIRO_DEVNET_WORKER_FLAGS="--noop --max-parallel-jobs 256"
 cd "$ROOT" || exit 1 # the fail-over bench calls scripts/devnet.sh from here
 
-fresh() { devnet down >/dev/null && devnet up 3 --workers 3 || die "no cluster to measure"; }
+fresh() {
+  devnet down >/dev/null && devnet up 3 --workers 3 || die "no cluster to measure"
+  TERM_SEEN=''
+  count_elections
+}
 
 if [ "$SOAK" = yes ]; then
   soak
@@ -279,10 +293,12 @@ bench lone submit --clients 1 --duration-secs 5 --follower
 bench reads reads --clients 64 --duration-secs 10 --consistency linearizable
 bench e2e e2e --jobs "$JOBS" --timeout-secs 900
 FINISHED=$(finished_jobs) MEMORY=$(memory_mib)
+count_elections
 bench failover failover --rounds "$ROUNDS"
 # The submitted jobs stay pending, no worker runs them: a cluster of their own.
 fresh
 bench submit submit --clients 256 --duration-secs "$SECS"
 bench batch submit --clients 8 --batch 500 --duration-secs "$SECS"
+count_elections
 market
 write_readme

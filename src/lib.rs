@@ -20,6 +20,7 @@ pub mod leader;
 pub mod mesh;
 pub mod node;
 pub mod storage;
+pub mod submission;
 pub mod tasks;
 pub mod telemetry;
 pub mod wire;

@@ -9,10 +9,10 @@ use super::problem::{Code, Problem};
 use super::request::Request;
 use super::route::Route;
 use super::status::{MemberBody, members};
-use super::submission::invalid;
 use super::{Api, decode, respond};
 use crate::consensus;
 use crate::domain::NodeId;
+use crate::submission::invalid;
 
 const BODY_MAX: usize = 64 << 10;
 

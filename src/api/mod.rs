@@ -22,8 +22,6 @@
 mod blockchain;
 mod cluster;
 mod consistency;
-mod decode;
-mod escalation;
 mod events;
 mod health;
 mod jobs;
@@ -41,8 +39,6 @@ mod route;
 mod router;
 mod server;
 mod status;
-pub mod submission;
-mod text;
 mod workers;
 
 use std::sync::Arc;
@@ -57,6 +53,7 @@ pub use server::serve;
 use crate::consensus;
 use crate::domain::Timestamp;
 use crate::mesh;
+use crate::submission::{decode, text};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Gauges;
 

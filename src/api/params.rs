@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::problem::{Code, Problem};
 use super::text;
+use crate::submission::{NAME, NAME_RULE, is_name};
 
 /// One query parameter of a route.
 #[derive(Clone, Debug)]
@@ -76,16 +77,7 @@ impl Param {
     }
 }
 
-pub const NAME: &str = "^[a-z][a-z0-9_]{0,63}$";
-pub const NAME_RULE: &str = "a lower-case letter, then at most 63 of a–z, 0–9 and _";
 pub const PEER_ID: &str = "^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$";
-
-/// Whether text has the form of [`NAME`].
-pub fn is_name(text: &str) -> bool {
-    text.len() <= 64
-        && text.starts_with(|first: char| first.is_ascii_lowercase())
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
-}
 
 /// Whether text has the form of a peer id. About a third of such text is one.
 pub fn looks_like_peer_id(text: &str) -> bool {

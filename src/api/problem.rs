@@ -9,9 +9,9 @@ use utoipa::ToSchema;
 use warp::http::{HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
-use super::submission::{Fault, FieldError};
 use crate::consensus;
 use crate::domain::Refusal;
+use crate::submission::{Fault, FieldError};
 
 macro_rules! codes {
     ($($name:ident $status:literal $code:literal $title:literal $hint:literal)*) => {

@@ -187,7 +187,7 @@ fn close(count: &mut u32, bytes: &mut BytesMut, submits: &mut bool) -> Load {
 }
 
 pub(super) fn is_submit(command: &Command) -> bool {
-    matches!(command, Command::Submit(_))
+    matches!(command, Command::Submit(_) | Command::Ingest(_))
 }
 
 /// An error after some of the commands took effect.

@@ -17,6 +17,8 @@ mod errand;
 mod flights;
 mod leases;
 mod market;
+#[cfg(feature = "kafka")]
+mod publish;
 mod reconcile;
 mod round;
 mod sends;
@@ -102,6 +104,8 @@ impl Term {
         drive(&tasks, &reign, leases::Leases::default());
         drive(&tasks, &reign, deadlines::Deadlines);
         drive(&tasks, &reign, reconcile::Reconcile::default());
+        #[cfg(feature = "kafka")]
+        tasks.spawn_until_stopped("publish", publish::run(reign.clone()));
         Self { tasks, offers, number }
     }
 

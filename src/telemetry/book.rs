@@ -30,6 +30,7 @@ pub(super) struct Book {
     pub apply: Histogram,
     pub auction: Histogram,
     pub award: Histogram,
+    pub publish: Histogram,
     counters: Mutex<Counters>,
     requests: Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>,
     request_secs: Mutex<BTreeMap<&'static str, Histogram>>,
@@ -57,6 +58,7 @@ impl Book {
             timed("ciro_raft_apply", "Applying one record", &self.apply),
             timed("ciro_auction", "From announcing to awarding", &self.auction),
             timed("ciro_award", "From announcing a job first to its award being committed", &self.award),
+            timed("ciro_kafka_publish", "From an event to its acknowledgement by Kafka, batch by batch", &self.publish),
         ];
         figures.extend(self.counter_figures());
         figures.extend(self.http_figures());
@@ -114,6 +116,9 @@ fn help_of(name: &str) -> &'static str {
         "ciro_auction_awards" => "Jobs awarded",
         "ciro_assignments" => "Assignments sent to workers",
         "ciro_leases" => "Leases by what became of them",
+        "ciro_kafka_published" => "Records that Kafka acknowledged, repeats included",
+        "ciro_kafka_batches" => "Batches of records sent to Kafka",
+        "ciro_kafka_transactions" => "Transactions of exactly_once",
         "ciro_mesh_offences" => "Invalid messages, refused requests and rate violations",
         _ => "Events counted",
     }

@@ -94,6 +94,26 @@ pub fn mesh_offence(reason: &'static str) {
     count(|book| book.add("ciro_mesh_offences", "reason", reason, 1));
 }
 
+/// Kafka acknowledged `records` of `lane`.
+pub fn kafka_published(lane: &'static str, records: usize) {
+    count(|book| book.add("ciro_kafka_published", "lane", lane, records));
+}
+
+/// A batch was acknowledged, `took` after the first of it happened.
+pub fn kafka_publish_took(took: Duration) {
+    count(|book| book.publish.observe(took));
+}
+
+/// `result` of sending a batch: ok, failed, fenced.
+pub fn kafka_batch(result: &'static str) {
+    count(|book| book.add("ciro_kafka_batches", "result", result, 1));
+}
+
+/// The same, of a transaction.
+pub fn kafka_transaction(result: &'static str) {
+    count(|book| book.add("ciro_kafka_transactions", "result", result, 1));
+}
+
 /// The gauges, the process and what was counted, as JSON.
 pub fn render_json(gauges: &Gauges) -> Json {
     let metrics: Map<String, Json> = all(gauges).iter().map(|figure| (figure.full_name(), figure.to_json())).collect();

@@ -6,6 +6,8 @@
 
 mod convert;
 mod mesh;
+#[cfg(test)]
+mod released;
 pub mod wasm;
 
 pub use convert::{
@@ -23,6 +25,11 @@ pub mod proto {
     pub mod job {
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/ciro.job.v1.rs"));
+        }
+    }
+    pub mod kafka {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/ciro.kafka.v1.rs"));
         }
     }
     pub mod mesh {

@@ -4,13 +4,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::runs::RunBody;
-use crate::api::escalation::EscalationBody;
 use crate::api::market::WeightsBody;
 use crate::api::problem;
 use crate::api::text;
 use crate::domain::job::{Cause, Job, Outcome, Requirements, Retry, Source, Transition};
 use crate::domain::{State, WorkerId};
 use crate::mesh::Progress;
+use crate::submission::escalation::EscalationBody;
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Job)]

@@ -16,7 +16,7 @@ use super::page;
 use super::params::{Kind, Param};
 use super::problem::Code;
 use super::route::{Header, Route};
-use super::submission::Submission;
+use crate::submission::Submission;
 
 const IDEMPOTENCY_KEY: Header = Header {
     name: "Idempotency-Key",

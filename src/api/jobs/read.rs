@@ -10,11 +10,11 @@ use super::progress;
 use crate::api::page::{Page, after};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
-use crate::api::submission::address;
 use crate::api::{Api, respond, text};
 use crate::clock;
 use crate::domain::job::Outcome;
 use crate::domain::{Job, JobId, State, Timestamp, WorkerId};
+use crate::submission::address;
 
 /// How long `wait=terminal` holds without `timeout_secs`, in seconds.
 const WAIT_USUAL: u64 = 30;

@@ -6,12 +6,12 @@ use warp::reply::Response;
 use super::body::{BatchBody, ItemBody, JobBody};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::{Request, media_type};
-use crate::api::submission::{Checked, Submission};
 use crate::api::{Api, Limits, decode, respond};
 use crate::clock;
 use crate::domain::command::{Reply, Submit};
 use crate::domain::job::Source;
 use crate::domain::{Command, Done, JobId, State, Timestamp};
+use crate::submission::{Checked, Submission};
 
 /// Bodies above this are parsed on a thread of their own, so that they do not hold up other requests.
 const PARSE_INLINE: usize = 64 << 10;

@@ -4,11 +4,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::decode::{self, Int};
-use crate::api::params::{Kind, NAME, PEER_ID, Param};
-use crate::api::submission::{Fault, FieldError, integer, invalid, names, names_schema, number, small};
+use crate::api::params::{Kind, PEER_ID, Param};
 use crate::api::text;
 use crate::domain::worker::{Capabilities, Location, Tee};
 use crate::domain::{Command, WorkerId};
+use crate::submission::{Fault, FieldError, NAME, integer, invalid, names, names_schema, number, small};
 
 /// What a worker declares.
 #[derive(Deserialize, ToSchema)]

@@ -114,7 +114,15 @@ impl Step<'_> {
 
     pub(super) fn rate(&mut self, id: WorkerId, job: JobId, fact: Fact) {
         let now = self.state.now;
-        self.change_worker(id, |worker| reputation::rate(worker, now, job, fact));
+        let mut banned = false;
+        self.change_worker(id, |worker| {
+            let was = reputation::is_banned(worker, now);
+            reputation::rate(worker, now, job, fact);
+            banned = !was && reputation::is_banned(worker, now);
+        });
+        if banned {
+            self.announce(id, WorkerState::Banned);
+        }
     }
 
     /// Draws every reputation toward the start, for each hour that the log's clock has passed.

@@ -8,6 +8,7 @@ use crate::domain::cow::Map;
 use crate::domain::ids::{Digest, JobId, WorkerId};
 use crate::domain::index::Index;
 use crate::domain::job::{HISTORY_MAX, Input, Job, JobSpec, JobState, Requirements, Retry, Source};
+use crate::domain::journal::Event;
 use crate::domain::matching::class;
 use crate::domain::reputation::CHANGES_MAX;
 use crate::domain::run::{Run, Tally};
@@ -18,6 +19,9 @@ use crate::domain::worker::{Capabilities, Location, Worker};
 
 /// Bounds that a short test reaches.
 pub(super) const SMALL: Limits = Limits {
+    letters: 3,
+    letter_bytes: 400,
+    partitions: 2,
     backlog: 6,
     backlog_bytes: 1_500,
     classes: 4,
@@ -116,6 +120,7 @@ pub(super) fn reread(state: &State) -> State {
     assert_eq!(bytes(&read), written, "a snapshot of what was read differs");
     assert_eq!(read.index, state.index, "indexes built from a snapshot differ");
     assert_eq!(read.journal, state.journal);
+    assert_eq!(read.kafka, state.kafka);
     read
 }
 
@@ -135,6 +140,7 @@ pub(super) fn check(state: &State) {
     check_queues(state);
     check_sums(state);
     check_journal(state);
+    check_kafka(state);
 }
 
 fn check_job(state: &State, id: JobId, job: &Arc<Job>) {
@@ -227,8 +233,11 @@ fn check_sums(state: &State) {
     let begun = state.submitted_total() + state.reopened_total;
     assert_eq!(ended + state.index.active.len() as u64, begun, "each job ends once for each time it began");
     assert!(state.index.active.len() <= limits.backlog);
-    assert!(state.index.finished.len() <= limits.finished);
-    assert!(state.index.finished_bytes <= limits.finished_bytes);
+    if state.journal().undelivered() == 0 {
+        assert!(state.index.finished.len() <= limits.finished);
+        assert!(state.index.finished_bytes <= limits.finished_bytes);
+    }
+    assert!(state.index.finished.len() <= limits.finished * 2 + limits.backlog);
     assert!(state.workers.len() <= limits.workers);
     assert!(state.index.evidenced.len() <= limits.evidence);
     assert!(state.retired.len() <= limits.retired);
@@ -247,6 +256,24 @@ fn check_journal(state: &State) {
     assert_eq!(seqs, (journal.first_seq()..=journal.last_seq()).collect::<Vec<_>>(), "the journal has gaps");
     assert!(entries.is_sorted_by_key(|entry| (entry.index, entry.at)));
     assert!(journal.len() <= state.limits.journal_max * crate::domain::journal::OVERRUN);
+}
+
+fn check_kafka(state: &State) {
+    let (kafka, limits) = (state.kafka(), &state.limits);
+    let bytes: usize = kafka.letters_after(None).map(|dead| dead.letter.size()).sum();
+    assert_eq!(kafka.letter_bytes(), bytes, "letters are not counted");
+    assert!(kafka.letters() <= limits.letters && bytes <= limits.letter_bytes);
+    assert!(kafka.intake().count() <= limits.partitions);
+    assert!(kafka.letters_after(None).all(|dead| dead.replay.is_none_or(|replay| replay > dead.id)));
+    // What a sink has not heard of can still be told whole, unless the journal was overrun.
+    let Some(slowest) = state.journal().cursors().map(|(_, cursor)| cursor).min() else { return };
+    if state.journal().first_seq() <= slowest + 1 {
+        for entry in state.journal().after(slowest, usize::MAX) {
+            if let Event::Job { job, state: JobState::Completed | JobState::Failed, .. } = entry.event {
+                assert!(state.job(job).is_some(), "{job} was forgotten before it was told of");
+            }
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod clearing;
 mod fixture;
 mod golden;
+mod kafka;
 mod lost;
 mod market;
 mod properties;

@@ -129,9 +129,9 @@ impl AttemptBody {
 mod tests {
     use super::*;
     use crate::api::decode;
-    use crate::api::submission::Submission;
     use crate::domain::job::{JobError, Source};
     use crate::domain::{Digest, JobId};
+    use crate::submission::Submission;
 
     /// A job with this history: at each second a line.
     fn job(state: JobState, lines: &[(Cause, u32, JobState)]) -> Job {

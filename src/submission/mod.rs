@@ -8,7 +8,11 @@
 //! clock and on whether the job is a repeat, so the door asks
 //! [`Checked::deadline_ahead`] when it knows.
 
+pub mod decode;
+pub mod escalation;
 mod input;
+pub mod text;
+mod weights;
 
 use std::ops::RangeInclusive;
 
@@ -16,12 +20,15 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use utoipa::ToSchema;
 
-use super::decode::Int;
-use super::params::{NAME_RULE, is_name};
-use super::{escalation, market, text};
 use crate::domain::job::{Input, REDUNDANCY_MAX, Requirements, Retry};
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
+use decode::Int;
 pub use input::InputDto;
+pub use weights::WeightsDto;
+
+/// What a job type looks like, as a pattern and in words.
+pub const NAME: &str = "^[a-z][a-z0-9_]{0,63}$";
+pub const NAME_RULE: &str = "a lower-case letter, then at most 63 of a–z, 0–9 and _";
 
 /// Most tags of a job, and frameworks or regions it may name.
 const TAGS_MAX: usize = 16;
@@ -46,7 +53,7 @@ pub struct Submission {
     )]
     pub payload: Option<String>,
     /// In place of `payload`: a reference that the worker fetches.
-    #[serde(default, deserialize_with = "super::decode::object")]
+    #[serde(default, deserialize_with = "decode::object")]
     pub input: Option<InputDto>,
     /// 1 (last) to 10 (first).
     #[schema(value_type = Option<u8>, minimum = 1, maximum = 10, default = 5)]
@@ -54,7 +61,7 @@ pub struct Submission {
     /// The most the client will pay, in the smallest unit of the token; without it any price. No award is above it.
     #[schema(pattern = "^[0-9]{1,38}$", example = "1000000000000000000")]
     pub max_price: Option<String>,
-    #[serde(default, deserialize_with = "super::decode::object")]
+    #[serde(default, deserialize_with = "decode::object")]
     pub price_escalation: Option<escalation::EscalationDto>,
     /// Must lie in the future. A job that is not done by then fails.
     #[schema(format = DateTime, example = "2999-01-01T00:00:00.000Z")]
@@ -62,7 +69,7 @@ pub struct Submission {
     /// Longest run of one attempt.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 86400, default = 3600)]
     pub timeout_secs: Option<Int>,
-    #[serde(default, deserialize_with = "super::decode::object")]
+    #[serde(default, deserialize_with = "decode::object")]
     pub requirements: Option<RequirementsDto>,
     /// How offers are weighed.
     #[schema(
@@ -70,9 +77,9 @@ pub struct Submission {
         default = "balanced"
     )]
     pub policy: Option<String>,
-    #[serde(default, deserialize_with = "super::decode::object")]
-    pub weights: Option<market::WeightsDto>,
-    #[serde(default, deserialize_with = "super::decode::object")]
+    #[serde(default, deserialize_with = "decode::object")]
+    pub weights: Option<WeightsDto>,
+    #[serde(default, deserialize_with = "decode::object")]
     pub retry: Option<RetryDto>,
     /// Workers that run the job independently; more than half of them must bring the same output. Each may cost
     /// up to `max_price`, and only those whose output is the job's are owed anything.
@@ -200,8 +207,8 @@ impl Submission {
             deadline: self.deadline.as_deref().map(deadline).transpose()?,
             timeout_secs: small(integer("timeout_secs", self.timeout_secs, 1..=86_400, 3_600)?),
             requirements: requirements(self.requirements.unwrap_or_default())?.into(),
-            policy: market::policy(self.policy.as_deref())?,
-            weights: market::weights(self.weights)?,
+            policy: weights::policy(self.policy.as_deref())?,
+            weights: weights::weights(self.weights)?,
             retry: retry(self.retry.unwrap_or_default())?.into(),
             redundancy: small(integer("redundancy", self.redundancy, 1..=REDUNDANCY_MAX.into(), 1)?),
             tags: names("tags", self.tags, TAGS_MAX)?,
@@ -211,6 +218,13 @@ impl Submission {
         };
         Ok(Checked { spec, payload })
     }
+}
+
+/// Whether text has the form of [`NAME`].
+pub fn is_name(text: &str) -> bool {
+    text.len() <= 64
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 fn refuse_unavailable(submission: &Submission) -> Result<(), FieldError> {
@@ -271,7 +285,7 @@ fn payload(payload: Option<String>, inline_bytes: usize) -> Result<Vec<u8>, Fiel
     Ok(bytes)
 }
 
-pub(super) fn price(field: &'static str, text: &str) -> Result<Price, FieldError> {
+pub(crate) fn price(field: &'static str, text: &str) -> Result<Price, FieldError> {
     let refused = || invalid(field, format!("{field} must be a decimal string of at most 38 digits"));
     if text.len() > 38 {
         return Err(refused());
@@ -286,7 +300,7 @@ fn deadline(text: &str) -> Result<Timestamp, FieldError> {
 }
 
 /// A felt in the range of addresses (below 2^251), in one spelling.
-pub(super) fn address(text: &str) -> Result<String, FieldError> {
+pub(crate) fn address(text: &str) -> Result<String, FieldError> {
     let refused =
         || invalid("client_address", "client_address must be 0x and hex digits of a number below 2^251".to_owned());
     let digits = text.strip_prefix("0x").ok_or_else(refused)?;
@@ -333,7 +347,7 @@ fn retry(dto: RetryDto) -> Result<Retry, FieldError> {
 }
 
 /// An integer in `range`, or `usual`.
-pub(super) fn integer(
+pub(crate) fn integer(
     field: &'static str,
     value: Option<Int>,
     range: RangeInclusive<u64>,
@@ -350,7 +364,7 @@ pub(super) fn integer(
 }
 
 /// A number in `range`, or `usual`.
-pub(super) fn number(
+pub(crate) fn number(
     field: &'static str,
     value: Option<f64>,
     range: RangeInclusive<f64>,
@@ -366,7 +380,7 @@ pub(super) fn number(
 }
 
 /// At most `most` short, non-empty strings.
-pub(super) fn names(field: &'static str, value: Option<Vec<String>>, most: usize) -> Result<Vec<String>, FieldError> {
+pub(crate) fn names(field: &'static str, value: Option<Vec<String>>, most: usize) -> Result<Vec<String>, FieldError> {
     let names = value.unwrap_or_default();
     if names.len() > most {
         return Err(invalid(field, format!("{field} must have at most {most} items, not {}", names.len())));
@@ -381,12 +395,12 @@ pub(super) fn names(field: &'static str, value: Option<Vec<String>>, most: usize
     Ok(names)
 }
 
-pub(super) fn invalid(field: &'static str, detail: String) -> FieldError {
+pub(crate) fn invalid(field: &'static str, detail: String) -> FieldError {
     FieldError { fault: Fault::Invalid, field, detail, hint: None }
 }
 
 /// For values that a range check has bounded.
-pub(super) fn small<T: TryFrom<u64> + Default>(value: u64) -> T {
+pub(crate) fn small<T: TryFrom<u64> + Default>(value: u64) -> T {
     T::try_from(value).unwrap_or_default()
 }
 
@@ -406,7 +420,7 @@ fn tags_schema() -> utoipa::openapi::schema::Array {
     names_of(TAGS_MAX)
 }
 
-pub(super) fn names_schema() -> utoipa::openapi::schema::Array {
+pub(crate) fn names_schema() -> utoipa::openapi::schema::Array {
     names_of(NAMES_MAX)
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::decode::Int;
-use super::submission::{Fault, FieldError, integer, invalid, price, small};
+use super::{Fault, FieldError, integer, invalid, price, small};
 use crate::domain::Price;
 use crate::domain::ceiling::{EVERY_MAX_SECS, Escalation};
 

@@ -4,8 +4,8 @@ use reqwest::Url;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::decode::Int;
 use super::{Fault, FieldError, integer, invalid};
-use crate::api::decode::Int;
 use crate::domain::Digest;
 use crate::domain::job::Input;
 

@@ -1,8 +1,7 @@
 //! What a submission may say, and the words in which it is refused.
 
 use super::*;
-use crate::api::decode;
-use crate::api::problem::Problem;
+use crate::api::Problem;
 use crate::domain::score::{Policy, Weights};
 
 fn check(body: &str) -> Result<Checked, Problem> {
@@ -146,7 +145,7 @@ fn payloads_are_base64_within_the_limit() {
         (r#"{"type":"","payload":""}"#.to_owned(), Code::InvalidField),
         (r#"{"type":"a-b","payload":""}"#.to_owned(), Code::InvalidField),
     ];
-    use crate::api::problem::Code;
+    use crate::api::Code;
     for (body, code) in cases {
         assert_eq!(check(&body).expect_err(&body).code, code, "{body}");
     }

@@ -11,7 +11,7 @@ use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::problem::{Code, Problem};
+use crate::api::{Code, Problem};
 
 /// An integer in JSON: also `3.0`, as JSON Schema has it. Ranges are checked later, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
