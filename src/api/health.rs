@@ -12,6 +12,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Api;
+use super::kafka::Picture;
 use super::problem::{Code, Problem};
 use super::request::Request;
 use super::respond;
@@ -79,7 +80,7 @@ async fn health(api: Api, _request: Request) -> Result<Response, Problem> {
         ("storage", storage(api.client().storage())),
         ("mesh", mesh(&api, &status)),
         ("workers", workers(&api)),
-        ("kafka", Component::new(Condition::Disabled, "not configured")),
+        ("kafka", kafka(&Picture::of(&api.context))),
         ("blockchain", Component::new(Condition::Disabled, "not configured")),
         ("database", Component::new(Condition::Disabled, "not configured")),
     ]);
@@ -131,6 +132,27 @@ fn workers(api: &Api) -> Component {
     let able = ["online", "busy"].iter().filter_map(|state| counts.get(state)).sum::<u64>();
     let condition = if able > 0 { Condition::Healthy } else { Condition::Degraded };
     Component::new(condition, format!("{able} of {} workers are online", counts.values().sum::<u64>()))
+}
+
+/// Kafka never makes a node unhealthy: all but intake and delivery goes on without it.
+fn kafka(picture: &Picture) -> Component {
+    let alarms: Vec<String> = picture.alarms().into_iter().map(|alarm| alarm.detail).collect();
+    if !alarms.is_empty() {
+        return Component::new(Condition::Degraded, alarms.join("; "));
+    }
+    let Some(own) = &picture.own else { return Component::new(Condition::Disabled, "not configured") };
+    if own.state != "connected" {
+        let servers = own.bootstrap_servers.join(", ");
+        return Component::new(Condition::Degraded, format!("{} to {servers}", own.state));
+    }
+    let lag = picture.lag().map_or_else(|| "an unknown number of".to_owned(), |lag| lag.to_string());
+    let detail = format!(
+        "connected to {} brokers; {lag} records not read, {} events not delivered, {} dead letters",
+        own.brokers.len(),
+        picture.undelivered,
+        picture.letters
+    );
+    Component::new(Condition::Healthy, detail)
 }
 
 async fn live(_api: Api, _request: Request) -> Result<Response, Problem> {

@@ -2,6 +2,7 @@
 
 use warp::reply::Response;
 
+use super::kafka::Picture;
 use super::params::{Kind, Param};
 use super::problem::Problem;
 use super::request::Request;
@@ -40,6 +41,7 @@ pub fn routes() -> Vec<Route> {
 pub fn gauges(context: &Context) -> Gauges {
     let status = context.client.status();
     let storage = context.client.storage();
+    let kafka = Picture::of(context).gauges();
     context.client.read(|state| Gauges {
         jobs: job_counts(state),
         workers: worker_counts(state),
@@ -56,6 +58,7 @@ pub fn gauges(context: &Context) -> Gauges {
         sync_p50_us: storage.sync.p50_us,
         sync_p99_us: storage.sync.p99_us,
         uptime_secs: clock::now().since(context.info.started) / 1_000,
+        kafka,
     })
 }
 

@@ -189,6 +189,7 @@ fn path_schema(route: &Route) -> Value {
     match tag(route) {
         "jobs" => json!({"type": "string", "format": "uuid"}),
         "workers" | "cluster" => json!({"type": "string", "pattern": super::params::PEER_ID}),
+        "kafka" => json!({"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}),
         _ => json!({"type": "string", "minLength": 1}),
     }
 }
@@ -353,7 +354,8 @@ mod tests {
             GET /workers/{id}/health,GET /network/stats,GET /network/peers,GET /network/health,\
             GET /blockchain/status,GET /blockchain/transactions,GET /blockchain/metrics,GET /kafka/status,\
             GET /kafka/stats,GET /kafka/dead-letter-queue,POST /kafka/dead-letter-queue/{id}/replay,\
-            DELETE /kafka/dead-letter-queue/{id},GET /cluster,POST /cluster/members,\
+            DELETE /kafka/dead-letter-queue/{id},GET /kafka/dead-letter-queue/{id},POST /kafka/intake/seek,\
+            POST /kafka/intake/reset,DELETE /kafka/cursor,GET /cluster,POST /cluster/members,\
             DELETE /cluster/members/{node_id},POST /cluster/transfer-leadership,GET /cluster/backup,GET /events,\
             GET /openapi.json,GET /docs,GET /";
         for route in routes.split(',') {

@@ -69,6 +69,15 @@ impl Request {
         })
     }
 
+    /// The dead letter named by the path.
+    pub fn letter(&self) -> Result<u64, Problem> {
+        let text = self.path("id");
+        text.parse().ok().filter(|id: &u64| *id > 0 && id.to_string() == text).ok_or_else(|| {
+            let problem = Problem::new(Code::InvalidId, format!("{:?} is not the id of a dead letter", clip(text)));
+            problem.field("id").hint("Ids of dead letters are numbers: GET /kafka/dead-letter-queue lists them.")
+        })
+    }
+
     /// The worker that a filter names: `Some(None)` is one that can not exist.
     pub fn worker_filter(&self, name: &str) -> Option<Option<WorkerId>> {
         self.text(name).map(|text| text.parse().ok())

@@ -14,6 +14,7 @@ mod download;
 mod failure;
 mod files;
 mod job;
+mod kafka;
 mod local;
 mod module;
 mod output;
@@ -119,6 +120,9 @@ enum Command {
     /// The mesh as a node sees it
     #[command(subcommand)]
     Network(cluster::NetworkCommand),
+    /// Kafka as the nodes see it, its dead letters, and records sent and read here
+    #[command(subcommand)]
+    Kafka(kafka::Command),
     /// A node's status
     Status,
     /// A node's health, component by component; exit code 1 when it is unhealthy
@@ -166,6 +170,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Worker(command) => block_on(worker::run(command, &remote)),
         Command::Cluster(command) => block_on(cluster::run(command, &remote)),
         Command::Network(command) => block_on(cluster::network(command, &remote)),
+        Command::Kafka(command) => block_on(kafka::run(command, &remote)),
         Command::Verify(args) => receipt::verify(&args, &remote),
         Command::Status => block_on(cluster::status(&remote)),
         Command::Health => block_on(cluster::health(&remote)),

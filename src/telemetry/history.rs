@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use super::histogram::as_f64;
 use super::metrics::Gauges;
 use super::process::Process;
+use super::traffic::{self, Traffic};
 use crate::clock;
 
 /// How often a sample is taken.
@@ -25,7 +26,7 @@ pub const POINTS_MAX: usize = 8_640;
 const POINTS_UNASKED: u64 = 1_000;
 
 /// The series, in the order of a sample's values.
-pub const NAMES: [&str; 20] = [
+pub const NAMES: [&str; 25] = [
     "jobs_pending",
     "jobs_assigned",
     "jobs_running",
@@ -46,6 +47,11 @@ pub const NAMES: [&str; 20] = [
     "storage_free_bytes",
     "storage_sync_p99_seconds",
     "process_resident_memory_bytes",
+    "kafka_intake_lag",
+    "kafka_messages_in_total",
+    "kafka_messages_out_total",
+    "kafka_undelivered",
+    "kafka_dead_letters",
 ];
 
 static HISTORY: Mutex<History> = Mutex::new(History { samples: VecDeque::new() });
@@ -66,6 +72,7 @@ struct Sample {
 /// Takes a sample now.
 pub fn record(gauges: &Gauges) {
     let values = values(gauges);
+    traffic::record(clock::instant(), &gauges.kafka.topics);
     lock().push(Sample { at_ms: clock::now().0, values });
 }
 
@@ -130,6 +137,7 @@ impl History {
 fn values(g: &Gauges) -> [f64; NAMES.len()] {
     let job = |state| as_f64(g.jobs.get(state).copied().unwrap_or_default());
     let worker = |state| as_f64(g.workers.get(state).copied().unwrap_or_default());
+    let messages = |of: fn(&Traffic) -> u64| as_f64(g.kafka.topics.values().map(of).sum());
     [
         job("pending"),
         job("assigned"),
@@ -151,6 +159,11 @@ fn values(g: &Gauges) -> [f64; NAMES.len()] {
         as_f64(g.storage_free_bytes),
         as_f64(g.sync_p99_us) / 1e6,
         Process::read().resident_bytes.map_or(f64::NAN, as_f64),
+        g.kafka.lag.map_or(f64::NAN, as_f64),
+        messages(|traffic| traffic.read),
+        messages(|traffic| traffic.written),
+        as_f64(g.kafka.undelivered),
+        as_f64(g.kafka.letters),
     ]
 }
 

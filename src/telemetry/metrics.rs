@@ -14,6 +14,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::book::{self, BOOK, Book};
 use super::figures::{self, Figure};
+use super::{kafka, traffic};
 use crate::clock;
 
 /// Values read from the node at the moment of a scrape.
@@ -34,6 +35,35 @@ pub struct Gauges {
     pub sync_p50_us: u64,
     pub sync_p99_us: u64,
     pub uptime_secs: u64,
+    pub kafka: Kafka,
+}
+
+/// The same of Kafka. What is not known is `None`.
+#[derive(Clone, Debug, Default)]
+pub struct Kafka {
+    /// `None`: disabled on this node.
+    pub connected: Option<bool>,
+    /// At most as many as the state keeps offsets of.
+    pub partitions: Vec<KafkaPartition>,
+    /// Records not read yet, over all partitions.
+    pub lag: Option<u64>,
+    pub letters: u64,
+    pub letter_bytes: u64,
+    /// Entries of the journal that Kafka lacks, and how many are kept at most.
+    pub undelivered: u64,
+    pub undelivered_limit: u64,
+    pub cursor: Option<u64>,
+    pub topics: traffic::Topics,
+    /// Every alarm there is, and whether it is raised.
+    pub alarms: BTreeMap<&'static str, bool>,
+}
+
+#[derive(Clone, Debug)]
+pub struct KafkaPartition {
+    pub topic: String,
+    pub number: u32,
+    pub next: Option<u64>,
+    pub lag: Option<u64>,
 }
 
 static ENABLED: AtomicBool = AtomicBool::new(true);
@@ -122,6 +152,7 @@ pub fn render_json(gauges: &Gauges) -> Json {
 
 fn all(gauges: &Gauges) -> Vec<Figure> {
     let mut figures = figures::measured(gauges);
+    figures.extend(kafka::figures(&gauges.kafka));
     figures.extend(counted());
     figures
 }
@@ -182,6 +213,32 @@ mod tests {
         assert_eq!(metrics["ciro_jobs_submitted_total"]["samples"][0]["value"], 17.0);
         assert_eq!(metrics["ciro_raft_staleness_seconds"]["samples"][0]["value"], 0.25);
         assert!(metrics["process_resident_memory_bytes"]["samples"][0]["value"].as_f64().unwrap() > 1e5);
+    }
+
+    #[test]
+    fn kafka_shows_what_is_known_and_nothing_else() {
+        let disabled = render_json(&gauges());
+        assert!(disabled["metrics"]["ciro_kafka_connected"].is_null(), "disabled is not disconnected");
+        assert_eq!(disabled["metrics"]["ciro_kafka_dead_letters"]["samples"][0]["value"], 0.0);
+        let partition = |number, lag| KafkaPartition { topic: "ciro.jobs".to_owned(), number, next: Some(7), lag };
+        let kafka = Kafka {
+            connected: Some(true),
+            partitions: vec![partition(0, Some(5)), partition(1, None)],
+            topics: traffic::Topics::from([("ciro.jobs".to_owned(), traffic::Traffic { read: 9, written: 1 })]),
+            alarms: BTreeMap::from([("down", false), ("duty", true)]),
+            ..Kafka::default()
+        };
+        let json = render_json(&Gauges { kafka, ..gauges() });
+        let value = |name: &str, sample: usize| json["metrics"][name]["samples"][sample]["value"].clone();
+        assert_eq!(value("ciro_kafka_connected", 0), 1.0);
+        assert_eq!(
+            json["metrics"]["ciro_kafka_intake_lag"]["samples"].as_array().unwrap().len(),
+            1,
+            "of what is known"
+        );
+        assert_eq!(value("ciro_kafka_intake_lag", 0), 5.0);
+        assert_eq!((value("ciro_kafka_intake_offset", 1), value("ciro_kafka_alarm", 1)), (json!(7.0), json!(1.0)));
+        assert_eq!(value("ciro_kafka_messages_in_total", 0), 9.0);
     }
 
     #[test]

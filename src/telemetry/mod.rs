@@ -16,11 +16,13 @@ mod book;
 mod figures;
 mod histogram;
 pub mod history;
+mod kafka;
 pub mod metrics;
 mod process;
 pub mod request;
 #[cfg(feature = "prometheus")]
 mod text;
+pub mod traffic;
 
 pub use process::raise_file_limit;
 
