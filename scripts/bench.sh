@@ -238,7 +238,7 @@ soak() {
 # fresh_market WORKERS: a cluster with so many workers as processes of their own.
 fresh_market() {
   disperse
-  devnet down >/dev/null && CIRO_DEVNET_WORKER_FLAGS='--noop --max-parallel-jobs 4' devnet up 3 --workers "$1" || die "no cluster to measure"
+  devnet down >/dev/null && CIRO_DEVNET_WORKER_FLAGS='--noop --max-parallel-jobs 4' devnet up 3 --workers "$1" --kafka none || die "no cluster to measure"
 }
 
 market() {
@@ -272,7 +272,7 @@ export CIRO_DEVNET_WORKER_FLAGS="--noop --max-parallel-jobs 256"
 cd "$ROOT" || exit 1 # the fail-over bench calls scripts/devnet.sh from here
 
 fresh() {
-  devnet down >/dev/null && devnet up 3 --workers 3 || die "no cluster to measure"
+  devnet down >/dev/null && devnet up 3 --workers 3 --kafka none || die "no cluster to measure"
   TERM_SEEN=''
   count_elections
 }

@@ -5,7 +5,6 @@
 //! ends, however it ends. A story that changes the broker for good starts its own.
 
 use std::fs;
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -57,14 +57,6 @@ impl Desk {
         self.writer.send(messages).await.expect("the broker takes what clients produce");
     }
 
-    /// Each of them, repeated until the broker has it, as a client would.
-    pub async fn produce_somehow(&self, messages: Vec<Message>) {
-        until(secs(90), "the broker takes what clients produce", async || {
-            self.writer.send(messages.clone()).await.ok()
-        })
-        .await;
-    }
-
     /// Waits until the topic is there.
     pub async fn topic(&self, topic: &str) {
         let reader = self.handle.reader().unwrap();
