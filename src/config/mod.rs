@@ -15,6 +15,7 @@
 
 mod check;
 mod generate;
+mod kafka;
 mod layers;
 mod schema;
 mod text;
@@ -31,6 +32,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 pub use generate::generate;
+pub use kafka::Kafka;
 pub use layers::{Layered, Origin, Sources};
 
 use crate::domain::NodeId;
@@ -224,16 +226,6 @@ pub struct Blockchain {
     #[serde(deserialize_with = "unless_empty")]
     pub rpc_url: Option<Secret>,
     pub job_manager_address: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Kafka {
-    pub enabled: bool,
-    pub bootstrap_servers: Vec<String>,
-    pub job_topic: String,
-    pub worker_topic: String,
-    pub result_topic: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -233,11 +233,75 @@ pub(super) const KEYS: &[Key] = &[
         "The contract's address, 0x and hex digits.",
     ),
     // kafka
-    flag("kafka.enabled", OFF, "Needs a build with Kafka support, which this is not."),
+    flag(
+        "kafka.enabled",
+        OFF,
+        "The leader takes jobs from Kafka and gives results to it; every node tells how Kafka is. On all nodes or none.",
+    ),
     list("kafka.bootstrap_servers", text::host_port, &["localhost:9092"], "Brokers, \"host:port\"."),
-    word("kafka.job_topic", text::topic, always(Plain::Text("ciro.jobs")), "Jobs come in here."),
+    word(
+        "kafka.mode",
+        text::kafka_mode,
+        always(Plain::Text("external")),
+        "embedded: the brokers are `ciro-coordinator dev-broker`, which keeps nothing. external: they are real.",
+    ),
+    word(
+        "kafka.delivery",
+        text::kafka_delivery,
+        always(Plain::Text("at_least_once")),
+        "at_least_once: repeats after a change of leader, with the same ce_id. exactly_once: none for readers of\n\
+         committed records; needs brokers with transactions.",
+    ),
+    word(
+        "kafka.job_topic",
+        text::topic,
+        always(Plain::Text("ciro.jobs")),
+        "Jobs come in here. What can not become a job goes to the topic of this name and .dlq.",
+    ),
     word("kafka.worker_topic", text::topic, always(Plain::Text("ciro.workers")), "The life of workers goes out here."),
     word("kafka.result_topic", text::topic, always(Plain::Text("ciro.results")), "Results go out here."),
+    flag(
+        "kafka.create_topics",
+        Default::By(|environment| Plain::Bool(environment.is_local())),
+        "Create topics that are missing, with 4 partitions (dead letters: 1) and the brokers' own replication.",
+    ),
+    word(
+        "kafka.intake_from",
+        text::kafka_start,
+        always(Plain::Text("earliest")),
+        "Where a partition that was never read begins: earliest or latest.",
+    ),
+    integer(
+        "kafka.max_in_flight_jobs",
+        1,
+        1_000_000,
+        10_000,
+        "Intake pauses while this many jobs have not ended, and goes on at half of it.",
+    ),
+    integer("kafka.batch_records", 1, 10_000, 500, "Most records that are taken in with one command."),
+    integer("kafka.batch_bytes", 1_024, 4 << 20, 1 << 20, "Most bytes of them, give or take one record."),
+    word(
+        "kafka.security_protocol",
+        text::kafka_protocol,
+        always(Plain::Text("plaintext")),
+        "plaintext, ssl, sasl_plaintext or sasl_ssl. Those with ssl need a build with the feature kafka-tls.",
+    ),
+    word(
+        "kafka.sasl_mechanism",
+        text::sasl_mechanism,
+        EMPTY,
+        "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512 (SCRAM: with the feature kafka-tls). Empty: none.",
+    ),
+    hidden(word("kafka.sasl_username", text::any, EMPTY, "With a sasl protocol.")),
+    hidden(word(
+        "kafka.sasl_password",
+        text::any,
+        EMPTY,
+        "With a sasl protocol. Keep it out of the file: set CIRO__KAFKA__SASL_PASSWORD instead.",
+    )),
+    word("kafka.ssl_ca_file", text::any, EMPTY, "PEM: who signed the brokers' certificates. Empty: the system's."),
+    word("kafka.ssl_certificate_file", text::any, EMPTY, "PEM: this node's own certificate, if brokers ask for one."),
+    word("kafka.ssl_key_file", text::any, EMPTY, "PEM: its key."),
     // logging
     word(
         "logging.level",

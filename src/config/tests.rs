@@ -155,7 +155,7 @@ fn bad_values_are_refused_with_what_would_be_right() {
 #[test]
 fn combinations_that_can_not_work_are_refused() {
     let twice = format!("/ip4/10.0.0.1/tcp/1/p2p/{PEER},/ip4/10.0.0.2/tcp/1/p2p/{PEER}");
-    let cases: [(&[(&str, &str)], &str); 12] = [
+    let cases: [(&[(&str, &str)], &str); 11] = [
         (
             &[("network.p2p_port", "8080")],
             "network.p2p_port: is 8080, and so is the port of api.bind; they must differ",
@@ -171,7 +171,6 @@ fn combinations_that_can_not_work_are_refused() {
             &[("network.discovery_enabled", "false"), ("network.mdns_enabled", "true")],
             "needs network.discovery_enabled",
         ),
-        (&[("kafka.enabled", "true")], "kafka.enabled: this build has no Kafka support yet"),
         (&[("blockchain.enabled", "true")], "blockchain.enabled: this build has no blockchain support yet"),
         (&[("api.max_body_bytes", "200000")], "api.max_body_bytes: too small for a payload"),
     ];
@@ -207,7 +206,16 @@ fn the_operator_is_warned_of_what_is_legal_but_unwise() {
 fn secrets_are_not_shown_anywhere() {
     let database = "postgresql://ciro:hunter2@db.example/ciro?password=hunter3";
     let rpc = "https://user:hunter4@rpc.example/v1/0123456789abcdef0123";
-    let (config, layered) = load_flags(&[("database_url", database), ("blockchain.rpc_url", rpc)]).unwrap();
+    let (config, layered) = load_flags(&[
+        ("database_url", database),
+        ("blockchain.rpc_url", rpc),
+        ("kafka.security_protocol", "sasl_plaintext"),
+        ("kafka.sasl_mechanism", "PLAIN"),
+        ("kafka.sasl_username", "hunter5"),
+        ("kafka.sasl_password", "hunter6"),
+    ])
+    .unwrap();
+    assert_eq!(config.kafka.sasl_password.as_ref().unwrap().expose(), "hunter6");
     assert_eq!(config.database_url.as_ref().unwrap().expose(), database);
     for shown in [format!("{config:?}"), layered.print(), config.warnings().join(" ")] {
         for secret in ["hunter", "0123456789abcdef"] {

@@ -63,11 +63,34 @@ pub(super) fn host_port(text: &str) -> Checked {
     ensure(fits, "expected host:port, e.g. \"localhost:9092\"")
 }
 
+/// Room is left for the names that are made of it: `.dlq`, `.progress`.
 pub(super) fn topic(text: &str) -> Checked {
-    let fits = (1..=249).contains(&text.len())
+    let fits = (1..=240).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
         && !matches!(text, "." | "..");
-    ensure(fits, "expected 1 to 249 letters, digits, dots, hyphens and underscores")
+    ensure(fits, "expected 1 to 240 letters, digits, dots, hyphens and underscores")
+}
+
+pub(super) fn kafka_mode(text: &str) -> Checked {
+    ensure(matches!(text, "embedded" | "external"), "expected embedded or external")
+}
+
+pub(super) fn kafka_delivery(text: &str) -> Checked {
+    ensure(matches!(text, "at_least_once" | "exactly_once"), "expected at_least_once or exactly_once")
+}
+
+pub(super) fn kafka_start(text: &str) -> Checked {
+    ensure(matches!(text, "earliest" | "latest"), "expected earliest or latest")
+}
+
+pub(super) fn kafka_protocol(text: &str) -> Checked {
+    let fits = matches!(text, "plaintext" | "ssl" | "sasl_plaintext" | "sasl_ssl");
+    ensure(fits, "expected plaintext, ssl, sasl_plaintext or sasl_ssl")
+}
+
+pub(super) fn sasl_mechanism(text: &str) -> Checked {
+    let fits = matches!(text, "" | "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512");
+    ensure(fits, "expected PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, or empty for none")
 }
 
 pub(super) fn log_format(text: &str) -> Checked {

@@ -4,8 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 /// What the brokers are. Tells people; [`Mode::Embedded`] brokers also have no transactions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// `ciro-coordinator dev-broker`: keeps nothing.
     Embedded,
@@ -22,7 +25,8 @@ impl Mode {
 }
 
 /// How often consumers see what is published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Delivery {
     /// Repeats after a change of leader; they carry the same `ce_id`.
     AtLeastOnce,
@@ -40,7 +44,8 @@ impl Delivery {
 }
 
 /// Where a partition that was never read begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Start {
     Earliest,
     Latest,
@@ -88,7 +93,8 @@ pub struct Intake {
 }
 
 /// How brokers are spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     Plaintext,
     Ssl,

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::consensus;
 use crate::domain::NodeId;
+use crate::kafka;
 use crate::leader;
 use crate::mesh::{self, Roster};
 use crate::storage;
@@ -60,6 +61,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("start kafka")]
+    Kafka(#[source] kafka::Error),
     #[error("run start-up task")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -92,13 +95,14 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let desk = reign::Desk::default();
     route::start(inbox, &raft, &mesh, &roster, &desk, &groups.mesh);
 
+    let kafka = start_kafka(&config, id, &groups.mesh).map_err(Error::Kafka)?;
     let leader = leader::Context {
         client: raft.client(),
         mesh: mesh.clone(),
         roster: roster.clone(),
         options: config.leader_options(),
         coordinators: config.coordinator_addresses(&mesh.addresses()),
-        kafka: None,
+        kafka: kafka.clone(),
     };
     groups.duties.spawn("reign", reign::watch(leader, desk, groups.duties.clone()));
 
@@ -113,7 +117,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
             started: clock::now(),
         },
         limits: config.api_limits(),
-        kafka: None,
+        kafka,
     };
     let sampled = context.clone();
     groups.api.spawn_until_stopped("history", async move {
@@ -166,6 +170,21 @@ async fn start_mesh(
     tasks: &Tasks,
 ) -> Result<(mesh::Handle, mesh::Inbox), mesh::Error> {
     mesh::start(identity, config.mesh_options(), tasks).await
+}
+
+/// A node looks at Kafka whether it leads or not. `None`: disabled.
+#[cfg(feature = "kafka")]
+fn start_kafka(config: &Config, id: NodeId, tasks: &Tasks) -> Result<Option<kafka::Handle>, kafka::Error> {
+    config.kafka_options(id).map(|options| kafka::Handle::start(options, tasks)).transpose()
+}
+
+/// Without Kafka in the build no configuration enables it.
+#[cfg(not(feature = "kafka"))]
+fn start_kafka(config: &Config, id: NodeId, _: &Tasks) -> Result<Option<kafka::Handle>, kafka::Error> {
+    match config.kafka_options(id) {
+        None => Ok(None),
+        Some(_) => Err(kafka::Error::Refused("this build has no Kafka support".to_owned())),
+    }
 }
 
 /// Completes on a signal, or when Raft can not go on.

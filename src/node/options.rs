@@ -1,11 +1,12 @@
 //! The configuration as each layer wants it.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::Config;
-use crate::{api, consensus, leader, mesh};
+use crate::config::{Config, Secret};
+use crate::domain::NodeId;
+use crate::{api, consensus, kafka, leader, mesh};
 
 /// Largest message between members: a record of Raft with room to spare.
 const FRAME_MAX: usize = 8 << 20;
@@ -67,6 +68,43 @@ impl Config {
         }
     }
 
+    /// `None`: disabled.
+    pub(super) fn kafka_options(&self, id: NodeId) -> Option<kafka::Options> {
+        let told = &self.kafka;
+        told.enabled.then(|| kafka::Options {
+            bootstrap_servers: told.bootstrap_servers.clone(),
+            mode: told.mode,
+            delivery: told.delivery,
+            topics: told.topics(),
+            cluster_name: self.network.name.clone(),
+            client_id: format!("ciro-{id}"),
+            create_topics: told.create_topics,
+            intake: kafka::Intake {
+                from: told.intake_from,
+                max_in_flight_jobs: told.max_in_flight_jobs,
+                batch_records: told.batch_records,
+                batch_bytes: told.batch_bytes,
+            },
+            security: self.kafka_security(),
+            timing: kafka::Timing::default(),
+        })
+    }
+
+    fn kafka_security(&self) -> kafka::Security {
+        let told = &self.kafka;
+        let hidden = |secret: &Option<Secret>| secret.as_ref().map(|secret| kafka::Hidden::new(secret.expose()));
+        let file = |path: &Path| (!path.as_os_str().is_empty()).then(|| path.to_owned());
+        kafka::Security {
+            protocol: told.security_protocol,
+            mechanism: (!told.sasl_mechanism.is_empty()).then(|| told.sasl_mechanism.clone()),
+            username: hidden(&told.sasl_username),
+            password: hidden(&told.sasl_password),
+            ca_file: file(&told.ssl_ca_file),
+            certificate_file: file(&told.ssl_certificate_file),
+            key_file: file(&told.ssl_key_file),
+        }
+    }
+
     /// Multiaddrs that workers are told.
     pub(super) fn coordinator_addresses(&self, own: &[String]) -> Vec<String> {
         let members = &self.cluster.initial_members;
@@ -112,6 +150,31 @@ mod tests {
         assert_eq!(forwarded.coordinator_addresses(&own), told);
         assert_eq!(forwarded.consensus_options(&own).initial_members, told[..1]);
         assert_eq!(config("").coordinator_addresses(&own), own);
+    }
+
+    #[test]
+    fn kafka_is_told_what_was_configured_and_shows_no_secret() {
+        let id = crate::domain::PeerId([7; 32]);
+        assert_eq!(Config::defaults(Environment::Production).kafka_options(id), None);
+        let set = [
+            ("kafka.enabled", "true"),
+            ("kafka.bootstrap_servers", "a:1,b:2"),
+            ("kafka.security_protocol", "sasl_plaintext"),
+            ("kafka.sasl_mechanism", "PLAIN"),
+            ("kafka.sasl_username", "hunter5"),
+            ("kafka.sasl_password", "hunter6"),
+        ];
+        let flags = set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let mut config = Config::defaults(Environment::Development);
+        if cfg!(feature = "kafka") {
+            config = Config::load(&Sources { flags, ..Sources::default() }).unwrap().0;
+            let options = config.kafka_options(id).unwrap();
+            assert_eq!(options.bootstrap_servers, ["a:1", "b:2"]);
+            assert_eq!(options.transactional_id(), "ciro-development.publish");
+            assert_eq!(options.security.password, Some(kafka::Hidden::new("hunter6")));
+            assert!(!format!("{options:?}").contains("hunter"), "{options:?}");
+        }
+        assert_eq!(config.kafka.topics().dead_letters(), "ciro.jobs.dlq");
     }
 
     #[test]

@@ -13,6 +13,9 @@ mod settings;
 mod survey;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use exact::ExactWriter;
 pub use reader::Reader;
 pub use writer::Writer;

@@ -105,3 +105,54 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     PathBuf::from(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    async fn address(path: &Path) -> String {
+        let until = clock::instant() + Duration::from_secs(30);
+        loop {
+            if let Ok(text) = std::fs::read_to_string(path) {
+                return text.trim_end().to_owned();
+            }
+            assert!(clock::instant() < until, "{} does not come", path.display());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn orders_are_taken_one_a_line_and_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("kafka");
+        let setup = Setup { address_file: file.clone(), brokers: 2, topics: vec![("jobs".to_owned(), 1)] };
+        let story = async {
+            assert!(address(&file).await.starts_with("127.0.0.1:"));
+            let mut stream = TcpStream::connect(address(&beside(&file, ".control")).await).await.unwrap();
+            let (answers, mut orders) = stream.split();
+            let mut answers = BufReader::new(answers).lines();
+            for (order, expected) in [
+                ("rtt 5", "ok"),
+                ("down 2", "ok"),
+                ("leader jobs 0 1", "ok"),
+                ("up", "ok"),
+                ("topic more 2", "ok"),
+                ("errors produce not_leader 3", "ok"),
+                ("clear produce", "ok"),
+                ("errors produce bad_luck 3", "error: \"bad_luck\" is none of disconnect, "),
+                ("errors dance not_leader 3", "error: \"dance\" is none of produce, fetch, "),
+                ("down five", "error: \"five\" is no number"),
+                ("dance", "error: expected rtt, down, up, "),
+            ] {
+                orders.write_all(format!("{order}\n").as_bytes()).await.unwrap();
+                let answer = answers.next_line().await.unwrap().unwrap();
+                assert!(answer.starts_with(expected), "{order}: {answer}");
+            }
+        };
+        tokio::select! {
+            ended = serve(setup) => panic!("{ended:?}"),
+            () = story => {}
+        }
+    }
+}
