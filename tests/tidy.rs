@@ -27,12 +27,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("telemetry", &["clock", "domain", "tasks"]),
     ("storage", &["clock", "domain", "tasks", "telemetry"]),
     ("wire", &["domain"]),
+    // What clients ask for, and what of it is refused: the same for every door.
+    ("submission", &["domain", "wire"]),
     ("mesh", &["clock", "domain", "tasks", "telemetry", "wire"]),
     ("consensus", &["clock", "domain", "mesh", "storage", "tasks", "telemetry", "wire"]),
     ("kafka", &["clock", "domain", "tasks", "telemetry"]),
-    ("leader", &["clock", "consensus", "domain", "kafka", "mesh", "tasks", "telemetry", "wire"]),
+    ("leader", &["clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry", "wire"]),
     ("worker", &["clock", "domain", "mesh", "tasks", "telemetry", "wire"]),
-    ("api", &["clock", "consensus", "domain", "kafka", "mesh", "tasks", "telemetry"]),
+    ("api", &["clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry"]),
     ("intake", &["clock", "consensus", "domain", "mesh", "telemetry", "wire"]),
     // What each layer may be told: one function per layer, from keys to its options.
     ("config", &["api", "consensus", "domain", "kafka", "leader", "mesh", "storage", "telemetry"]),

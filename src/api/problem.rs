@@ -11,7 +11,7 @@ use warp::reply::Response;
 
 use crate::consensus;
 use crate::domain::Refusal;
-use crate::submission::{Fault, FieldError};
+use crate::submission::{Fault, FieldError, decode};
 
 macro_rules! codes {
     ($($name:ident $status:literal $code:literal $title:literal $hint:literal)*) => {
@@ -232,6 +232,18 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl From<decode::Error> for Problem {
+    fn from(error: decode::Error) -> Self {
+        let code = match error.fault {
+            decode::Fault::Syntax => Code::InvalidJson,
+            decode::Fault::Unknown => Code::UnknownField,
+            decode::Fault::Missing => Code::MissingField,
+            decode::Fault::Invalid => Code::InvalidField,
+        };
+        Self { field: error.field, ..Self::new(code, error.detail) }
+    }
+}
+
 impl From<FieldError> for Problem {
     fn from(error: FieldError) -> Self {
         let code = match error.fault {
@@ -251,6 +263,7 @@ impl From<FieldError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::submission::Submission;
 
     #[test]
     fn every_code_is_documented_once() {
@@ -274,6 +287,29 @@ mod tests {
         ] {
             assert_eq!(Problem::from(error).code, code);
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_body_keeps_its_field_and_words() {
+        let problem = |body: &str| match decode::json::<Submission>(body.as_bytes()) {
+            Err(error) => Problem::from(error),
+            Ok(submission) => Problem::from(submission.check(1).unwrap_err()),
+        };
+        for (body, code, status, field) in [
+            ("{", "invalid_json", 400, None),
+            ("[]", "invalid_field", 422, None),
+            (r#"{"typ":"a"}"#, "unknown_field", 422, Some("typ")),
+            (r#"{"payload":""}"#, "missing_field", 422, Some("type")),
+            (r#"{"type":"a","payload":"","priority":11}"#, "invalid_field", 422, Some("priority")),
+            (r#"{"type":"a"}"#, "missing_field", 422, Some("payload")),
+            (r#"{"type":"a","payload":"aGk="}"#, "payload_too_large", 413, Some("payload")),
+            (r#"{"type":"a","payload":"","settlement":"chain"}"#, "not_available", 422, Some("settlement")),
+        ] {
+            let problem = problem(body);
+            assert_eq!((problem.code.as_str(), problem.code.status()), (code, status), "{body}");
+            assert_eq!(problem.field.as_deref(), field, "{body}");
+        }
+        assert_eq!(problem("{").detail, "the body is not JSON: it ends too early at line 1 column 1");
     }
 
     #[test]

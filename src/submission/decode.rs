@@ -1,8 +1,8 @@
 //! JSON bodies into typed values, with errors a person can act on.
 //!
-//! Three kinds of fault are told apart: the bytes are not JSON (400), the
-//! shape is wrong (422 with the field's path), the value is out of range (422,
-//! by the validation of each type). The parser's own text is never shown.
+//! Two kinds of fault are told apart here: the bytes are not JSON, or the shape
+//! is wrong (with the field's path). Whether a value is in range is for the
+//! validation of each type. The parser's own text is never shown.
 
 use std::marker::PhantomData;
 
@@ -11,7 +11,30 @@ use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use crate::api::{Code, Problem};
+/// Why bytes are not the document that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    pub fault: Fault,
+    /// Its path, if it is one field's.
+    pub field: Option<String>,
+    /// For people.
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The bytes are not JSON.
+    Syntax,
+    Unknown,
+    Missing,
+    Invalid,
+}
+
+impl Error {
+    fn of(fault: Fault, field: impl Into<String>, detail: String) -> Self {
+        Self { fault, field: Some(field.into()), detail }
+    }
+}
 
 /// An integer in JSON: also `3.0`, as JSON Schema has it. Ranges are checked later, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,21 +102,27 @@ pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -
 }
 
 /// Reads one JSON document that is an object.
-pub fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value: Object<T> = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
-        problem(&path, error.inner())
+        fault(&path, error.inner())
     })?;
     reader.end().map_err(|error| syntax(&error))?;
     Ok(value.0)
 }
 
+/// Like [`json`], of a document that was read already.
+pub fn value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Error> {
+    let read: Result<Object<T>, _> = serde_path_to_error::deserialize(value);
+    read.map(|object| object.0).map_err(|error| fault(&error.path().to_string(), error.inner()))
+}
+
 /// Reads a JSON array, leaving its items as text for [`json`]. Stops keeping items after the
 /// first beyond `most`, so that what a body takes in memory does not grow with their number.
-pub fn array(body: &[u8], most: usize) -> Result<Vec<&RawValue>, Problem> {
+pub fn array(body: &[u8], most: usize) -> Result<Vec<&RawValue>, Error> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let items = reader.deserialize_any(ItemsVisitor { most }).map_err(|error| problem(".", &error))?;
+    let items = reader.deserialize_any(ItemsVisitor { most }).map_err(|error| fault(".", &error))?;
     reader.end().map_err(|error| syntax(&error))?;
     Ok(items)
 }
@@ -122,42 +151,44 @@ impl<'de> Visitor<'de> for ItemsVisitor {
     }
 }
 
-fn problem(path: &str, error: &serde_json::Error) -> Problem {
+fn fault(path: &str, error: &serde_json::Error) -> Error {
     match error.classify() {
         Category::Data => shape(path, &error.to_string()),
         _ => syntax(error),
     }
 }
 
-fn syntax(error: &serde_json::Error) -> Problem {
+fn syntax(error: &serde_json::Error) -> Error {
     let what = if error.is_eof() { "it ends too early" } else { "it is malformed" };
     let detail = format!("the body is not JSON: {what} at line {} column {}", error.line(), error.column());
-    Problem::new(Code::InvalidJson, detail)
+    Error { fault: Fault::Syntax, field: None, detail }
 }
 
 /// Words a fault of the shape: `text` is serde's message, of which only the named parts are used.
-fn shape(path: &str, text: &str) -> Problem {
+fn shape(path: &str, text: &str) -> Error {
     let text = text.rsplit_once(" at line ").map_or(text, |(text, _)| text);
     if let Some(name) = quoted(text, "unknown field `") {
         // The path of an unknown field already ends in its name.
         let field = if last(path) == name { path.to_owned() } else { join(path, name) };
-        return Problem::new(Code::UnknownField, format!("{field} is not a field of this body")).field(field);
+        let detail = format!("{field} is not a field of this body");
+        return Error::of(Fault::Unknown, field, detail);
     }
     if let Some(name) = quoted(text, "missing field `") {
         let field = join(path, name);
-        return Problem::new(Code::MissingField, format!("{field} is required")).field(field);
+        let detail = format!("{field} is required");
+        return Error::of(Fault::Missing, field, detail);
     }
     if let Some(name) = quoted(text, "duplicate field `") {
         let field = if last(path) == name { path.to_owned() } else { join(path, name) };
-        return Problem::new(Code::InvalidField, format!("{field} is given twice")).field(field);
+        let detail = format!("{field} is given twice");
+        return Error::of(Fault::Invalid, field, detail);
     }
     let field = if path == "." { "the body".to_owned() } else { path.to_owned() };
     let detail = match text.split_once(", expected ") {
         Some((found, expected)) => format!("{field} must be {}, not {}", wanted(expected), offered(found)),
         None => format!("{field} is not of the form this route takes"),
     };
-    let problem = Problem::new(Code::InvalidField, detail);
-    if path == "." { problem } else { problem.field(path) }
+    Error { fault: Fault::Invalid, field: (path != ".").then(|| path.to_owned()), detail }
 }
 
 fn quoted<'a>(text: &'a str, before: &str) -> Option<&'a str> {
@@ -216,47 +247,47 @@ mod tests {
     #[test]
     fn faults_name_the_field_and_never_the_parser() {
         let cases = [
-            (r#"{"name":"#, "invalid_json", "", "the body is not JSON: it ends too early at line 1 column 8"),
-            (r#"{"name":"a"} x"#, "invalid_json", "", "the body is not JSON: it is malformed at line 1 column 14"),
-            ("[]", "invalid_field", "", "the body must be an object, not an array"),
-            (r#"["a", 1]"#, "invalid_field", "", "the body must be an object, not an array"),
-            ("7", "invalid_field", "", "the body must be an object, not integer 7"),
-            (r#"{"count":1}"#, "missing_field", "name", "name is required"),
-            (r#"{"name":1}"#, "invalid_field", "name", "name must be a string, not integer 1"),
-            (r#"{"name":"a","nme":1}"#, "unknown_field", "nme", "nme is not a field of this body"),
-            (r#"{"name":"a","name":"b"}"#, "invalid_field", "name", "name is given twice"),
+            (r#"{"name":"#, Fault::Syntax, "", "the body is not JSON: it ends too early at line 1 column 8"),
+            (r#"{"name":"a"} x"#, Fault::Syntax, "", "the body is not JSON: it is malformed at line 1 column 14"),
+            ("[]", Fault::Invalid, "", "the body must be an object, not an array"),
+            (r#"["a", 1]"#, Fault::Invalid, "", "the body must be an object, not an array"),
+            ("7", Fault::Invalid, "", "the body must be an object, not integer 7"),
+            (r#"{"count":1}"#, Fault::Missing, "name", "name is required"),
+            (r#"{"name":1}"#, Fault::Invalid, "name", "name must be a string, not integer 1"),
+            (r#"{"name":"a","nme":1}"#, Fault::Unknown, "nme", "nme is not a field of this body"),
+            (r#"{"name":"a","name":"b"}"#, Fault::Invalid, "name", "name is given twice"),
             (
                 r#"{"name":"a","count":1.5}"#,
-                "invalid_field",
+                Fault::Invalid,
                 "count",
                 "count must be an integer, not floating point 1.5",
             ),
-            (r#"{"name":"a","share":"x"}"#, "invalid_field", "share", "share must be a number, not string \"x\""),
-            (r#"{"name":"a","inner":[]}"#, "invalid_field", "inner", "inner must be an object, not an array"),
+            (r#"{"name":"a","share":"x"}"#, Fault::Invalid, "share", "share must be a number, not string \"x\""),
+            (r#"{"name":"a","inner":[]}"#, Fault::Invalid, "inner", "inner must be an object, not an array"),
             (
                 r#"{"name":"a","inner":{"tags":{}}}"#,
-                "invalid_field",
+                Fault::Invalid,
                 "inner.tags",
                 "inner.tags must be an array, not an object",
             ),
             (
                 r#"{"name":"a","inner":{"tags":["a",2]}}"#,
-                "invalid_field",
+                Fault::Invalid,
                 "inner.tags[1]",
                 "inner.tags[1] must be a string, not integer 2",
             ),
             (
                 r#"{"name":"a","inner":{"tag":[]}}"#,
-                "unknown_field",
+                Fault::Unknown,
                 "inner.tag",
                 "inner.tag is not a field of this body",
             ),
         ];
-        for (body, code, field, detail) in cases {
-            let problem = json::<Outer>(body.as_bytes()).expect_err(body);
-            assert_eq!(problem.code.as_str(), code, "{body}: {}", problem.detail);
-            assert_eq!(problem.field.unwrap_or_default(), field, "{body}");
-            assert_eq!(problem.detail, detail, "{body}");
+        for (body, fault, field, detail) in cases {
+            let error = json::<Outer>(body.as_bytes()).expect_err(body);
+            assert_eq!(error.fault, fault, "{body}: {}", error.detail);
+            assert_eq!(error.field.unwrap_or_default(), field, "{body}");
+            assert_eq!(error.detail, detail, "{body}");
         }
     }
 
@@ -267,8 +298,8 @@ mod tests {
         };
         assert_eq!(texts(r#" [ {"a": 1}, 7 ,[] ] "#, 3), [r#"{"a": 1}"#, "7", "[]"]);
         assert_eq!(texts("[1,2,3,4,5,6]", 2), ["1", "2", "3"]);
-        assert_eq!(array(b"[1,2,3,4,", 2).unwrap_err().code, Code::InvalidJson, "what is not kept is still read");
-        assert_eq!(array(b"[1] x", 2).unwrap_err().code, Code::InvalidJson);
+        assert_eq!(array(b"[1,2,3,4,", 2).unwrap_err().fault, Fault::Syntax, "what is not kept is still read");
+        assert_eq!(array(b"[1] x", 2).unwrap_err().fault, Fault::Syntax);
         assert_eq!(array(b"{}", 2).unwrap_err().detail, "the body must be an array, not an object");
         let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
         assert_eq!(array(&deep, 2).unwrap().len(), 1, "deep nesting is passed over, not followed");

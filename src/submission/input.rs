@@ -28,13 +28,13 @@ pub struct InputDto {
         pattern = "^(https?|file)://",
         example = "https://example.org/data.bin"
     )]
-    uri: Option<String>,
+    pub(super) uri: Option<String>,
     /// Of the bytes: 64 hex digits. A worker runs the job with nothing else.
     #[schema(required, nullable = false, pattern = "^(0x)?[0-9a-fA-F]{64}$")]
-    sha256: Option<String>,
+    pub(super) sha256: Option<String>,
     /// In bytes.
     #[schema(required, nullable = false, value_type = u64, minimum = 0, maximum = 1099511627776_u64)]
-    size: Option<Int>,
+    pub(super) size: Option<Int>,
 }
 
 impl InputDto {

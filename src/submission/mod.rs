@@ -1,6 +1,7 @@
 //! A submission as clients write it, and its way to a [`JobSpec`].
 //!
-//! Nothing here knows HTTP: every door that takes JSON submissions uses it.
+//! Nothing here knows HTTP or Kafka's client: every door that takes submissions
+//! uses it, so they are judged by the same rules and refused in the same words.
 //! A submission is normalised (defaults filled in, GB to MB, addresses in one
 //! spelling), so that two spellings of the same wish have the same fingerprint.
 //!
@@ -11,6 +12,10 @@
 pub mod decode;
 pub mod escalation;
 mod input;
+mod mapping;
+pub mod record;
+mod rejected;
+mod schema;
 pub mod text;
 mod weights;
 
@@ -24,6 +29,7 @@ use crate::domain::job::{Input, REDUNDANCY_MAX, Requirements, Retry};
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
 use decode::Int;
 pub use input::InputDto;
+pub use rejected::{Rejected, code};
 pub use weights::WeightsDto;
 
 /// What a job type looks like, as a pattern and in words.
@@ -192,11 +198,21 @@ impl Submission {
     ///
     /// The first field that is missing, out of range, or asks for what is not available.
     pub fn check(self, inline_bytes: usize) -> Result<Checked, FieldError> {
+        let payload = self.payload.as_deref().map(from_base64);
+        self.check_with(payload, inline_bytes)
+    }
+
+    /// The same with the payload's bytes as they are: `payload` in base64 is not looked at.
+    fn check_with(
+        self,
+        payload: Option<Result<Vec<u8>, FieldError>>,
+        inline_bytes: usize,
+    ) -> Result<Checked, FieldError> {
         refuse_unavailable(&self)?;
         if !is_name(&self.r#type) {
             return Err(invalid("type", format!("type must be {NAME_RULE}")));
         }
-        let (input, payload) = given(self.input, self.payload, inline_bytes)?;
+        let (input, payload) = given(self.input, payload, inline_bytes)?;
         let max_price = self.max_price.as_deref().map(|text| price("max_price", text)).transpose()?;
         let spec = JobSpec {
             kind: self.r#type,
@@ -252,7 +268,7 @@ fn unavailable(field: &'static str, detail: &str, hint: &'static str) -> FieldEr
 /// The input, and its bytes if they came along.
 fn given(
     input: Option<InputDto>,
-    bytes: Option<String>,
+    bytes: Option<Result<Vec<u8>, FieldError>>,
     inline_bytes: usize,
 ) -> Result<(Input, Option<Vec<u8>>), FieldError> {
     match input {
@@ -265,8 +281,8 @@ fn given(
     }
 }
 
-fn payload(payload: Option<String>, inline_bytes: usize) -> Result<Vec<u8>, FieldError> {
-    let Some(payload) = payload else {
+fn payload(payload: Option<Result<Vec<u8>, FieldError>>, inline_bytes: usize) -> Result<Vec<u8>, FieldError> {
+    let Some(bytes) = payload else {
         return Err(FieldError {
             fault: Fault::Missing,
             field: "payload",
@@ -276,13 +292,17 @@ fn payload(payload: Option<String>, inline_bytes: usize) -> Result<Vec<u8>, Fiel
             ),
         });
     };
-    let bytes = text::parse_base64(&payload)
-        .ok_or_else(|| invalid("payload", "payload must be base64 (standard alphabet, with padding)".to_owned()))?;
+    let bytes = bytes?;
     if bytes.len() > inline_bytes {
         let detail = format!("payload has {} bytes, the limit is {inline_bytes}", bytes.len());
         return Err(FieldError { fault: Fault::TooLarge, field: "payload", detail, hint: None });
     }
     Ok(bytes)
+}
+
+fn from_base64(text: &str) -> Result<Vec<u8>, FieldError> {
+    text::parse_base64(text)
+        .ok_or_else(|| invalid("payload", "payload must be base64 (standard alphabet, with padding)".to_owned()))
 }
 
 pub(crate) fn price(field: &'static str, text: &str) -> Result<Price, FieldError> {

@@ -1,10 +1,9 @@
 //! What a submission may say, and the words in which it is refused.
 
 use super::*;
-use crate::api::Problem;
 use crate::domain::score::{Policy, Weights};
 
-fn check(body: &str) -> Result<Checked, Problem> {
+fn check(body: &str) -> Result<Checked, Rejected> {
     Ok(decode::json::<Submission>(body.as_bytes())?.check(16)?)
 }
 
@@ -47,34 +46,33 @@ fn units_are_converted() {
 #[test]
 fn every_field_is_bounded_and_named() {
     let cases = [
-        (r#""priority":999"#, 422, "priority", "priority must be from 1 to 10, not 999"),
-        (r#""priority":-1"#, 422, "priority", "priority must be from 1 to 10, not -1"),
-        (r#""timeout_secs":0"#, 422, "timeout_secs", "timeout_secs must be from 1 to 86400, not 0"),
-        (r#""redundancy":6"#, 422, "redundancy", "redundancy must be from 1 to 5, not 6"),
-        (r#""max_price":"1e3""#, 422, "max_price", "max_price must be a decimal string of at most 38 digits"),
-        (r#""max_price":5"#, 422, "max_price", "max_price must be a string, not integer 5"),
-        (r#""tags":["",""]"#, 422, "tags", "tags[0] must have from 1 to 64 characters, not 0"),
-        (r#""client_address":"0xg""#, 422, "client_address", ""),
-        (r#""deadline":"soon""#, 422, "deadline", ""),
-        (r#""settlement":"chain""#, 422, "settlement", ""),
-        (r#""callback_url":"http://x""#, 422, "callback_url", ""),
-        (r#""input":{"uri":"http://x/"}"#, 422, "input", "input must not be given together with payload"),
-        (r#""input":[]"#, 422, "input", "input must be an object, not an array"),
-        (r#""retry":{"multiplier":0}"#, 422, "retry.multiplier", "retry.multiplier must be from 1 to 100, not 0"),
-        (r#""requirements":{"min_ram_gb":-1}"#, 422, "requirements.min_ram_gb", ""),
-        (r#""requirements":{"min_reputation":1001}"#, 422, "requirements.min_reputation", ""),
-        (r#""policy":"mine""#, 422, "policy", ""),
-        (r#""weights":{"price":101}"#, 422, "weights.price", "weights.price must be from 0 to 100, not 101"),
-        (r#""weights":{}"#, 422, "weights", "weights must not all be 0"),
-        (r#""requirements":{"gpu":1}"#, 422, "requirements.gpu", "requirements.gpu is not a field of this body"),
-        (r#""requirements":[]"#, 422, "requirements", "requirements must be an object, not an array"),
+        (r#""priority":999"#, "priority", "priority must be from 1 to 10, not 999"),
+        (r#""priority":-1"#, "priority", "priority must be from 1 to 10, not -1"),
+        (r#""timeout_secs":0"#, "timeout_secs", "timeout_secs must be from 1 to 86400, not 0"),
+        (r#""redundancy":6"#, "redundancy", "redundancy must be from 1 to 5, not 6"),
+        (r#""max_price":"1e3""#, "max_price", "max_price must be a decimal string of at most 38 digits"),
+        (r#""max_price":5"#, "max_price", "max_price must be a string, not integer 5"),
+        (r#""tags":["",""]"#, "tags", "tags[0] must have from 1 to 64 characters, not 0"),
+        (r#""client_address":"0xg""#, "client_address", ""),
+        (r#""deadline":"soon""#, "deadline", ""),
+        (r#""settlement":"chain""#, "settlement", ""),
+        (r#""callback_url":"http://x""#, "callback_url", ""),
+        (r#""input":{"uri":"http://x/"}"#, "input", "input must not be given together with payload"),
+        (r#""input":[]"#, "input", "input must be an object, not an array"),
+        (r#""retry":{"multiplier":0}"#, "retry.multiplier", "retry.multiplier must be from 1 to 100, not 0"),
+        (r#""requirements":{"min_ram_gb":-1}"#, "requirements.min_ram_gb", ""),
+        (r#""requirements":{"min_reputation":1001}"#, "requirements.min_reputation", ""),
+        (r#""policy":"mine""#, "policy", ""),
+        (r#""weights":{"price":101}"#, "weights.price", "weights.price must be from 0 to 100, not 101"),
+        (r#""weights":{}"#, "weights", "weights must not all be 0"),
+        (r#""requirements":{"gpu":1}"#, "requirements.gpu", "requirements.gpu is not a field of this body"),
+        (r#""requirements":[]"#, "requirements", "requirements must be an object, not an array"),
     ];
-    for (field, status, path, detail) in cases {
-        let problem = check(&with(field)).expect_err(field);
-        assert_eq!(problem.code.status(), status, "{field}");
-        assert_eq!(problem.field.as_deref(), Some(path), "{field}");
+    for (field, path, detail) in cases {
+        let rejected = check(&with(field)).expect_err(field);
+        assert_eq!(rejected.field.as_deref(), Some(path), "{field}");
         if !detail.is_empty() {
-            assert_eq!(problem.detail, detail, "{field}");
+            assert_eq!(rejected.message, detail, "{field}");
         }
     }
 }
@@ -118,9 +116,9 @@ fn an_input_may_be_a_reference() {
         ("http://exa mple.org/", "visible ASCII"),
         (&format!("http://example.org/{}", "x".repeat(2_000)), "at most 2000"),
     ] {
-        let problem = check(&reference(uri, digits)).expect_err(uri);
-        assert_eq!(problem.field.as_deref(), Some("input.uri"), "{uri}");
-        assert!(problem.detail.contains(word), "{}", problem.detail);
+        let rejected = check(&reference(uri, digits)).expect_err(uri);
+        assert_eq!(rejected.field.as_deref(), Some("input.uri"), "{uri}");
+        assert!(rejected.message.contains(word), "{}", rejected.message);
     }
     for (body, field) in [
         (reference("http://example.org/", "abc"), "input.sha256"),
@@ -138,14 +136,13 @@ fn an_input_may_be_a_reference() {
 fn payloads_are_base64_within_the_limit() {
     let large = text::base64(&[0; 17]);
     let cases = [
-        (r#"{"type":"a"}"#.to_owned(), Code::MissingField),
-        (r#"{"type":"a","payload":"%"}"#.to_owned(), Code::InvalidField),
-        (format!(r#"{{"type":"a","payload":"{large}"}}"#), Code::PayloadTooLarge),
-        (r#"{"type":"A","payload":""}"#.to_owned(), Code::InvalidField),
-        (r#"{"type":"","payload":""}"#.to_owned(), Code::InvalidField),
-        (r#"{"type":"a-b","payload":""}"#.to_owned(), Code::InvalidField),
+        (r#"{"type":"a"}"#.to_owned(), code::MISSING_FIELD),
+        (r#"{"type":"a","payload":"%"}"#.to_owned(), code::INVALID_FIELD),
+        (format!(r#"{{"type":"a","payload":"{large}"}}"#), code::TOO_LARGE),
+        (r#"{"type":"A","payload":""}"#.to_owned(), code::INVALID_FIELD),
+        (r#"{"type":"","payload":""}"#.to_owned(), code::INVALID_FIELD),
+        (r#"{"type":"a-b","payload":""}"#.to_owned(), code::INVALID_FIELD),
     ];
-    use crate::api::Code;
     for (body, code) in cases {
         assert_eq!(check(&body).expect_err(&body).code, code, "{body}");
     }
