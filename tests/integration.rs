@@ -15,6 +15,8 @@ mod explain;
 mod faults;
 #[path = "integration/jobs.rs"]
 mod jobs;
+#[path = "integration/kafka.rs"]
+mod kafka;
 #[path = "integration/node.rs"]
 mod node;
 #[path = "integration/raw.rs"]

@@ -96,7 +96,11 @@ impl Remote {
             // A variable that is set to nothing is not set.
             nodes.push(DEFAULT_NODE.to_owned());
         }
-        Client::new(&nodes, Duration::from_secs(self.patience.min(86_400)))
+        Client::new(&nodes, self.patience())
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience.min(86_400))
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Args {
     print_config: bool,
 }
 
-fn assignment(text: &str) -> Result<(String, String), String> {
+pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected SECTION.KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.to_owned()))
 }
@@ -97,13 +97,13 @@ fn format(config: &Config) -> telemetry::Format {
 }
 
 /// Variables that are text; others can not be ours.
-fn variables() -> Vec<(String, String)> {
+pub(super) fn variables() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
-fn refused(error: &crate::config::Error) -> Failure {
+pub(super) fn refused(error: &crate::config::Error) -> Failure {
     let count = error.0.len();
     let heading =
         if count == 1 { "the configuration is refused" } else { "the configuration is refused, for several reasons" };

@@ -9,7 +9,7 @@ use clap::{CommandFactory, Parser};
 use serde_json::{Value, json};
 
 use super::client::{Call, Client, segment};
-use super::{Cli, Command, Remote, block_on, job, submit};
+use super::{Cli, Command, Remote, block_on, job, kafka, submit};
 use crate::tasks::Tasks;
 
 /// What a server was asked: `METHOD PATH`, idempotency key, body.
@@ -320,4 +320,67 @@ fn lists_follow_the_cursor_up_to_the_limit() {
     })
     .unwrap();
     assert!(server.asked()[1].line.contains("cursor=more"));
+}
+
+/// Runs a `kafka …` line against a server; its exit code.
+fn kafka_line(line: &[&str], server: &Server) -> u8 {
+    let Ok(Cli { command: Command::Kafka(command), .. }) = Cli::try_parse_from(["x", "kafka"].iter().chain(line)) else {
+        panic!("{line:?} is a kafka command")
+    };
+    let remote = remote(&[&server.url]);
+    block_on(async { kafka::run(command, &remote).await }).map_or_else(|failure| failure.code(), |()| 0)
+}
+
+#[test]
+fn kafka_commands_ask_what_they_say() {
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["status"], &["GET /kafka/status"]),
+        (&["stats"], &["GET /kafka/stats"]),
+        (&["dlq", "list", "--limit", "7"], &["GET /kafka/dead-letter-queue?consistency=linearizable&limit=7"]),
+        (&["dlq", "show", "4711"], &["GET /kafka/dead-letter-queue/4711?consistency=linearizable"]),
+        (&["dlq", "replay", "1", "2"], &["POST /kafka/dead-letter-queue/1/replay", "POST /kafka/dead-letter-queue/2/replay"]),
+        (&["dlq", "drop", "a/b"], &["DELETE /kafka/dead-letter-queue/a%2Fb"]),
+        (&["seek", "ciro.jobs", "3", "42"], &["POST /kafka/intake/seek"]),
+        (&["reset", "lkc-1"], &["POST /kafka/intake/reset"]),
+        (&["forget"], &["DELETE /kafka/cursor"]),
+    ];
+    for (line, expected) in cases {
+        let server = Server::new(|_, _| Reply::Json(200, json!({ "entries": [{ "id": "1" }], "next_cursor": null })));
+        assert_eq!(kafka_line(line, &server), 0, "{line:?}");
+        let asked: Vec<String> = server.asked().into_iter().map(|asked| asked.line).collect();
+        assert_eq!(asked, *expected, "{line:?}");
+    }
+    let server = Server::new(|_, _| Reply::Json(200, json!({})));
+    kafka_line(&["seek", "ciro.jobs", "3", "42"], &server);
+    assert_eq!(server.asked()[0].body, json!({ "topic": "ciro.jobs", "partition": 3, "offset": 42 }));
+}
+
+#[test]
+fn a_letter_that_is_gone_does_not_keep_the_others_from_being_replayed() {
+    let server = Server::new(|before, _| match before {
+        1 => problem(404, "unknown_dead_letter"),
+        _ => Reply::Json(200, json!({})),
+    });
+    assert_eq!(kafka_line(&["dlq", "replay", "1", "2", "3"], &server), 4);
+    assert_eq!(server.asked().len(), 3);
+    assert_eq!(kafka_line(&["forget"], &Server::new(|_, _| problem(409, "conflict"))), 4);
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn a_broker_that_is_not_there_is_said_with_an_exit_code_of_its_own() {
+    let server = Server::new(|_, _| Reply::Nothing);
+    let broker = nobody().trim_start_matches("http://").to_owned();
+    let mut lines = vec![vec!["tail", "--bootstrap", &broker], vec!["produce", "--bootstrap", &broker, "-t", "x", "--payload", "p"]];
+    for line in &mut lines {
+        let Ok(Cli { command: Command::Kafka(command), .. }) = Cli::try_parse_from(["x", "kafka"].iter().chain(&*line))
+        else {
+            panic!("{line:?} is a kafka command")
+        };
+        let remote = Remote { patience: 0, ..remote(&[&server.url]) };
+        let failure = block_on(async { kafka::run(command, &remote).await }).unwrap_err();
+        assert_eq!(failure.code(), 3, "{failure}");
+        assert!(failure.hint.unwrap().contains("--bootstrap"));
+    }
+    assert!(server.asked().is_empty(), "no node is asked");
 }

@@ -34,7 +34,7 @@ pub use alarm::Alarm;
 pub use error::Error;
 pub use guard::is_guarded;
 pub use options::{Delivery, Hidden, Intake, Mode, Options, Protocol, Security, Start, Timing, Topics};
-pub use record::{Message, Record, Survey};
+pub use record::{Message, Place, Record, Survey};
 pub use view::{Marks, State, View};
 
 #[cfg(feature = "kafka")]

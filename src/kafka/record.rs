@@ -43,6 +43,13 @@ impl Message {
     }
 }
 
+/// Where a record is in its topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub partition: u32,
+    pub offset: u64,
+}
+
 /// What a topic has now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {

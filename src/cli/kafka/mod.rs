@@ -1,5 +1,15 @@
 //! `kafka …`: Kafka as the nodes see it, by REST; and records sent and read here, by Kafka itself.
 
+mod args;
+#[cfg(feature = "kafka")]
+mod broker;
+#[cfg(feature = "kafka")]
+mod produce;
+#[cfg(feature = "kafka")]
+mod records;
+#[cfg(feature = "kafka")]
+mod tail;
+
 use serde_json::{Value, json};
 
 use super::client::{Call, Client, segment};
@@ -50,6 +60,10 @@ pub enum Command {
     },
     /// Give delivery up: the journal no longer keeps events for Kafka; refused while Kafka is enabled
     Forget,
+    /// Send records, by Kafka itself: jobs, or whatever the files hold
+    Produce(Box<args::Produce>),
+    /// Show the records of a topic, from Kafka itself
+    Tail(args::Tail),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -88,6 +102,12 @@ pub async fn run(command: Command, remote: &Remote) -> Result<(), Failure> {
             change(call.idempotent(), remote).await
         }
         Command::Forget => change(Call::delete("/kafka/cursor"), remote).await,
+        #[cfg(feature = "kafka")]
+        Command::Produce(args) => produce::run(*args, remote).await,
+        #[cfg(feature = "kafka")]
+        Command::Tail(args) => tail::run(args, remote).await,
+        #[cfg(not(feature = "kafka"))]
+        Command::Produce(_) | Command::Tail(_) => Err(absent()),
     }
 }
 
@@ -202,4 +222,10 @@ async fn each(
             Err(Failure { message, ..first.clone() })
         }
     }
+}
+
+/// What speaks Kafka is not in every build.
+#[cfg(not(feature = "kafka"))]
+fn absent() -> Failure {
+    Failure::usage("this build speaks no Kafka").hint("build with the feature kafka, which is on by default")
 }

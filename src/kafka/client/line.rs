@@ -18,7 +18,7 @@ use super::aside::{Patience, SLICE, late};
 use super::codes;
 use super::context::Ear;
 use super::settings::MESSAGE_MAX;
-use crate::kafka::{Error, Message};
+use crate::kafka::{Error, Message, Place};
 use crate::tasks::Tasks;
 
 /// What a message takes in the library's own accounts beside its bytes.
@@ -71,6 +71,8 @@ pub(super) struct Batch {
     sizes: Vec<usize>,
     topics: Vec<String>,
     left: AtomicUsize,
+    /// Where each is, by index, if somebody wants to know.
+    places: Option<Mutex<Vec<Place>>>,
     /// The errors that were heard, by index.
     failed: Mutex<BTreeMap<usize, Code>>,
     over: Mutex<Option<oneshot::Sender<()>>>,
@@ -86,6 +88,24 @@ pub(super) struct Ticket {
 impl Batch {
     /// The batch, and what completes when all of its messages have ended.
     pub(super) fn new(messages: &[Message]) -> Result<(Arc<Self>, oneshot::Receiver<()>), Error> {
+        let (batch, when_over) = Self::made(messages)?;
+        Ok((Arc::new(batch), when_over))
+    }
+
+    /// The same, remembering where each message is.
+    pub(super) fn placing(messages: &[Message]) -> Result<(Arc<Self>, oneshot::Receiver<()>), Error> {
+        let (batch, when_over) = Self::made(messages)?;
+        let places = Some(Mutex::new(vec![Place::default(); messages.len()]));
+        Ok((Arc::new(Self { places, ..batch }), when_over))
+    }
+
+    /// Where the messages are, in their order, once all have ended well.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let places = self.places.as_ref().map(|places| places.lock().unwrap_or_else(PoisonError::into_inner));
+        places.map(|places| places.clone()).unwrap_or_default()
+    }
+
+    fn made(messages: &[Message]) -> Result<(Self, oneshot::Receiver<()>), Error> {
         let sizes: Vec<usize> = messages.iter().map(Message::size).collect();
         if let Some((index, bytes)) = sizes.iter().enumerate().find(|(_, size)| **size + OVERHEAD > MESSAGE_MAX) {
             return Err(Error::TooLarge { index, bytes: *bytes });
@@ -93,12 +113,13 @@ impl Batch {
         let (over, when_over) = oneshot::channel();
         let batch = Self {
             left: AtomicUsize::new(sizes.len()),
+            places: None,
             sizes,
             topics: messages.iter().map(|message| message.topic.clone()).collect(),
             failed: Mutex::default(),
             over: Mutex::new(Some(over)),
         };
-        Ok((Arc::new(batch), when_over))
+        Ok((batch, when_over))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -125,6 +146,15 @@ impl Batch {
 }
 
 impl Ticket {
+    /// Says where the message is, before [`Self::delivered`].
+    pub(super) fn placed(&self, partition: i32, offset: i64) {
+        let Some(places) = &self.batch.places else { return };
+        if let Some(place) = places.lock().unwrap_or_else(PoisonError::into_inner).get_mut(self.index) {
+            let whole = |number: i64| u64::try_from(number).unwrap_or_default();
+            *place = Place { partition: u32::try_from(partition).unwrap_or_default(), offset: whole(offset) };
+        }
+    }
+
     pub(super) fn delivered(&self, failure: Option<Code>) {
         if let Some(code) = failure {
             self.batch.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(self.index, code);

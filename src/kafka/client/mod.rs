@@ -35,6 +35,11 @@ impl Handle {
         Ok(handle)
     }
 
+    /// For who asks once and goes: nobody looks at the brokers, so there is no [view](Self::view) of them.
+    pub fn for_one_use(options: Options, tasks: &Tasks) -> Self {
+        Self::new(options, tasks)
+    }
+
     /// Reads nothing before it is assigned something.
     ///
     /// # Errors

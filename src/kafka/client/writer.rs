@@ -4,12 +4,15 @@
 //! is sent again by us, after an error, may be there twice.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::aside::aside;
 use super::line::{Batch, Line, ended, hand_over};
 use super::settings;
-use crate::kafka::{Error, Handle, Message};
+use crate::kafka::{Error, Handle, Message, Place};
 
 /// What the library needs to say that a message's time is over.
 const GRACE: Duration = Duration::from_secs(2);
@@ -35,8 +38,31 @@ impl Writer {
         if messages.is_empty() {
             return Ok(());
         }
-        let (tasks, limit) = (self.handle.tasks(), self.handle.options().timing.send);
         let (batch, when_over) = Batch::new(&messages)?;
+        self.deliver(messages, &batch, when_over).await
+    }
+
+    /// The same, and says where each record is, in their order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send`].
+    pub async fn place(&self, messages: Vec<Message>) -> Result<Vec<Place>, Error> {
+        if messages.is_empty() {
+            return Ok(vec![]);
+        }
+        let (batch, when_over) = Batch::placing(&messages)?;
+        self.deliver(messages, &batch, when_over).await?;
+        Ok(batch.places())
+    }
+
+    async fn deliver(
+        &self,
+        messages: Vec<Message>,
+        batch: &Arc<Batch>,
+        when_over: oneshot::Receiver<()>,
+    ) -> Result<(), Error> {
+        let (tasks, limit) = (self.handle.tasks(), self.handle.options().timing.send);
         let (producer, filling) = (self.line.producer().clone(), batch.clone());
         aside(tasks, limit, move |patience| hand_over(&producer, &messages, &filling, patience)).await?;
         ended(when_over, limit + GRACE, tasks).await?;
