@@ -46,6 +46,9 @@ pub struct Ingest {
     /// Id of the Kafka cluster. The first one is recorded; another is refused.
     pub cluster: String,
     pub partition: Partition,
+    /// Where the sender takes the log to be. If the log is before it, an operator moved it meanwhile: nothing is taken,
+    /// and the answer says where it is.
+    pub from: u64,
     /// Ascending by offset. Those below the replicated offset are skipped: they were taken before.
     pub items: Vec<Item>,
     /// Where to go on after all of them. Above the last offset plus one where the broker left a gap.

@@ -15,6 +15,8 @@ mod deadlines;
 mod dispatch;
 mod errand;
 mod flights;
+#[cfg(feature = "kafka")]
+mod ingest;
 mod leases;
 mod market;
 #[cfg(feature = "kafka")]
@@ -62,6 +64,8 @@ pub struct Options {
     pub offline_after: Duration,
     /// Jobs in one announcement.
     pub announced_max: usize,
+    /// Longest payload of a job that comes by Kafka.
+    pub inline_bytes: usize,
 }
 
 /// One worker's answer to an announcement.
@@ -106,6 +110,8 @@ impl Term {
         drive(&tasks, &reign, reconcile::Reconcile::default());
         #[cfg(feature = "kafka")]
         tasks.spawn_until_stopped("publish", publish::run(reign.clone()));
+        #[cfg(feature = "kafka")]
+        tasks.spawn_until_stopped("ingest", ingest::run(reign.clone(), tasks.clone()));
         Self { tasks, offers, number }
     }
 

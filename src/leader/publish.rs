@@ -38,6 +38,8 @@ mod headers;
 mod letters;
 mod record;
 mod sender;
+#[cfg(test)]
+mod tests;
 mod worries;
 
 use std::collections::BTreeMap;

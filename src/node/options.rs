@@ -65,6 +65,7 @@ impl Config {
             lease: Duration::from_secs(scheduler.lease_secs),
             offline_after: Duration::from_millis(scheduler.offline_after_ms),
             announced_max: scheduler.max_open_per_announcement,
+            inline_bytes: self.api.max_payload_bytes,
         }
     }
 

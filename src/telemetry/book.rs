@@ -31,6 +31,7 @@ pub(super) struct Book {
     pub auction: Histogram,
     pub award: Histogram,
     pub publish: Histogram,
+    pub intake: Histogram,
     counters: Mutex<Counters>,
     requests: Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>,
     request_secs: Mutex<BTreeMap<&'static str, Histogram>>,
@@ -59,6 +60,7 @@ impl Book {
             timed("ciro_auction", "From announcing to awarding", &self.auction),
             timed("ciro_award", "From announcing a job first to its award being committed", &self.award),
             timed("ciro_kafka_publish", "From an event to its acknowledgement by Kafka, batch by batch", &self.publish),
+            timed("ciro_kafka_intake_batch", "From sending a batch of records to the log to its answer", &self.intake),
         ];
         figures.extend(self.counter_figures());
         figures.extend(self.http_figures());
@@ -119,6 +121,9 @@ fn help_of(name: &str) -> &'static str {
         "ciro_kafka_published" => "Records that Kafka acknowledged, repeats included",
         "ciro_kafka_batches" => "Batches of records sent to Kafka",
         "ciro_kafka_transactions" => "Transactions of exactly_once",
+        "ciro_kafka_intake_read" => "Records read from Kafka, also those read again",
+        "ciro_kafka_intake" => "Records taken into the log, by what became of them",
+        "ciro_kafka_intake_paused" => "Times that intake had to wait",
         "ciro_mesh_offences" => "Invalid messages, refused requests and rate violations",
         _ => "Events counted",
     }

@@ -120,6 +120,26 @@ pub fn leases(what: &'static str, count_of: usize) {
     count(|book| book.add("ciro_leases", "outcome", what, count_of));
 }
 
+/// Records were read from Kafka.
+pub fn intake_read(records: usize) {
+    count(|book| book.add("ciro_kafka_intake_read", "", "", records));
+}
+
+/// Records were taken into the log; `outcome`: job, or the code of the letter they became.
+pub fn intake(outcome: &'static str, records: usize) {
+    count(|book| book.add("ciro_kafka_intake", "outcome", outcome, records));
+}
+
+/// A batch of records was committed, `took` after it was sent to the log.
+pub fn intake_batch(took: Duration) {
+    count(|book| book.intake.observe(took));
+}
+
+/// Intake had to wait; `why`: in_flight, or the code of the refusal.
+pub fn intake_paused(why: &'static str) {
+    count(|book| book.add("ciro_kafka_intake_paused", "reason", why, 1));
+}
+
 pub fn mesh_offence(reason: &'static str) {
     count(|book| book.add("ciro_mesh_offences", "reason", reason, 1));
 }

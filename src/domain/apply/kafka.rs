@@ -16,6 +16,10 @@ impl Step<'_> {
     pub(super) fn ingest(&mut self, ingest: &Ingest) -> Reply {
         self.same_cluster(&ingest.cluster)?;
         let mut intake = self.intake(&ingest.partition)?;
+        let known = self.state.kafka.intake.contains_key(&ingest.partition);
+        if known && intake.next < ingest.from {
+            return Ok(Done::Ingested(Ingested { next: intake.next, refused: None }));
+        }
         let mut refused = None;
         for item in &ingest.items {
             if item.offset < intake.next {

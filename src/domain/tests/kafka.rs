@@ -39,7 +39,7 @@ fn taken(id: JobId, payload: &[u8]) -> Taken {
 fn batch(offset: u64, items: Vec<Taken>) -> Command {
     let items: Vec<Item> = (offset..).zip(items).map(|(offset, taken)| Item { offset, taken }).collect();
     let next = offset + items.len() as u64;
-    Command::Ingest(Box::new(Ingest { cluster: "one".to_owned(), partition: partition(0), items, next }))
+    Command::Ingest(Box::new(Ingest { cluster: "one".to_owned(), partition: partition(0), from: 0, items, next }))
 }
 
 fn poison(offset: u64) -> Taken {
@@ -75,6 +75,19 @@ fn a_batch_that_comes_twice_is_taken_once() {
     assert_eq!(apply(&mut state, batch(7, vec![taken(job(2), b"b"), taken(job(3), b"c")])), got(9));
     let intake = *state.kafka().intake().next().unwrap().1;
     assert_eq!((intake.jobs, intake.repeats, intake.letters), (3, 0, 1));
+}
+
+#[test]
+fn a_seek_is_not_undone_by_what_was_read_before_it() {
+    let mut state = State::within(SMALL);
+    apply(&mut state, batch(0, vec![taken(job(1), b"a"), taken(job(2), b"b"), poison(2)])).unwrap();
+    apply(&mut state, Command::SeekIntake { partition: partition(0), next: 1 }).unwrap();
+    let Command::Ingest(late) = batch(3, vec![taken(job(3), b"c")]) else { unreachable!() };
+    let late = Ingest { from: 3, ..*late };
+    assert_eq!(apply(&mut state, Command::Ingest(Box::new(late.clone()))), got(1), "the reader hears where to go on");
+    assert!(state.job(job(3)).is_none());
+    assert_eq!(apply(&mut state, batch(1, vec![taken(job(2), b"b"), poison(2)])), got(3));
+    assert_eq!(apply(&mut state, Command::Ingest(Box::new(late))), got(4));
 }
 
 #[test]
@@ -125,7 +138,7 @@ fn what_is_refused_stops_the_batch_before_it() {
 fn gaps_are_passed_and_offsets_of_another_cluster_refused() {
     let mut state = State::within(SMALL);
     apply(&mut state, batch(0, vec![taken(job(1), b"1")])).unwrap();
-    let gap = Ingest { cluster: "one".to_owned(), partition: partition(0), items: vec![], next: 40 };
+    let gap = Ingest { cluster: "one".to_owned(), partition: partition(0), from: 0, items: vec![], next: 40 };
     assert_eq!(apply(&mut state, Command::Ingest(Box::new(gap.clone()))), got(40));
     let other = Ingest { cluster: "two".to_owned(), next: 50, ..gap.clone() };
     let refused = Refusal::OtherKafka { known: "one".to_owned(), found: "two".to_owned() };

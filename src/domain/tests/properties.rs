@@ -99,7 +99,7 @@ fn draft_ingest(state: &State, which: u8, nudge: u8, a: u8, b: u8) -> Command {
     let items: Vec<Item> = (0..b % 4).map(|at| Item { offset: from + u64::from(at), taken: item(at) }).collect();
     let next = from + u64::from(b % 4) + u64::from(nudge % 2);
     let cluster = if nudge % 16 == 5 { "two" } else { "one" };
-    Command::Ingest(Box::new(Ingest { cluster: cluster.to_owned(), partition, items, next }))
+    Command::Ingest(Box::new(Ingest { cluster: cluster.to_owned(), partition, from: 0, items, next }))
 }
 
 fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {

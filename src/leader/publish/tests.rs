@@ -1,0 +1,6 @@
+//! What is written is looked at byte for byte; the duty runs against a broker and a log of its own.
+
+mod delivery;
+mod fixture;
+mod letters;
+mod records;

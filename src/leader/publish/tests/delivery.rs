@@ -1,0 +1,360 @@
+//! The duty, on a log of one node and a broker in this process.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use super::fixture::{assign, complete, decoded, header, ingest, job, letter, register, submit, topics};
+use crate::clock;
+use crate::consensus::{self, Leadership, Raft};
+use crate::domain::journal::Sink;
+use crate::domain::kafka::{Header, Lane, Partition};
+use crate::domain::{Command, Timestamp};
+use crate::kafka::{self, Delivery, Handle, Intake, Message, Mode, Record, Security, Start, Timing, broker};
+use crate::leader::publish::run;
+use crate::leader::{Context, Options, Reign};
+use crate::mesh::{self, Identity, Role, Roster};
+use crate::storage::OpenOptions;
+use crate::tasks::Tasks;
+use crate::wire::proto::kafka::v1 as proto;
+
+/// Anything these tests wait for takes less, on a machine shared with compilers too.
+const LIMIT: Duration = Duration::from_secs(60);
+
+const TCP: &str = "/ip4/127.0.0.1/tcp/0";
+
+/// A leader without duties, and a broker.
+struct Bench {
+    reign: Reign,
+    kafka: Handle,
+    control: String,
+    _raft: Raft,
+    tasks: Tasks,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = Tasks::new();
+        let (kafka, control) = start_broker(&dir, &tasks).await;
+        let identity = Identity::from_secret([1; 32]);
+        let store = OpenOptions::new().ballast_bytes(0).open(&dir.path().join("store"), identity.id()).unwrap();
+        let (mesh, _inbox) = mesh::start(identity, mesh_options(), &tasks).await.unwrap();
+        let raft = consensus::start(store, mesh.clone(), raft_options(mesh.addresses()), &tasks).await.unwrap();
+        let client = raft.client();
+        let mut leadership = client.leadership();
+        let leads = leadership.wait_for(|now| *now != Leadership::Following);
+        let Leadership::Leading { term } = *tokio::time::timeout(LIMIT, leads).await.unwrap().unwrap() else {
+            unreachable!()
+        };
+        let options = Options {
+            window: Duration::ZERO,
+            tick: Duration::ZERO,
+            lease: Duration::ZERO,
+            offline_after: Duration::ZERO,
+            announced_max: 1,
+        };
+        let (roster, coordinators) = (Roster::default(), vec![]);
+        let context = Context { client, mesh, roster, options, coordinators, kafka: Some(kafka.clone()) };
+        Self { reign: Reign { number: term, context }, kafka, control, _raft: raft, tasks, _dir: dir }
+    }
+
+    async fn submit(&self, commands: Vec<Command>) {
+        let client = &self.reign.context.client;
+        for reply in client.submit_many(commands, LIMIT).await.unwrap().replies {
+            reply.unwrap();
+        }
+    }
+
+    /// Jobs that are cancelled as soon as they are there: one result each.
+    async fn cancelled(&self, jobs: std::ops::Range<u64>) {
+        let cancel = |n| Command::Cancel { job: job(n), reason: String::new() };
+        self.submit(jobs.flat_map(|n| [submit(n), cancel(n)]).collect()).await;
+    }
+
+    fn cursor(&self) -> Option<u64> {
+        self.reign.context.client.read(|state| state.journal().cursor(Sink::Kafka))
+    }
+
+    fn newest(&self) -> u64 {
+        self.reign.context.client.read(|state| state.journal().last_seq())
+    }
+
+    /// Runs the duty until `done`, then ends it where it is.
+    async fn run_until(&self, what: &str, reign: &Reign, done: impl AsyncFnMut() -> bool) {
+        tokio::select! {
+            () = run(reign.clone()) => panic!("the duty ended"),
+            () = until(what, done) => {}
+        }
+    }
+
+    async fn run_until_delivered(&self) {
+        self.run_until("delivery", &self.reign, async || self.cursor() == Some(self.newest())).await;
+    }
+
+    /// A leader that was deposed and does not know: nothing it says is committed.
+    fn deposed(&self) -> Reign {
+        Reign { number: self.reign.number + 1, context: self.reign.context.clone() }
+    }
+
+    /// Everything in a topic, by partition and offset.
+    async fn records(&self, topic: &str) -> Vec<Record> {
+        let mut reader = self.kafka.reader().unwrap();
+        let mut partitions = reader.survey(topic).await.unwrap().partitions;
+        partitions.retain(|marks| marks.high > marks.low);
+        let wanted: u64 = partitions.iter().map(|marks| marks.high - marks.low).sum();
+        let begin: Vec<(Partition, u64)> =
+            partitions.iter().map(|marks| (marks.partition.clone(), marks.low)).collect();
+        reader.assign(&begin).await.unwrap();
+        let mut records = vec![];
+        let begun = clock::instant();
+        while (records.len() as u64) < wanted {
+            assert!(begun.elapsed() < LIMIT, "read {} of {wanted} records", records.len());
+            records.extend(reader.read(1_000, 4 << 20, Duration::from_millis(100)).await.unwrap());
+        }
+        records.sort_by_key(|record| (record.partition.clone(), record.offset));
+        records
+    }
+
+    async fn held(&self, topic: &str) -> u64 {
+        let reader = self.kafka.reader().unwrap();
+        let partitions = reader.survey(topic).await.map(|survey| survey.partitions).unwrap_or_default();
+        partitions.iter().map(|marks| marks.high - marks.low).sum()
+    }
+
+    /// Makes the broker misbehave.
+    async fn order(&self, line: &str) {
+        let mut stream = BufReader::new(TcpStream::connect(&self.control).await.unwrap());
+        stream.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await.unwrap();
+        assert_eq!(answer, "ok\n", "{line}");
+    }
+}
+
+async fn start_broker(dir: &tempfile::TempDir, tasks: &Tasks) -> (Handle, String) {
+    let address_file = dir.path().join("broker");
+    let setup = broker::Setup {
+        address_file: address_file.clone(),
+        brokers: 1,
+        topics: ["jobs", "workers", "results"].map(|topic| (topic.to_owned(), 4)).to_vec(),
+    };
+    tasks.spawn_until_stopped("broker", async { broker::serve(setup).await.unwrap() });
+    until("a broker", async || address_file.exists()).await;
+    let read = |file: &std::path::Path| std::fs::read_to_string(file).unwrap().trim().to_owned();
+    let options = kafka::Options {
+        bootstrap_servers: vec![read(&address_file)],
+        mode: Mode::Embedded,
+        delivery: Delivery::AtLeastOnce,
+        topics: topics(),
+        cluster_name: "test-net".to_owned(),
+        client_id: "test".to_owned(),
+        create_topics: true,
+        intake: Intake { from: Start::Earliest, max_in_flight_jobs: 1, batch_records: 1, batch_bytes: 1 },
+        security: Security::plaintext(),
+        timing: Timing { send: Duration::from_secs(5), ..Timing::default() },
+    };
+    (Handle::start(options, tasks).unwrap(), read(&dir.path().join("broker.control")))
+}
+
+fn mesh_options() -> mesh::Options {
+    mesh::Options {
+        network: "test".to_owned(),
+        role: Role::Coordinator,
+        listen: vec![TCP.to_owned()],
+        external: vec![],
+        persistent: vec![],
+        members: [Identity::from_secret([1; 32]).id()].into(),
+        gossip: false,
+        discovery: false,
+        mdns: false,
+        max_connections: 10,
+        max_frame: 4 << 20,
+    }
+}
+
+fn raft_options(initial_members: Vec<String>) -> consensus::Options {
+    consensus::Options {
+        initial_members,
+        heartbeat: Duration::from_millis(100),
+        election_min: Duration::from_millis(300),
+        election_max: Duration::from_millis(600),
+        snapshot_every: 100_000,
+        snapshot_every_bytes: 1 << 30,
+        keep_entries: 1_000,
+        inflight: 8_192,
+        min_free_bytes: 0,
+    }
+}
+
+async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let begun = clock::instant();
+    while !done().await {
+        assert!(begun.elapsed() < LIMIT, "waited too long for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn as_message(record: &Record) -> Message {
+    let Record { partition, key, value, headers, .. } = record.clone();
+    Message { topic: partition.topic.into(), partition: Some(partition.number), key, value, headers }
+}
+
+fn id(record: &Record) -> String {
+    header(&as_message(record), "ce_id").unwrap().to_owned()
+}
+
+/// Times each event is there.
+fn counted(records: &[Record]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for record in records {
+        *counts.entry(id(record)).or_default() += 1;
+    }
+    counts
+}
+
+/// The journal's numbers of what a consumer sees of each key that drops repeats.
+fn seen(records: &[Record]) -> BTreeMap<Vec<u8>, Vec<u64>> {
+    let mut known = std::collections::BTreeSet::new();
+    let mut seen: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
+    for record in records.iter().filter(|record| known.insert(id(record))) {
+        let seq = decoded::<proto::WorkerEvent>(&as_message(record)).seq;
+        seen.entry(record.key.clone().unwrap()).or_default().push(seq);
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happened_before_and_meanwhile_is_published_once_and_the_cursor_follows() {
+    let bench = Bench::new().await;
+    bench.cancelled(0..50).await;
+    assert_eq!(bench.cursor(), None);
+    bench
+        .run_until("delivery", &bench.reign, async || {
+            if bench.cursor() == Some(100) {
+                bench.submit(vec![register(1), ingest(letter(5, vec![]))]).await;
+                bench.cancelled(50..300).await;
+            }
+            bench.newest() == 602 && bench.cursor() == Some(602)
+        })
+        .await;
+    let results = bench.records("results").await;
+    assert_eq!(results.len(), 300);
+    assert!(counted(&results).values().all(|count| *count == 1));
+    assert_eq!(bench.records("workers").await.len(), 1);
+    assert_eq!(bench.records("jobs.dlq").await.len(), 1);
+    bench.reign.context.client.read(|state| {
+        assert_eq!(state.kafka().published(Lane::Results), 300);
+        assert_eq!(state.kafka().published(Lane::DeadLetters), 1);
+    });
+    // Nothing is left to say: a successor sends nothing.
+    bench.submit(vec![submit(1_000)]).await;
+    bench.run_until_delivered().await;
+    assert_eq!((bench.held("results").await, bench.held("workers").await), (300, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn death_between_acknowledgement_and_cursor_repeats_under_the_same_id_and_in_order() {
+    let bench = Bench::new().await;
+    // Several events of one key, so that their order can be seen.
+    let toggle = || {
+        let worker = super::fixture::worker(1);
+        [Command::Drain { worker }, Command::Resume { worker }]
+    };
+    bench.submit(std::iter::once(register(1)).chain((0..100).flat_map(|_| toggle())).collect()).await;
+    let through = Command::Delivered { sink: Sink::Kafka, through: 0 };
+    bench.submit(vec![through]).await;
+
+    // Deposed, or about to die: Kafka has all, and the log hears nothing of it.
+    let deposed = bench.deposed();
+    bench.run_until("records", &deposed, async || bench.held("workers").await == 201).await;
+    assert_eq!(bench.cursor(), Some(0), "a deposed leader changes nothing");
+
+    // Its successor sends all of it again, and what came since.
+    bench.submit(toggle().to_vec()).await;
+    bench.run_until_delivered().await;
+    let records = bench.records("workers").await;
+    let counts = counted(&records);
+    assert_eq!(counts.len(), 203);
+    assert_eq!(counts.values().filter(|count| **count == 2).count(), 201);
+    let seen = seen(&records);
+    assert_eq!(seen.into_values().collect::<Vec<_>>(), [(1..=203).collect::<Vec<u64>>()]);
+
+    // Death after the cursor moved repeats nothing.
+    bench.submit(vec![submit(1)]).await;
+    bench.run_until_delivered().await;
+    assert_eq!(bench.held("workers").await, 201 + 203);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_down_or_refuses_delays_and_loses_nothing() {
+    let bench = Bench::new().await;
+    bench.order("down").await;
+    bench.cancelled(0..20).await;
+    bench
+        .run_until("an alarm", &bench.reign, async || {
+            bench.kafka.view().alarms.iter().any(|alarm| alarm.starts_with("publish: "))
+        })
+        .await;
+    assert_eq!(bench.cursor(), Some(0), "registered, so that the journal keeps it; nothing is delivered");
+    assert_eq!(bench.kafka.view().alarms, [""; 0], "a duty that ended complains of nothing");
+
+    bench
+        .run_until("delivery", &bench.reign, async || {
+            bench.order("up").await;
+            bench.cursor() == Some(40)
+        })
+        .await;
+    bench.order("errors produce not_enough_replicas 3").await;
+    bench.cancelled(20..30).await;
+    bench.run_until_delivered().await;
+    assert_eq!(counted(&bench.records("results").await).len(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_kafka_finds_too_long_is_published_without_its_output() {
+    let bench = Bench::new().await;
+    bench.submit(vec![register(1), submit(1), assign(1, 1, 1), complete(1, 1, 1, b"out")]).await;
+    let through = Command::Delivered { sink: Sink::Kafka, through: 3 };
+    bench.submit(vec![through.clone()]).await;
+    bench.order("errors produce message_too_large 1").await;
+    bench.run_until_delivered().await;
+    let [result] = bench.records("results").await.try_into().unwrap();
+    let result: proto::JobResult = decoded(&as_message(&result));
+    let outcome = result.outcome.unwrap();
+    assert_eq!((outcome.output, outcome.output_omitted), (None, true));
+
+    bench.submit(vec![submit(2), assign(2, 1, 1)]).await;
+    bench.run_until_delivered().await;
+    bench.submit(vec![complete(2, 1, 1, b"out")]).await;
+    bench.order("errors produce message_too_large 2").await;
+    bench.run_until_delivered().await;
+    let results = bench.records("results").await;
+    let stub = results.iter().map(as_message).find(|result| header(result, "ciro.error.code").is_some()).unwrap();
+    assert_eq!(header(&stub, "ciro.error.code"), Some("record_too_large"));
+    assert!(decoded::<proto::JobResult>(&stub).details_missing);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_goes_back_and_leaves_the_queue() {
+    let bench = Bench::new().await;
+    let theirs: Vec<Header> = vec![super::fixture::named("idempotency-key", b"k1")];
+    bench.submit(vec![ingest(letter(5, theirs))]).await;
+    bench.run_until_delivered().await;
+    bench.submit(vec![Command::ReplayLetter { letter: 1 }]).await;
+    bench.run_until_delivered().await;
+    let [back] = bench.records("jobs").await.try_into().unwrap();
+    assert_eq!(back.value.as_deref(), Some([0xff, 0, 0x80].as_slice()));
+    assert_eq!(header(&as_message(&back), "idempotency-key"), Some("k1"));
+    assert!(back.timestamp_ms.map(Timestamp).is_some_and(|at| at.0 > 0));
+    assert_eq!(bench.reign.context.client.read(|state| state.kafka().letters()), 0);
+}
