@@ -324,7 +324,8 @@ fn lists_follow_the_cursor_up_to_the_limit() {
 
 /// Runs a `kafka …` line against a server; its exit code.
 fn kafka_line(line: &[&str], server: &Server) -> u8 {
-    let Ok(Cli { command: Command::Kafka(command), .. }) = Cli::try_parse_from(["x", "kafka"].iter().chain(line)) else {
+    let Ok(Cli { command: Command::Kafka(command), .. }) = Cli::try_parse_from(["x", "kafka"].iter().chain(line))
+    else {
         panic!("{line:?} is a kafka command")
     };
     let remote = remote(&[&server.url]);
@@ -338,7 +339,10 @@ fn kafka_commands_ask_what_they_say() {
         (&["stats"], &["GET /kafka/stats"]),
         (&["dlq", "list", "--limit", "7"], &["GET /kafka/dead-letter-queue?consistency=linearizable&limit=7"]),
         (&["dlq", "show", "4711"], &["GET /kafka/dead-letter-queue/4711?consistency=linearizable"]),
-        (&["dlq", "replay", "1", "2"], &["POST /kafka/dead-letter-queue/1/replay", "POST /kafka/dead-letter-queue/2/replay"]),
+        (
+            &["dlq", "replay", "1", "2"],
+            &["POST /kafka/dead-letter-queue/1/replay", "POST /kafka/dead-letter-queue/2/replay"],
+        ),
         (&["dlq", "drop", "a/b"], &["DELETE /kafka/dead-letter-queue/a%2Fb"]),
         (&["seek", "ciro.jobs", "3", "42"], &["POST /kafka/intake/seek"]),
         (&["reset", "lkc-1"], &["POST /kafka/intake/reset"]),
@@ -371,7 +375,10 @@ fn a_letter_that_is_gone_does_not_keep_the_others_from_being_replayed() {
 fn a_broker_that_is_not_there_is_said_with_an_exit_code_of_its_own() {
     let server = Server::new(|_, _| Reply::Nothing);
     let broker = nobody().trim_start_matches("http://").to_owned();
-    let mut lines = vec![vec!["tail", "--bootstrap", &broker], vec!["produce", "--bootstrap", &broker, "-t", "x", "--payload", "p"]];
+    let mut lines = vec![
+        vec!["tail", "--bootstrap", &broker],
+        vec!["produce", "--bootstrap", &broker, "-t", "x", "--payload", "p"],
+    ];
     for line in &mut lines {
         let Ok(Cli { command: Command::Kafka(command), .. }) = Cli::try_parse_from(["x", "kafka"].iter().chain(&*line))
         else {

@@ -71,14 +71,19 @@ impl Config {
 
     /// `None`: disabled.
     pub(super) fn kafka_options(&self, id: NodeId) -> Option<kafka::Options> {
+        self.kafka.enabled.then(|| self.kafka_client(format!("ciro-{id}")))
+    }
+
+    /// How whoever is called `client_id` reaches Kafka, whether intake and delivery are enabled or not.
+    pub(crate) fn kafka_client(&self, client_id: String) -> kafka::Options {
         let told = &self.kafka;
-        told.enabled.then(|| kafka::Options {
+        kafka::Options {
             bootstrap_servers: told.bootstrap_servers.clone(),
             mode: told.mode,
             delivery: told.delivery,
             topics: told.topics(),
             cluster_name: self.network.name.clone(),
-            client_id: format!("ciro-{id}"),
+            client_id,
             create_topics: told.create_topics,
             intake: kafka::Intake {
                 from: told.intake_from,
@@ -88,7 +93,7 @@ impl Config {
             },
             security: self.kafka_security(),
             timing: kafka::Timing::default(),
-        })
+        }
     }
 
     fn kafka_security(&self) -> kafka::Security {

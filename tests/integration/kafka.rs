@@ -40,9 +40,13 @@ async fn letters_that_are_not_there_can_be_neither_seen_nor_replayed_nor_dropped
     let queue = "/kafka/dead-letter-queue";
     let list = node.get(&format!("{queue}?limit=10&consistency=linearizable")).await.body;
     assert_eq!((&list["size"], &list["entries"], &list["next_cursor"]), (&json!(0), &json!([]), &Value::Null));
-    for (id, code) in
-        [("7", "unknown_dead_letter"), ("x", "invalid_id"), ("0", "invalid_id"), ("-1", "invalid_id"), ("07", "invalid_id")]
-    {
+    for (id, code) in [
+        ("7", "unknown_dead_letter"),
+        ("x", "invalid_id"),
+        ("0", "invalid_id"),
+        ("-1", "invalid_id"),
+        ("07", "invalid_id"),
+    ] {
         for (method, path) in [
             ("GET", format!("{queue}/{id}")),
             ("POST", format!("{queue}/{id}/replay")),

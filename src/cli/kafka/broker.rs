@@ -67,7 +67,7 @@ fn options(broker: &Broker, variables: Vec<(String, String)>) -> Result<Options,
         flags: broker.set.iter().cloned().chain(named).collect(),
     };
     let (config, _) = Config::load(&sources).map_err(|error| start::refused(&error))?;
-    Ok(config.kafka_options("ciro-coordinator-cli"))
+    Ok(config.kafka_client("ciro-coordinator-cli".to_owned()))
 }
 
 /// What Kafka did not do, and which exit code says so.
