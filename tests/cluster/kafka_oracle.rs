@@ -4,7 +4,7 @@
 //! * Every good job is on every node once, and completed; nothing else came in.
 //! * Every poison record is in the queue of dead letters once, and once on their topic.
 //! * A reader of committed records sees each result once: as it is with exactly
-//!   once, and without the repeats of a `ce_id` with at least once.
+//!   once, and without the repeats of an id with at least once (`ce_id`; of letters `dlq.id`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ pub struct Produced {
     pub poison: BTreeSet<String>,
 }
 
-/// Records that came more than once, with the same `ce_id`.
+/// Records that came more than once, under the same id.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Repeats {
     pub results: usize,
@@ -116,7 +116,7 @@ async fn jobs_on(client: &Client, node: usize) -> BTreeMap<String, String> {
 /// Returns how many came again.
 async fn results_once(desk: &Desk, jobs: &BTreeSet<String>) -> usize {
     let records = desk.all(&desk.topics.results).await;
-    let first = by_ce_id(&records);
+    let first = by_id(&records, "ce_id");
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for record in first.values() {
         let key = String::from_utf8(record.key.clone().expect("a result has a key")).unwrap();
@@ -136,7 +136,7 @@ async fn letters_once(client: &Client, desk: &Desk, produced: &Produced) -> usiz
     let poison: BTreeSet<(u32, u64)> = sent.iter().filter(|record| is_poison(record)).map(places).collect();
     assert_eq!(poison.len(), produced.poison.len(), "each was produced once");
     let records = desk.all(&desk.topics.dead_letters()).await;
-    let first = by_ce_id(&records);
+    let first = by_id(&records, "dlq.id");
     let found: Vec<(u32, u64)> = first.values().map(|record| original(record)).collect();
     let once: BTreeSet<(u32, u64)> = found.iter().copied().collect();
     assert_eq!(found.len(), once.len(), "a dead letter came again under another id");
@@ -169,20 +169,13 @@ fn original(record: &Record) -> (u32, u64) {
     (number("dlq.original.partition").parse().unwrap(), number("dlq.original.offset").parse().unwrap())
 }
 
-/// The first of each `ce_id`; repeats must be the same record again.
-pub fn by_ce_id(records: &[Record]) -> BTreeMap<String, &Record> {
+/// The first under each value of the header `name`; repeats must be the same record again.
+fn by_id<'a>(records: &'a [Record], name: &str) -> BTreeMap<String, &'a Record> {
     let mut first: BTreeMap<String, &Record> = BTreeMap::new();
     for record in records {
-        let id = ce_id(record);
+        let id = header(record, name).unwrap_or_else(|| panic!("{record:?} has no {name}"));
         let known = first.entry(id).or_insert(record);
         assert_eq!((&known.key, &known.value), (&record.key, &record.value), "a repeat differs");
     }
     first
-}
-
-/// A dead letter keeps the header of its record, and ours comes behind it.
-fn ce_id(record: &Record) -> String {
-    let ours = record.headers.iter().rev().find(|header| &*header.name == "ce_id");
-    let value = ours.and_then(|header| header.value.clone()).unwrap_or_else(|| panic!("{record:?} has no ce_id"));
-    String::from_utf8(value).unwrap()
 }

@@ -129,7 +129,8 @@ async fn kafka_broker_that_is_killed_and_comes_back_costs_time_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kafka_broker_that_is_slow_and_refuses_costs_time_only() {
-    let mut broker = DevBroker::start(&[("slow.jobs", 4), ("slow.jobs.dlq", 1), ("slow.results", 4)]).await;
+    let mut broker =
+        DevBroker::start(&[("slow.jobs", 4), ("slow.jobs.dlq", 1), ("slow.results", 4), ("slow.workers", 4)]).await;
     let tasks = Tasks::new();
     let mut stage = Stage::set(&broker.bootstrap, "slow", Delivery::AtLeastOnce, &tasks).await;
     stage.produce(100).await;
