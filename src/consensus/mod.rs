@@ -29,7 +29,7 @@ mod serve;
 mod snapshot;
 mod state_machine;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transfer;
 mod types;
 

@@ -82,7 +82,7 @@ impl Hub {
         self.wires().members.get(&node).cloned().unwrap_or_default()
     }
 
-    pub fn wire(&self, me: NodeId) -> Arc<dyn Transport> {
+    pub(in crate::consensus) fn wire(&self, me: NodeId) -> Arc<dyn Transport> {
         Arc::new(Wire { hub: self.clone(), me })
     }
 

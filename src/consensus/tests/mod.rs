@@ -1,6 +1,6 @@
 //! Clusters in one process: real stores, real Raft, a mesh that can be cut.
 
-mod cluster;
+pub(crate) mod cluster;
 mod conformance;
 mod faults;
 mod hub;

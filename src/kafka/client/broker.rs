@@ -40,13 +40,13 @@ pub enum Error {
 }
 
 /// A broker, or several, until dropped.
-pub(super) struct Broker {
+pub(crate) struct Broker {
     cluster: MockCluster<'static, DefaultProducerContext>,
 }
 
 impl Broker {
     /// `topics`: name and partitions.
-    pub(super) fn start(brokers: u16, topics: &[(String, u32)]) -> Result<Self, Error> {
+    pub(crate) fn start(brokers: u16, topics: &[(String, u32)]) -> Result<Self, Error> {
         let failed = |error: KafkaError| Error::Start(error.to_string());
         let cluster = MockCluster::new(i32::from(brokers)).map_err(failed)?;
         for (topic, partitions) in topics {
@@ -57,12 +57,12 @@ impl Broker {
     }
 
     /// `host:port`, comma separated.
-    pub(super) fn bootstrap_servers(&self) -> String {
+    pub(crate) fn bootstrap_servers(&self) -> String {
         self.cluster.bootstrap_servers()
     }
 
     /// Carries out one line of orders.
-    pub(super) fn obey(&self, line: &str) -> Result<(), String> {
+    pub(crate) fn obey(&self, line: &str) -> Result<(), String> {
         orders::obey(&self.cluster, line)
     }
 }

@@ -123,3 +123,6 @@ impl Duty {
         Bounds { records: intake.batch_records.clamp(1, RECORDS_MAX), bytes: intake.batch_bytes.clamp(1, BYTES_MAX) }
     }
 }
+
+#[cfg(test)]
+mod tests;

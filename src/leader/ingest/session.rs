@@ -15,7 +15,6 @@ use super::{Bounds, Duty};
 use crate::clock;
 use crate::consensus::{self, Committed};
 use crate::domain::command::Reply;
-use crate::domain::job::JobState;
 use crate::domain::kafka::{Ingest, Partition};
 use crate::domain::{Command, State, Timestamp};
 use crate::kafka::{Alarm, Error, Reader, Record};
@@ -26,7 +25,7 @@ use crate::telemetry::metrics;
 const WAIT: Duration = Duration::from_millis(200);
 
 /// Between two looks at the log: for seeks, for how many jobs are under way.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Between two looks for new partitions.
 const SURVEY: Duration = Duration::from_secs(10);
@@ -219,9 +218,9 @@ impl<'a> Session<'a> {
         view.marks.iter().any(|marks| *marks.partition.topic == **jobs && !self.lanes.knows(&marks.partition))
     }
 
-    /// Reading pauses when too many jobs are under way, and goes on at the half of it.
-    fn press(&mut self, active: u64) {
-        let most = self.duty.handle.options().intake.max_in_flight_jobs as u64;
+    /// Reading pauses when too many jobs are under way, and goes on at the half of it. Returns how many more may come.
+    fn press(&mut self, active: usize) -> usize {
+        let most = self.duty.handle.options().intake.max_in_flight_jobs;
         let pressed = if self.pressed { active > most / 2 } else { active >= most };
         if pressed != self.pressed {
             info!(active, most, paused = pressed, "jobs under way");
@@ -230,6 +229,7 @@ impl<'a> Session<'a> {
             }
         }
         self.pressed = pressed;
+        if pressed { 0 } else { most.saturating_sub(active) }
     }
 
     /// Tells people what is wrong, and dashboards how far intake is.
@@ -271,9 +271,11 @@ impl<'a> Session<'a> {
         }
         let duty = self.duty;
         let client = &duty.client;
+        let room = self.press(client.read(active));
+        let bounds = Bounds { records: self.bounds.records.min(room), ..self.bounds };
         let known = |job| client.read(|state: &State| state.remembers(job));
         let rules = Rules { inline_bytes: duty.inline_bytes, now: client.log_now(), known: &known };
-        let cut = self.lanes.cut(&self.cluster, self.bounds, &rules, now);
+        let cut = self.lanes.cut(&self.cluster, bounds, &rules, now);
         if cut.is_empty() {
             return;
         }
@@ -376,8 +378,9 @@ async fn answer(commit: &mut Option<Commit>) -> Option<Result<Committed, consens
     }
 }
 
-fn active(state: &State) -> u64 {
+/// Jobs that have not ended.
+fn active(state: &State) -> usize {
     let counts = state.job_counts();
-    let of = |of: JobState| counts.get(&of).copied().unwrap_or(0);
-    of(JobState::Pending) + of(JobState::Assigned) + of(JobState::Running)
+    let active: u64 = counts.into_iter().filter(|(state, _)| !state.is_final()).map(|(_, count)| count).sum();
+    usize::try_from(active).unwrap_or(usize::MAX)
 }
