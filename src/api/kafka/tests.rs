@@ -47,7 +47,7 @@ fn apply(state: &mut State, commands: Vec<Command>) {
 fn state() -> State {
     let mut state = State::default();
     let items = (10..13).map(|offset| Item { offset, taken: Taken::Letter(Box::new(letter(offset))) }).collect();
-    let ingest = Ingest { cluster: "lkc-1".to_owned(), partition: partition(0), items, next: 20 };
+    let ingest = Ingest { cluster: "lkc-1".to_owned(), partition: partition(0), from: 10, items, next: 20 };
     apply(&mut state, vec![Command::Ingest(Box::new(ingest))]);
     state
 }
@@ -167,7 +167,7 @@ fn a_value_that_was_left_out_shows_its_size_and_that_it_is_gone() {
     let mut state = State::default();
     let large = Letter { value: None, left_out: 9_000_000, code: "too_large".into(), ..letter(0) };
     let items = vec![Item { offset: 0, taken: Taken::Letter(Box::new(large)) }];
-    let ingest = Ingest { cluster: "lkc-1".to_owned(), partition: partition(0), items, next: 1 };
+    let ingest = Ingest { cluster: "lkc-1".to_owned(), partition: partition(0), from: 0, items, next: 1 };
     apply(&mut state, vec![Command::Ingest(Box::new(ingest))]);
     let whole = json!(letters::whole_of(&state, 1).unwrap());
     assert_eq!((&whole["value"], &whole["value_size"]), (&Value::Null, &json!(9_000_000)));
@@ -201,10 +201,13 @@ fn each_alarm_is_raised_by_its_cause_alone() {
 }
 
 #[test]
-fn every_alarm_is_documented() {
+fn every_alarm_and_every_reason_of_a_letter_is_documented() {
     let page = include_str!("../../../docs/kafka.md");
     for code in alarms::CODES {
         assert!(page.contains(&format!("| `{code}` |")), "{code} in docs/kafka.md");
+    }
+    for code in crate::submission::code::ALL {
+        assert!(page.contains(&format!("`{code}`")), "{code} in docs/kafka.md");
     }
 }
 

@@ -8,6 +8,7 @@ use crate::config::Environment;
 /// Which brokers, and how: the keys of the configuration, as a node has them.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Reaching Kafka")]
+#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "parsed, so that the answer can be a clear one"))]
 pub struct Broker {
     /// Brokers, comma separated; the same as --set kafka.bootstrap_servers=…
     #[arg(long, value_name = "HOST:PORT", env = "CIRO_KAFKA")]

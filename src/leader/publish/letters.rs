@@ -14,9 +14,10 @@
 
 use super::headers::{cut, text, why};
 use super::record::{Form, Outlet};
-use crate::domain::Timestamp;
 use crate::domain::kafka::{Dead, Header, Letter};
+use crate::domain::{JobId, Timestamp};
 use crate::kafka::Message;
+use crate::submission::record::{Parts, job_id, place};
 use crate::submission::text::time;
 
 /// The one partition of a dead-letter topic.
@@ -103,17 +104,23 @@ fn back(letter: &Letter, first_failed_at: Timestamp) -> Vec<Header> {
     headers
 }
 
-/// The identity of a record that has none of its own.
+/// The identity of a record that has none but its place.
 fn identity(letter: &Letter) -> Option<Header> {
-    let has = |name: &str| letter.headers.iter().any(|header| &*header.name == name && header.value.is_some());
-    let named = has(IDEMPOTENCY_KEY)
-        || (has("ce_source") && has("ce_id"))
-        || letter.key.as_ref().is_some_and(|key| !key.is_empty());
-    let place = || format!("{}/{}/{}", letter.partition.topic, letter.partition.number, letter.offset);
-    (!named).then(|| text(IDEMPOTENCY_KEY, &place()))
+    let (topic, number) = (&*letter.partition.topic, letter.partition.number);
+    let parts = Parts {
+        topic,
+        partition: number,
+        offset: letter.offset,
+        key: letter.key.as_deref(),
+        value: letter.value.as_deref(),
+        headers: &letter.headers,
+    };
+    let place = place(topic, number, letter.offset);
+    let by_place = job_id(&parts).is_ok_and(|id| id == JobId::from_key("kafka", &place));
+    by_place.then(|| text(IDEMPOTENCY_KEY, &place))
 }
 
 /// Those of `headers` whose names are not among `others`.
 fn without<'a>(headers: &'a [Header], others: &'a [Header]) -> impl Iterator<Item = &'a Header> {
-    headers.iter().filter(|header| others.iter().all(|other| other.name != header.name))
+    headers.iter().filter(|header| others.iter().all(|other| !other.name.eq_ignore_ascii_case(&header.name)))
 }

@@ -1,6 +1,7 @@
 //! The duty, on a log of one node and a broker in this process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -12,7 +13,7 @@ use crate::consensus::{self, Leadership, Raft};
 use crate::domain::journal::Sink;
 use crate::domain::kafka::{Header, Lane, Partition};
 use crate::domain::{Command, Timestamp};
-use crate::kafka::{self, Delivery, Handle, Intake, Message, Mode, Record, Security, Start, Timing, broker};
+use crate::kafka::{self, Delivery, Handle, Intake, Message, Mode, Record, Security, Start, Timing, Topics, broker};
 use crate::leader::publish::run;
 use crate::leader::{Context, Options, Reign};
 use crate::mesh::{self, Identity, Role, Roster};
@@ -25,11 +26,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 
-/// A leader without duties, and a broker.
-struct Bench {
-    reign: Reign,
-    kafka: Handle,
-    control: String,
+/// A leader without duties, and Kafka.
+pub struct Bench {
+    pub reign: Reign,
+    pub kafka: Handle,
+    control: Option<String>,
     _raft: Raft,
     tasks: Tasks,
     _dir: tempfile::TempDir,
@@ -42,10 +43,25 @@ impl Drop for Bench {
 }
 
 impl Bench {
+    /// With a broker of its own.
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let tasks = Tasks::new();
-        let (kafka, control) = start_broker(&dir, &tasks).await;
+        let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+        let (address, control) = start_broker(dir.path(), &tasks).await;
+        let kafka = Handle::start(options(address, topics(), Delivery::AtLeastOnce), &tasks).unwrap();
+        Self::over(kafka, Some(control), dir, tasks).await
+    }
+
+    /// With a real one, and topics of its own there.
+    pub async fn exactly_once(address: String) -> Self {
+        let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+        let name = |what: &str| format!("{what}-{}", clock::uuid());
+        let topics = Topics { jobs: name("jobs"), workers: name("workers"), results: name("results") };
+        let options = options(address, topics, Delivery::ExactlyOnce);
+        let kafka = Handle::start(kafka::Options { cluster_name: name("net"), ..options }, &tasks).unwrap();
+        Self::over(kafka, None, dir, tasks).await
+    }
+
+    async fn over(kafka: Handle, control: Option<String>, dir: tempfile::TempDir, tasks: Tasks) -> Self {
         let identity = Identity::from_secret([1; 32]);
         let store = OpenOptions::new().ballast_bytes(0).open(&dir.path().join("store"), identity.id()).unwrap();
         let (mesh, _inbox) = mesh::start(identity, mesh_options(), &tasks).await.unwrap();
@@ -62,13 +78,14 @@ impl Bench {
             lease: Duration::ZERO,
             offline_after: Duration::ZERO,
             announced_max: 1,
+            inline_bytes: 1,
         };
         let (roster, coordinators) = (Roster::default(), vec![]);
         let context = Context { client, mesh, roster, options, coordinators, kafka: Some(kafka.clone()) };
         Self { reign: Reign { number: term, context }, kafka, control, _raft: raft, tasks, _dir: dir }
     }
 
-    async fn submit(&self, commands: Vec<Command>) {
+    pub async fn submit(&self, commands: Vec<Command>) {
         let client = &self.reign.context.client;
         for reply in client.submit_many(commands, LIMIT).await.unwrap().replies {
             reply.unwrap();
@@ -76,28 +93,28 @@ impl Bench {
     }
 
     /// Jobs that are cancelled as soon as they are there: one result each.
-    async fn cancelled(&self, jobs: std::ops::Range<u64>) {
+    pub async fn cancelled(&self, jobs: std::ops::Range<u64>) {
         let cancel = |n| Command::Cancel { job: job(n), reason: String::new() };
         self.submit(jobs.flat_map(|n| [submit(n), cancel(n)]).collect()).await;
     }
 
-    fn cursor(&self) -> Option<u64> {
+    pub fn cursor(&self) -> Option<u64> {
         self.reign.context.client.read(|state| state.journal().cursor(Sink::Kafka))
     }
 
-    fn newest(&self) -> u64 {
+    pub fn newest(&self) -> u64 {
         self.reign.context.client.read(|state| state.journal().last_seq())
     }
 
     /// Runs the duty until `done`, then ends it where it is.
-    async fn run_until(&self, what: &str, reign: &Reign, done: impl AsyncFnMut() -> bool) {
+    pub async fn run_until(&self, what: &str, reign: &Reign, done: impl AsyncFnMut() -> bool) {
         tokio::select! {
             () = run(reign.clone()) => panic!("the duty ended"),
             () = until(what, done) => {}
         }
     }
 
-    async fn run_until_delivered(&self) {
+    pub async fn run_until_delivered(&self) {
         self.run_until("delivery", &self.reign, async || self.cursor() == Some(self.newest())).await;
     }
 
@@ -107,7 +124,7 @@ impl Bench {
     }
 
     /// Everything in a topic, by partition and offset.
-    async fn records(&self, topic: &str) -> Vec<Record> {
+    pub async fn records(&self, topic: &str) -> Vec<Record> {
         let mut reader = self.kafka.reader().unwrap();
         let mut partitions = reader.survey(topic).await.unwrap().partitions;
         partitions.retain(|marks| marks.high > marks.low);
@@ -125,7 +142,7 @@ impl Bench {
         records
     }
 
-    async fn held(&self, topic: &str) -> u64 {
+    pub async fn held(&self, topic: &str) -> u64 {
         let reader = self.kafka.reader().unwrap();
         let partitions = reader.survey(topic).await.map(|survey| survey.partitions).unwrap_or_default();
         partitions.iter().map(|marks| marks.high - marks.low).sum()
@@ -133,7 +150,7 @@ impl Bench {
 
     /// Makes the broker misbehave.
     async fn order(&self, line: &str) {
-        let mut stream = BufReader::new(TcpStream::connect(&self.control).await.unwrap());
+        let mut stream = BufReader::new(TcpStream::connect(self.control.as_ref().unwrap()).await.unwrap());
         stream.write_all(format!("{line}\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_line(&mut answer).await.unwrap();
@@ -141,29 +158,41 @@ impl Bench {
     }
 }
 
-async fn start_broker(dir: &tempfile::TempDir, tasks: &Tasks) -> (Handle, String) {
-    let address_file = dir.path().join("broker");
+/// Its address, and that of its control port.
+async fn start_broker(dir: &Path, tasks: &Tasks) -> (String, String) {
+    let address_file = dir.join("broker");
     let setup = broker::Setup {
         address_file: address_file.clone(),
         brokers: 1,
         topics: ["jobs", "workers", "results"].map(|topic| (topic.to_owned(), 4)).to_vec(),
     };
-    tasks.spawn_until_stopped("broker", async { broker::serve(setup).await.unwrap() });
+    let ending = tasks.token().clone();
+    // It does not go from thread to thread.
+    let serve = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        if let Some(served) = runtime.block_on(ending.run_until_cancelled(broker::serve(setup))) {
+            served.unwrap();
+        }
+    };
+    Tasks::thread("broker", serve).unwrap();
     until("a broker", async || address_file.exists()).await;
-    let read = |file: &std::path::Path| std::fs::read_to_string(file).unwrap().trim().to_owned();
-    let options = kafka::Options {
-        bootstrap_servers: vec![read(&address_file)],
-        mode: Mode::Embedded,
-        delivery: Delivery::AtLeastOnce,
-        topics: topics(),
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap().trim().to_owned();
+    (read("broker"), read("broker.control"))
+}
+
+fn options(address: String, topics: Topics, delivery: Delivery) -> kafka::Options {
+    kafka::Options {
+        bootstrap_servers: vec![address],
+        mode: if delivery == Delivery::AtLeastOnce { Mode::Embedded } else { Mode::External },
+        delivery,
+        topics,
         cluster_name: "test-net".to_owned(),
         client_id: "test".to_owned(),
         create_topics: true,
         intake: Intake { from: Start::Earliest, max_in_flight_jobs: 1, batch_records: 1, batch_bytes: 1 },
         security: Security::plaintext(),
         timing: Timing { send: Duration::from_secs(5), ..Timing::default() },
-    };
-    (Handle::start(options, tasks).unwrap(), read(&dir.path().join("broker.control")))
+    }
 }
 
 fn mesh_options() -> mesh::Options {
@@ -196,7 +225,7 @@ fn raft_options(initial_members: Vec<String>) -> consensus::Options {
     }
 }
 
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let begun = clock::instant();
     while !done().await {
         assert!(begun.elapsed() < LIMIT, "waited too long for {what}");
@@ -214,7 +243,7 @@ fn id(record: &Record) -> String {
 }
 
 /// Times each event is there.
-fn counted(records: &[Record]) -> BTreeMap<String, usize> {
+pub fn counted(records: &[Record]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for record in records {
         *counts.entry(id(record)).or_default() += 1;
@@ -224,7 +253,7 @@ fn counted(records: &[Record]) -> BTreeMap<String, usize> {
 
 /// The journal's numbers of what a consumer sees of each key that drops repeats.
 fn seen(records: &[Record]) -> BTreeMap<Vec<u8>, Vec<u64>> {
-    let mut known = std::collections::BTreeSet::new();
+    let mut known = BTreeSet::new();
     let mut seen: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
     for record in records.iter().filter(|record| known.insert(id(record))) {
         let seq = decoded::<proto::WorkerEvent>(&as_message(record)).seq;

@@ -1,7 +1,5 @@
 //! A state that things happen to, and what is written of them.
 
-use prost::Message as _;
-
 use crate::domain::apply::Position;
 use crate::domain::command::{Complete, Fail, Record, Submit};
 use crate::domain::job::{Input, JobSpec, Requirements, Retry, Source};
