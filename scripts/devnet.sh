@@ -46,7 +46,7 @@ TEXT
 members() {
   local dir
   for dir in "$RUN/$1"-*/; do
-    [ -d "$dir" ] && printf '%s\n' "${dir%/}"
+    [ ! -d "$dir" ] || printf '%s\n' "${dir%/}" # none is no failure
   done | sort -V
 }
 
