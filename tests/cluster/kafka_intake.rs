@@ -144,6 +144,7 @@ async fn kafka_another_cluster_at_the_same_address_is_not_read_until_somebody_de
         (status["jobs"]["completed"] == 60).then_some(())
     })
     .await;
+    kafka_oracle::all_delivered(&cluster.client).await;
     no_alarm(&cluster, leader).await;
     cluster.finish().await;
     tasks.cancel();
