@@ -11,7 +11,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 use tracing::{debug, trace};
 
@@ -89,6 +89,9 @@ impl ProducerContext for Ear {
     type DeliveryOpaque = Box<Ticket>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        if let Ok(message) = result {
+            ticket.placed(message.partition(), message.offset());
+        }
         ticket.delivered(result.as_ref().err().and_then(|(error, _)| error.rdkafka_error_code()));
     }
 }
