@@ -171,7 +171,7 @@ fn major(version: &str) -> &str {
 fn version_in(schema: &str) -> Option<&str> {
     let parts = schema.split(|letter: char| !letter.is_ascii_alphanumeric());
     let versions = parts.filter_map(|part| part.strip_prefix('v'));
-    versions.filter(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit())).last()
+    versions.filter(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit())).next_back()
 }
 
 fn version_of_type(content_type: &str) -> Option<&str> {
