@@ -6,7 +6,7 @@
 //!
 //! | the leader dies | how the moment is held |
 //! |---|---|
-//! | before intake is committed | followers asleep, records there to be read |
+//! | before intake is committed | followers asleep, records read |
 //! | after that | a follower shows the offsets |
 //! | before the broker has what is sent | broker asleep, jobs have ended |
 //! | between its acknowledgement and the cursor | results can be read, followers asleep |
@@ -116,10 +116,13 @@ impl Table {
         println!("row: before intake is committed");
         let (leader, followers) = self.followers().await;
         let before = self.taken(followers[0]).await;
+        let read = self.read(leader).await;
         followers.iter().for_each(|node| self.cluster.pause(*node));
         self.produce().await;
-        // Long enough to read them, too short for the leader to be sure that it is none any more.
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        until(secs(5), "the leader has read records that it can not commit", async || {
+            (self.read(leader).await > read).then_some(())
+        })
+        .await;
         assert_eq!(self.taken(leader).await, before, "committed without a majority");
         self.dies(leader, &followers).await;
     }
@@ -202,6 +205,13 @@ impl Table {
 
     async fn arrive(&self, results: &mut Follow, before: usize) {
         results.until(secs(30), "results of this row", |records| records.len() > before).await;
+    }
+
+    /// Records that `node` has read from Kafka in this life, taken or not.
+    async fn read(&self, node: usize) -> u64 {
+        let metrics = self.cluster.client.get(node, "/metrics?format=json").await.expect("the node answers").body;
+        let samples = metrics["metrics"]["ciro_kafka_intake_read_total"]["samples"].as_array().cloned();
+        samples.unwrap_or_default().iter().filter_map(|sample| sample["value"].as_f64()).sum::<f64>() as u64
     }
 
     /// Records of the job topic that `node` knows to be taken.

@@ -63,10 +63,16 @@ impl Stage {
     /// What each node says of Kafka's health, once all say the same.
     async fn health(&self, of_kafka: &str) {
         for node in 0..3 {
+            let mut last = Value::Null;
             until(secs(40), &format!("node {node} says that kafka is {of_kafka}"), async || {
                 let answer = self.cluster.client.get(node, "/health").await?;
                 assert_eq!(answer.status, 200, "the node serves whatever Kafka does: {answer:?}");
-                (answer.body["components"]["kafka"]["status"] == of_kafka).then_some(())
+                let kafka = answer.body["components"]["kafka"].clone();
+                if kafka != last {
+                    println!("node {node}: kafka is {kafka}");
+                    last = kafka.clone();
+                }
+                (kafka["status"] == of_kafka).then_some(())
             })
             .await;
         }
