@@ -4,10 +4,13 @@
 #
 #   scripts/bench.sh [--rounds N] [--seconds S] [--jobs N] [--crowd N] [--kills N] [--no-market] [--no-readme]
 #   scripts/bench.sh --market [--seconds S] [--crowd N] [--kills N]
+#   scripts/bench.sh --kafka
 #   scripts/bench.sh --soak [--jobs N]
 #
 # --market measures the market only, with 100 and with N simulated workers (--crowd,
 # 1000), kills workers (--kills, 30) and sends liars; it writes no README.
+#
+# --kafka measures Kafka only, with one Apache Kafka broker; it writes no README.
 #
 # --no-market leaves the crowds out: of the market only clearing is measured.
 #
@@ -19,7 +22,8 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no CROWDS=yes CROWD=1000 KILLS=30
+ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no KAFKA=no CROWDS=yes CROWD=1000 KILLS=30
+KAFKA_JOBS=50000  # through Kafka, each way
 PORTIONS=20       # of a soak: each is submitted when the one before has ended
 SAMPLE_SECS=10    # between two samples of a soak; one more follows each portion
 GROWTH_MAX=30     # percent, from the second fifth of a soak to the last
@@ -32,9 +36,10 @@ while [ $# -gt 0 ]; do
     --kills) KILLS=$2; shift 2 ;;
     --no-readme) README=no; shift ;;
     --market) MARKET=yes README=no; shift ;;
+    --kafka) KAFKA=yes README=no; shift ;;
     --no-market) CROWDS=no; shift ;;
     --soak) SOAK=yes; shift ;;
-    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market, --no-market and --soak, not '$1'" ;;
+    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market, --kafka, --no-market and --soak, not '$1'" ;;
   esac
 done
 case "$SOAK" in yes) JOBS=${JOBS:-1000000} ;; *) JOBS=${JOBS:-100000} ;; esac
@@ -154,6 +159,8 @@ TEXT
   row "verdicts on workers that live" "0" notice "$(value notice .results.false_verdicts)"
   row "joint clearing over the optimum's cost, random rounds" "≤ 5 %" clearing "$(tenths clearing .results.cost_over_optimum_percent) % (job by job: $(tenths clearing .results.job_by_job_over_optimum_percent) %)"
   row "one clearing of 512 jobs and 1 000 workers, 64 bids per job, p99" "" clearing "$(ms clearing .results.clear_512_jobs_1000_workers_64_bids_each_latency.p99_us) ms"
+  row "intake from one Apache Kafka, $KAFKA_JOBS jobs, no worker" "≥ 5 000 jobs/s" kafka "$(value kafka .results.intake_jobs_per_sec)/s"
+  row "delivery to it, exactly once, as many results" "≥ 10 000 records/s" kafka "$(value kafka .results.delivery_records_per_sec)/s"
   row "honest jobs' p99 with 20 dishonest of 100 workers, times that without" "< 2" hostile "$(tenths hostile .results.p99_times)"
   row "nodes restarted, memory growth meanwhile" "0, < 64 MiB" hostile "$(value hostile .results.nodes_restarted), $(value hostile .results.memory_growth_mib) MiB"
 }
@@ -238,7 +245,7 @@ soak() {
 # fresh_market WORKERS: a cluster with so many workers as processes of their own.
 fresh_market() {
   disperse
-  devnet down >/dev/null && CIRO_DEVNET_WORKER_FLAGS='--noop --max-parallel-jobs 4' devnet up 3 --workers "$1" || die "no cluster to measure"
+  devnet down >/dev/null && CIRO_DEVNET_WORKER_FLAGS='--noop --max-parallel-jobs 4' devnet up 3 --workers "$1" --kafka none || die "no cluster to measure"
 }
 
 market() {
@@ -264,6 +271,14 @@ market() {
   disperse
 }
 
+# --------------------------------------------------------------------- kafka
+
+# The bound on jobs in flight is out of the way: nobody runs these, so that only intake is measured.
+kafka() {
+  devnet down >/dev/null && CIRO__KAFKA__MAX_IN_FLIGHT_JOBS=$((KAFKA_JOBS * 2)) devnet up 3 --workers 0 --kafka apache || die "no cluster to measure"
+  try_bench kafka kafka --jobs "$KAFKA_JOBS"
+}
+
 need_tools curl jq findmnt:util-linux
 mkdir -p "$OUT"
 trap '[ -z "$SAMPLER" ] || kill "$SAMPLER" 2>/dev/null; disperse; devnet down >/dev/null 2>&1' EXIT
@@ -272,7 +287,7 @@ export CIRO_DEVNET_WORKER_FLAGS="--noop --max-parallel-jobs 256"
 cd "$ROOT" || exit 1 # the fail-over bench calls scripts/devnet.sh from here
 
 fresh() {
-  devnet down >/dev/null && devnet up 3 --workers 3 || die "no cluster to measure"
+  devnet down >/dev/null && devnet up 3 --workers 3 --kafka none || die "no cluster to measure"
   TERM_SEEN=''
   count_elections
 }
@@ -285,6 +300,12 @@ fi
 if [ "$MARKET" = yes ]; then
   build_release
   market
+  exit
+fi
+
+if [ "$KAFKA" = yes ]; then
+  build_release
+  kafka
   exit
 fi
 
@@ -301,4 +322,5 @@ bench submit submit --clients 256 --duration-secs "$SECS"
 bench batch submit --clients 8 --batch 500 --duration-secs "$SECS"
 count_elections
 market
+kafka
 write_readme

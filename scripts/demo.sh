@@ -45,6 +45,7 @@ demo() {
   demo_table || die "the demo failed: see the table above, and $WORK"
   say "${#FILES[@]} of ${#FILES[@]} digests are equal to our own sha256sum; $took ms in all"
   [ "$kill" = no ] || verdict_after_kill "$refused"
+  demo_kafka
   rm -rf "$WORK"
 }
 

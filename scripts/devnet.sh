@@ -6,6 +6,7 @@
 # started itself: a process is remembered by pid and start time.
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/devnet-kafka.sh"
 . "$(dirname "$0")/demo.sh"
 
 RUN=${CIRO_DEVNET_DIR:-$ROOT/run/devnet}
@@ -16,14 +17,17 @@ usage() {
   cat <<TEXT
 scripts/devnet.sh — a ciro network on this machine
 
-  scripts/devnet.sh                       build, start 3 nodes and 3 workers, run the demo, leave it up
-  scripts/devnet.sh up [N] [--workers M]  build and start a fresh network of N nodes (3) and M workers (N)
+  scripts/devnet.sh                       build, start 3 nodes, 3 workers and a broker, run the demo, leave it up
+  scripts/devnet.sh up [N] [--workers M] [--kafka embedded|apache|none]
+                                          build and start a fresh network of N nodes (3) and M workers (N), with
+                                          a Kafka broker that keeps nothing (embedded), a real one, or none
   scripts/devnet.sh demo [--kill-leader] [DIR]
                                           one job per file of DIR (default: this repository's src), digests
-                                          checked against our own; --kill-leader: SIGKILL in mid-batch
+                                          checked against our own; some of them through Kafka as well;
+                                          --kill-leader: SIGKILL in mid-batch
   scripts/devnet.sh status [--json]       nodes, roles, addresses, pids
   scripts/devnet.sh kill-leader           SIGKILL the leader
-  scripts/devnet.sh kill|pause|resume N   SIGKILL, SIGSTOP, SIGCONT node N (worker N: wN)
+  scripts/devnet.sh kill|pause|resume N   SIGKILL, SIGSTOP, SIGCONT node N (worker N: wN; the broker: kafka)
   scripts/devnet.sh start N               start node N (worker N: wN) again, same key, address and data
   scripts/devnet.sh logs N [-f]           the end of its log; -f: follow it
   scripts/devnet.sh down                  stop everything; data and logs stay until the next up
@@ -42,14 +46,15 @@ TEXT
 members() {
   local dir
   for dir in "$RUN/$1"-*/; do
-    [ -d "$dir" ] && printf '%s\n' "${dir%/}"
+    [ ! -d "$dir" ] || printf '%s\n' "${dir%/}" # none is no failure
   done | sort -V
 }
 
-# dir_of N or wN: its directory.
+# dir_of N, wN or kafka: its directory.
 dir_of() {
   local dir
   case "$1" in
+    kafka) dir=$RUN/kafka ;;
     w*) dir=$RUN/worker-${1#w} ;;
     *) dir=$RUN/node-$1 ;;
   esac
@@ -110,12 +115,14 @@ launch() { # DIR COMMAND...: in a session of its own, so that nothing of ours st
 
 launch_node() {
   local dir=$1
+  local -a settings
+  mapfile -t settings < <(kafka_settings)
   CIRO__API__BIND="127.0.0.1:$(cat "$dir/api.port")" \
     CIRO__NETWORK__P2P_PORT="$(cat "$dir/p2p.port")" \
     CIRO__NETWORK__NAME=$NETWORK \
     CIRO__NODE__DATA_DIR="$dir/data" \
     CIRO__CLUSTER__INITIAL_MEMBERS="$(cat "$RUN/members")" \
-    launch "$dir" "$(bin ciro-coordinator)" start --config "$RUN/node.toml"
+    launch "$dir" env "${settings[@]}" "$(bin ciro-coordinator)" start --config "$RUN/node.toml"
 }
 
 launch_worker() {
@@ -206,17 +213,20 @@ check_run_dir() {
 }
 
 up() {
-  local nodes=3 workers='' dir
+  local nodes=3 workers='' kafka=embedded dir
   while [ $# -gt 0 ]; do
     case "$1" in
       --workers) workers=${2:-}; shift 2 || die "--workers needs a number" ;;
       --workers=*) workers=${1#*=}; shift ;;
+      --kafka) kafka=${2:-}; shift 2 || die "--kafka needs embedded, apache or none" ;;
+      --kafka=*) kafka=${1#*=}; shift ;;
       *) nodes=$1; shift ;;
     esac
   done
   workers=${workers:-$nodes}
   [[ "$nodes" =~ ^[1-9]$ ]] || die "the number of nodes must be from 1 to 9, not '$nodes'"
   [[ "$workers" =~ ^[0-9]{1,2}$ ]] || die "the number of workers must be from 0 to 99, not '$workers'"
+  case "$kafka" in embedded | apache | none) ;; *) die "--kafka must be embedded, apache or none, not '$kafka'" ;; esac
   need_tools curl jq setsid:util-linux awk:mawk
   check_run_dir
   if anything_running; then
@@ -229,6 +239,7 @@ up() {
   prepare "$nodes" "$workers"
   local -a dirs=()
   trap 'down >/dev/null' EXIT # half a network helps nobody
+  start_kafka "$kafka"
   while read -r dir; do dirs+=("$dir"); launch_member "$dir"; done < <(members node; members worker)
   wait_until "$READY_SECS" "${dirs[@]}" -- all_ready
   [ "$workers" = 0 ] || wait_until "$READY_SECS" "${dirs[@]}" -- workers_online "$workers"
@@ -238,6 +249,7 @@ up() {
 
 start() {
   local dir
+  [ "$1" != kafka ] || { restart_kafka; return; }
   dir=$(dir_of "$1") || exit 1
   running "$dir" && die "$1 runs already"
   [ -x "$(bin ciro-coordinator)" ] || build_release
@@ -273,6 +285,7 @@ down() {
     waiting+=($!)
   done < <(members worker; members node)
   [ ${#waiting[@]} -gt 0 ] && wait "${waiting[@]}"
+  stop_kafka # last: the nodes take their leave of it
   say "stopped. Data and logs stay in $RUN until the next up"
 }
 
@@ -310,8 +323,8 @@ status_json() {
   {
     members node | while read -r dir; do node_json "$dir"; done
     members worker | while read -r dir; do worker_json "$dir"; done
-  } | jq -s --arg run "$RUN" \
-    '{nodes: map(select(has("node_id"))), workers: map(select(has("worker_id"))), run_dir: $run}'
+  } | jq -s --arg run "$RUN" --argjson kafka "$(kafka_json)" \
+    '{nodes: map(select(has("node_id"))), workers: map(select(has("worker_id"))), kafka: $kafka, run_dir: $run}'
 }
 
 status() {
@@ -324,7 +337,9 @@ status() {
         (.nodes[] | [.index, .role, .api, (.pid // "-"), .node_id] | @tsv),
         "",
         (["WORKER", "STATE", "", "PID", "ID"] | @tsv),
-        (.workers[] | ["w\(.index)", .state, "-", (.pid // "-"), (.worker_id // "-")] | @tsv)' |
+        (.workers[] | ["w\(.index)", .state, "-", (.pid // "-"), (.worker_id // "-")] | @tsv),
+        (.kafka // empty | "", (["KAFKA", "STATE", "BOOTSTRAP", "PID", "KIND"] | @tsv),
+          (["k1", .state, .bootstrap, (.pid // "-"), .kind] | @tsv))' |
         awk -F '\t' 'NF { printf "%-7s %-9s %-24s %-8s %s\n", $1, $2, $3, $4, $5 } !NF'
       ;;
     *) die "status knows --json only, not '$1'" ;;
@@ -340,6 +355,12 @@ logs() {
   tail -n 100 "$dir/log"
 }
 
+what_next_kafka() {
+  [ "$(kafka_kind)" != none ] || return 0
+  say "  a job through Kafka         $(bin ciro-coordinator) kafka produce --bootstrap $(kafka_bootstrap) --type sha256 --payload hello"
+  say "  what came of it             $(bin ciro-coordinator) kafka tail --bootstrap $(kafka_bootstrap) --from beginning --timeout 3"
+}
+
 what_next() {
   local api
   api=$(api_of "$(members node | head -n 1)")
@@ -350,6 +371,9 @@ what_next() {
 ${BOLD}try next${PLAIN}
   a job by the command line   $(bin ciro-coordinator) --node $api job submit --type wordcount --file README.md --wait
   a job by curl               curl -s $api/jobs -H 'content-type: application/json' -d '{"type":"sha256","payload":"aGVsbG8K"}' | jq
+TEXT
+  what_next_kafka
+  cat <<TEXT
   kill the leader             scripts/devnet.sh demo --kill-leader
   what it is doing            scripts/devnet.sh status; scripts/devnet.sh logs 1 -f
 ${BOLD}stop it${PLAIN}                       scripts/devnet.sh down

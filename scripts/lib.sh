@@ -64,11 +64,19 @@ need_tools() {
 
 need_build_tools() {
   need_tools cc:build-essential make:build-essential pkg-config:pkg-config
+  need_zlib
   if ! command -v cargo >/dev/null 2>&1; then
     # rustup installs here, and a fresh shell may not have it on its path yet.
     [ -x "$HOME/.cargo/bin/cargo" ] && PATH="$HOME/.cargo/bin:$PATH"
   fi
   command -v cargo >/dev/null 2>&1 || die "cargo is missing. Install Rust from https://rustup.rs, then run this again"
+}
+
+# librdkafka is built from source, and wants the header.
+need_zlib() {
+  printf '#include <zlib.h>\n' | cc -E - >/dev/null 2>&1 && return 0
+  step "installing zlib1g-dev (missing: zlib.h)"
+  apt_install zlib1g-dev || die "could not install zlib1g-dev. Install what gives you zlib.h — on Debian: apt-get install zlib1g-dev"
 }
 
 cache_dir() { printf '%s/ciro' "${XDG_CACHE_HOME:-$HOME/.cache}"; }

@@ -44,7 +44,8 @@ step_features() {
   cargo build --locked --features "metrics,prometheus" && cargo check --locked --no-default-features
 }
 
-step_tests() { cargo test --locked --no-fail-fast; }
+# The stories about Kafka start a real broker: it is fetched here, where one sees it.
+step_tests() { scripts/kafka.sh fetch && cargo test --locked --no-fail-fast; }
 
 step_docs() { RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items; }
 

@@ -38,7 +38,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("intake", &["clock", "consensus", "domain", "mesh", "telemetry", "wire"]),
     // What each layer may be told: one function per layer, from keys to its options.
     ("config", &["api", "consensus", "domain", "kafka", "leader", "mesh", "storage", "telemetry"]),
-    ("bench", &["clock", "domain", "submission", "tasks", "telemetry"]),
+    ("bench", &["clock", "domain", "kafka", "submission", "tasks", "telemetry", "wire"]),
     (
         "node",
         &[

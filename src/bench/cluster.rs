@@ -177,6 +177,12 @@ impl Cluster {
         bail!("{node}: the stream of events ended before event {through}")
     }
 
+    /// Any answer, as whoever asks needs it.
+    #[cfg(feature = "kafka")]
+    pub(super) async fn get<T: serde::de::DeserializeOwned>(&self, node: &str, path: &str) -> anyhow::Result<T> {
+        self.get_json(&format!("{node}{path}")).await
+    }
+
     pub(super) async fn is_ready(&self, node: &str) -> bool {
         let answer = self.http.get(format!("{node}/health/ready")).timeout(Duration::from_secs(2)).send().await;
         answer.is_ok_and(|answer| answer.status().is_success())

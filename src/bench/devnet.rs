@@ -26,6 +26,16 @@ struct Status {
     nodes: Vec<Member>,
     #[serde(default)]
     workers: Vec<WorkerProcess>,
+    #[cfg(feature = "kafka")]
+    #[serde(default)]
+    kafka: Option<Broker>,
+}
+
+#[cfg(feature = "kafka")]
+#[derive(Clone, Debug, Deserialize)]
+struct Broker {
+    kind: String,
+    pid: Option<i32>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -114,27 +124,76 @@ impl Devnet {
     }
 }
 
+#[cfg(feature = "kafka")]
+impl Devnet {
+    /// Every node, until what is returned is dropped.
+    pub(super) async fn pause_nodes(&self) -> anyhow::Result<Paused> {
+        let mut paused = Paused(vec![]);
+        for member in self.members().await? {
+            paused.add(member.pid, &format!("node {}", member.index), OURS)?;
+        }
+        Ok(paused)
+    }
+
+    /// The Kafka broker, until what is returned is dropped.
+    pub(super) async fn pause_broker(&self) -> anyhow::Result<Paused> {
+        let broker = self.status().await?.kafka.context("the network has no Kafka broker of its own")?;
+        let mut paused = Paused(vec![]);
+        let name = if broker.kind == "apache" { "java" } else { OURS };
+        paused.add(broker.pid, "the broker", name)?;
+        Ok(paused)
+    }
+}
+
+/// Processes that sleep. They go on when this is dropped.
+#[cfg(feature = "kafka")]
+pub(super) struct Paused(Vec<Pid>);
+
+#[cfg(feature = "kafka")]
+impl Paused {
+    fn add(&mut self, pid: Option<i32>, whose: &str, name: &str) -> anyhow::Result<()> {
+        self.0.push(signal_ours(pid, whose, name, Signal::SIGSTOP)?);
+        Ok(())
+    }
+}
+
+#[cfg(feature = "kafka")]
+impl Drop for Paused {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            // One that is gone needs no waking.
+            let _ = kill(*pid, Signal::SIGCONT);
+        }
+    }
+}
+
 impl WorkerProcess {
     /// SIGKILL: no farewell.
     pub(super) fn kill(&self) -> anyhow::Result<()> {
-        kill_ours(self.pid, &format!("worker {}", self.index))
+        signal_ours(self.pid, &format!("worker {}", self.index), OURS, Signal::SIGKILL).map(drop)
     }
 }
 
 impl Member {
     /// SIGKILL: no chance to hand over.
     pub(super) fn kill(&self) -> anyhow::Result<()> {
-        kill_ours(self.pid, &format!("node {}", self.index))
+        signal_ours(self.pid, &format!("node {}", self.index), OURS, Signal::SIGKILL).map(drop)
     }
 }
 
-fn kill_ours(pid: Option<i32>, whose: &str) -> anyhow::Result<()> {
+/// Names of processes that are ours begin so.
+const OURS: &str = "ciro-";
+
+/// `name`: how the process's name must begin.
+fn signal_ours(pid: Option<i32>, whose: &str, name: &str, signal: Signal) -> anyhow::Result<Pid> {
     let pid = pid.filter(|pid| *pid > 1).with_context(|| format!("{whose} has no process"))?;
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    if !name.starts_with("ciro-") {
-        bail!("process {pid} of {whose} is {:?}, not one of ours: nothing was killed", name.trim());
+    let found = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if !found.starts_with(name) {
+        bail!("process {pid} of {whose} is {:?}, not one of ours: it was left alone", found.trim());
     }
-    kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("kill process {pid}"))
+    let pid = Pid::from_raw(pid);
+    kill(pid, signal).with_context(|| format!("send {signal} to process {pid}"))?;
+    Ok(pid)
 }
 
 async fn shell(command: &str) -> anyhow::Result<Vec<u8>> {

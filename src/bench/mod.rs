@@ -17,6 +17,8 @@ mod e2e;
 mod failover;
 mod histogram;
 mod hostile;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod load;
 mod market;
 mod notice;
@@ -78,6 +80,9 @@ pub enum Bench {
     Hostile(HostileArgs),
     /// The joint clearing against the optimum, on random rounds; needs no cluster
     Clearing(ClearingArgs),
+    /// Jobs taken in from Kafka, and results given to it
+    #[cfg(feature = "kafka")]
+    Kafka(KafkaArgs),
 }
 
 /// The jobs are of type "bench", which no worker runs: they stay pending.
@@ -259,6 +264,33 @@ pub struct ClearingArgs {
     pub seed: u64,
 }
 
+/// Pauses the nodes of a development network while it produces, and its broker while it cancels.
+#[cfg(feature = "kafka")]
+#[derive(Clone, Debug, clap::Args)]
+pub struct KafkaArgs {
+    /// Jobs through Kafka; kafka.max_in_flight_jobs of the nodes must be more
+    #[arg(long, value_name = "JOBS", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=90_000))]
+    pub jobs: u32,
+
+    /// Bytes of payload per job
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=262_144))]
+    pub payload_bytes: u32,
+
+    /// Give up either half after this long, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout_secs: u64,
+
+    #[command(flatten)]
+    pub devnet: DevnetArgs,
+}
+
+#[cfg(feature = "kafka")]
+impl KafkaArgs {
+    fn limit(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.timeout_secs)
+    }
+}
+
 /// Kills nodes of a development network and has them started again.
 #[derive(Clone, Debug, clap::Args)]
 pub struct FailoverArgs {
@@ -324,6 +356,8 @@ async fn measure(bench: &Bench, cluster: &Cluster, tasks: &Tasks) -> anyhow::Res
         Bench::Notice(args) => notice::run(args, cluster).await,
         Bench::Hostile(args) => hostile::run(args, cluster, tasks).await,
         Bench::Clearing(args) => clearing::run(args),
+        #[cfg(feature = "kafka")]
+        Bench::Kafka(args) => kafka::run(args, cluster, tasks).await,
     }
 }
 

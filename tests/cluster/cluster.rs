@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use ciro::tasks::Tasks;
@@ -19,25 +18,16 @@ use crate::client::Client;
 use crate::links::{Links, Party};
 use crate::observer::Observer;
 use crate::process::Process;
-use crate::{oracle, ports, secs, until};
+use crate::programs::{clean, coordinator, liar_configuration, run, with_slow_disk, worker_configuration};
+use crate::{oracle, ports, programs, secs, until};
 
 /// One story at a time.
 static STAGE: Mutex<()> = Mutex::const_new(());
 
 pub const NETWORK: &str = "ciro-stories";
 
-/// The binaries of this build, or those in `CIRO_BIN_DIR`.
-fn coordinator() -> PathBuf {
-    binary("ciro-coordinator", env!("CARGO_BIN_EXE_ciro-coordinator"))
-}
-
-fn worker() -> PathBuf {
-    binary("ciro-worker", env!("CARGO_BIN_EXE_ciro-worker"))
-}
-
-fn binary(name: &str, built: &str) -> PathBuf {
-    std::env::var_os("CIRO_BIN_DIR").map_or_else(|| PathBuf::from(built), |dir| PathBuf::from(dir).join(name))
-}
+/// The variable that names the network.
+const NAME: &str = "CIRO__NETWORK__NAME";
 
 pub struct Node {
     pub id: String,
@@ -65,7 +55,9 @@ pub struct Cluster {
     pub rng: StdRng,
     pub tasks: Tasks,
     links: Option<Links>,
-    settings: Vec<(&'static str, &'static str)>,
+    /// Variables in every node's environment.
+    settings: Vec<(String, String)>,
+    network: String,
     members: String,
     workers_died: bool,
     dir: TempDir,
@@ -75,25 +67,27 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `nodes` nodes and `workers` workers and waits until all are of use.
     pub async fn start(nodes: usize, workers: usize) -> Self {
-        Self::build(nodes, workers, None, &[]).await
+        Self::build(nodes, workers, None, vec![]).await
     }
 
     /// Like [`Self::start`], with `settings` (variables and values) in every node's environment.
     pub async fn start_with(nodes: usize, workers: usize, settings: &[(&'static str, &'static str)]) -> Self {
+        let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Self::build(nodes, workers, None, owned.collect()).await
+    }
+
+    /// Like [`Self::start_with`]. Two clusters that share a broker must not share a network's name.
+    pub async fn start_as(nodes: usize, workers: usize, network: &str, mut settings: Vec<(String, String)>) -> Self {
+        settings.push((NAME.to_owned(), network.to_owned()));
         Self::build(nodes, workers, None, settings).await
     }
 
     /// Like [`Self::start`], with links that can be cut.
     pub async fn start_with_links(nodes: usize, workers: usize) -> Self {
-        Self::build(nodes, workers, Some(Links::new()), &[]).await
+        Self::build(nodes, workers, Some(Links::new()), vec![]).await
     }
 
-    async fn build(
-        nodes: usize,
-        workers: usize,
-        links: Option<Links>,
-        settings: &[(&'static str, &'static str)],
-    ) -> Self {
+    async fn build(nodes: usize, workers: usize, links: Option<Links>, settings: Vec<(String, String)>) -> Self {
         let stage = STAGE.lock().await;
         let seed = std::env::var("CIRO_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
         println!("seed: CIRO_TEST_SEED={seed}");
@@ -117,7 +111,8 @@ impl Cluster {
             rng: StdRng::seed_from_u64(seed),
             tasks,
             links,
-            settings: settings.to_vec(),
+            network: settings.iter().find(|(name, _)| name == NAME).map_or(NETWORK.to_owned(), |(_, it)| it.clone()),
+            settings,
             members: members.join(","),
             workers_died: false,
             dir,
@@ -150,11 +145,11 @@ impl Cluster {
             .args(["start", "--config"])
             .arg(config)
             .env("CIRO__API__BIND", format!("127.0.0.1:{}", it.api))
-            .env("CIRO__NETWORK__NAME", NETWORK)
+            .env(NAME, &self.network)
             .env("CIRO__NETWORK__P2P_PORT", it.p2p.to_string())
             .env("CIRO__NODE__DATA_DIR", it.dir.join("data"))
             .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members)
-            .envs(self.settings.iter().copied());
+            .envs(self.settings.iter().map(|(name, value)| (name, value)));
         let process = Process::spawn(&format!("node {node}"), &mut command, &it.dir.join("log"));
         self.links.iter().for_each(|links| links.belongs(process.pid(), Party::Node(node)));
         it.process = Some(process);
@@ -179,6 +174,19 @@ impl Cluster {
         self.add_worker_like(config)
     }
 
+    /// Starts one more worker, which ends jobs of type `noop`, 256 at a time, without a process for each.
+    pub fn add_idler(&mut self) -> usize {
+        let config = self.dir.path().join("idler.toml");
+        fs::write(&config, "[worker]\nmax_parallel_jobs = 256\n\n[jobs.noop]\nbuiltin = \"noop\"\n").unwrap();
+        self.add_worker_like(config)
+    }
+
+    /// From a node's next start on, the variable has another value.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     fn add_worker_like(&mut self, config: PathBuf) -> usize {
         let dir = self.dir.path().join(format!("worker-{}", self.workers.len()));
         fs::create_dir_all(dir.join("data")).unwrap();
@@ -188,8 +196,8 @@ impl Cluster {
     }
 
     pub fn launch_worker(&mut self, worker: usize) {
-        let mut command = clean(self::worker());
-        command.args(["--network", NETWORK, "--config"]).arg(&self.workers[worker].config);
+        let mut command = clean(programs::worker());
+        command.args(["--network", &self.network, "--config"]).arg(&self.workers[worker].config);
         for address in self.members.split(',') {
             command.args(["--coordinator", address]);
         }
@@ -425,63 +433,6 @@ impl Node {
             None => format!("/ip4/127.0.0.1/udp/{}/quic-v1/p2p/{}", self.p2p, self.id),
         }
     }
-}
-
-/// A command that does not inherit our settings.
-fn clean(program: PathBuf) -> Command {
-    let mut command = Command::new(program);
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CIRO")) {
-        command.env_remove(name);
-    }
-    let level =
-        std::env::var("CIRO_TEST_LOG").unwrap_or_else(|_| "info,openraft=warn,ciro::consensus::serve=debug".to_owned());
-    command.env("RUST_LOG", level);
-    command
-}
-
-/// The coordinator, with every sync of its disk held up by strace. It stays our own child.
-fn with_slow_disk(more: Duration) -> Command {
-    let mut command = clean(PathBuf::from("strace"));
-    let syncs = "fdatasync,fsync";
-    command.args(["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", &format!("trace={syncs}")]);
-    command.args(["-e", &format!("inject={syncs}:delay_exit={}ms", more.as_millis())]);
-    command.arg(coordinator());
-    command
-}
-
-/// Runs to the end and returns what it printed.
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("run {command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// `mark` notes the execution, sleeps as the payload says, answers with the job's name; `steps` says how far it is;
-/// `wasm` runs what clients bring.
-fn worker_configuration(executions: &Path) -> String {
-    let script = format!(
-        "read name first later; echo \"$name\" >> {file}; \
-         if [ \"$(/bin/grep -cx -- \"$name\" {file})\" -gt 1 ]; then /bin/sleep \"$later\"; else /bin/sleep \"$first\"; fi; \
-         echo \"done $name\"",
-        file = executions.display(),
-    );
-    let steps = "echo '25% a first step' >> \"$CIRO_PROGRESS_FILE\"; /bin/sleep 8; echo done";
-    // Says as many mebibytes as the payload says, none like the one before.
-    let large = "read -r mebibytes; /usr/bin/seq -f %07.0f 1 $((mebibytes * 131072))";
-    format!(
-        "[worker]\nmax_parallel_jobs = 8\n\n[wasm]\nmax_memory_mb = 16\nmax_fuel = 50000000\n\n\
-         [jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n\n\
-         [jobs.steps]\ncommand = [\"/bin/sh\", \"-c\", '''{steps}''']\n\n\
-         [jobs.large]\ncommand = [\"/bin/sh\", \"-c\", '''{large}''']\n\n[jobs.wasm]\nbuiltin = \"wasm\"\n"
-    )
-}
-
-/// The same job type, from a worker that does no work.
-fn liar_configuration(executions: &Path) -> String {
-    let file = executions.display();
-    let script = format!("read name first later; echo \"$name\" >> {file}; echo \"lie $name\"");
-    format!("[worker]\nmax_parallel_jobs = 8\n\n[jobs.mark]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\n")
 }
 
 /// The longest a leader may be missing after one died.

@@ -24,11 +24,32 @@ mod observer;
 mod oracle;
 mod ports;
 mod process;
+mod programs;
 
 mod cut;
 mod executors;
 mod failover;
 mod hostile;
+#[cfg(feature = "kafka")]
+mod kafka_broker;
+#[cfg(feature = "kafka")]
+mod kafka_crash;
+#[cfg(feature = "kafka")]
+mod kafka_desk;
+#[cfg(feature = "kafka")]
+mod kafka_fenced;
+#[cfg(feature = "kafka")]
+mod kafka_intake;
+#[cfg(feature = "kafka")]
+mod kafka_mock;
+#[cfg(feature = "kafka")]
+mod kafka_oracle;
+#[cfg(feature = "kafka")]
+mod kafka_outage;
+#[cfg(feature = "kafka")]
+mod kafka_records;
+#[cfg(feature = "kafka")]
+mod kafka_storm;
 mod life;
 mod minority;
 mod outputs;

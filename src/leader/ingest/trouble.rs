@@ -23,7 +23,13 @@ impl Trouble {
         }
     }
 
+    /// The library keeps what it learnt of a topic, its id among it. After another cluster
+    /// answered, or the topic was made anew, that is wrong, and only a new reader learns better.
     pub fn wants_new_reader(&self) -> bool {
-        matches!(self, Self::Kafka(error) if error.wants_new_client())
+        match self {
+            Self::OtherCluster { .. } | Self::Kafka(kafka::Error::NoTopic(_)) => true,
+            Self::Kafka(error) => error.wants_new_client(),
+            Self::Unanswered => false,
+        }
     }
 }
