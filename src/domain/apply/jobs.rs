@@ -62,6 +62,7 @@ impl Step<'_> {
             (index.backlog_bytes.saturating_add(bytes), limits.backlog_bytes),
             (self.state.journal.len() + 1, limits.journal_max),
             (self.state.classes_with(spec), limits.classes),
+            (self.state.classes_in_all_with(spec), limits.classes_in_all),
         ];
         match bounds.iter().find(|(wanted, limit)| wanted > limit) {
             Some((_, limit)) => Err(Refusal::BacklogFull { limit: u64::try_from(*limit).unwrap_or(u64::MAX) }),
@@ -290,7 +291,8 @@ impl Step<'_> {
             return Err(Refusal::Finished { job: id, state: job.state });
         }
         if job.spec.deadline.is_none_or(|deadline| deadline > self.state.now) {
-            return Err(Refusal::DeadlineAhead { job: id });
+            let stalled = job.vote_stalls_at().is_some_and(|at| at <= self.state.now);
+            return if stalled { self.hung(id) } else { Err(Refusal::DeadlineAhead { job: id }) };
         }
         let error = JobError {
             code: "deadline_exceeded".to_owned(),
