@@ -15,8 +15,10 @@ mod deadlines;
 mod dispatch;
 mod errand;
 mod flights;
+mod hours;
 mod leases;
 mod market;
+mod quorum;
 mod reconcile;
 mod round;
 mod sends;
@@ -99,6 +101,7 @@ impl Term {
         drive(&tasks, &reign, leases::Leases::default());
         drive(&tasks, &reign, deadlines::Deadlines);
         drive(&tasks, &reign, reconcile::Reconcile::default());
+        drive(&tasks, &reign, hours::Hours);
         Self { tasks, offers, number }
     }
 
