@@ -39,6 +39,9 @@ const REMEMBERED_LIGHT: Duration = Duration::from_secs(10);
 /// How long a message may wait for a peer that takes them slowly. What is older is late for any auction.
 const QUEUED: Duration = Duration::from_secs(1);
 
+/// A worker's heartbeats are worth more than that, late as they are: they say that it lives.
+const QUEUED_WORKER: Duration = Duration::from_secs(5);
+
 /// Messages that wait for one peer. Beyond it they are dropped, and the peer counts as slow.
 const QUEUED_MAX: usize = 1_024;
 
@@ -184,7 +187,7 @@ fn config(
         .flood_publish(true)
         // A thousand workers would say so after each announcement, and nobody has a second copy on its way to them.
         .idontwant_message_size_threshold(usize::MAX)
-        .publish_queue_duration(QUEUED)
+        .publish_queue_duration(if role == Role::Coordinator { QUEUED } else { QUEUED_WORKER })
         .forward_queue_duration(QUEUED)
         .connection_handler_queue_len(QUEUED_MAX);
     if role == Role::Coordinator {

@@ -485,6 +485,7 @@ stories! {
     retry
     same_submission
     silent_worker
+    stalled_votes
     unregister
     worker_life
 }
