@@ -1,4 +1,6 @@
 //! `ciro-worker`: the agent that runs jobs. See `ciro::worker` and `docs/worker.md`.
+//!
+//! The allocator is jemalloc, as the node's: a thousand workers in one process ask for memory all the time.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,6 +15,9 @@ use ciro::worker::{self, Settings};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;

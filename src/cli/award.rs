@@ -104,7 +104,7 @@ pub(super) fn judge(deal: &Deal, award: &Value) -> Result<(), String> {
 }
 
 /// What the job offered at most when it was awarded; `Some(None)`: any price.
-fn ceiling(job: &Value, award: &Value) -> Option<Option<Price>> {
+pub(super) fn ceiling(job: &Value, award: &Value) -> Option<Option<Price>> {
     let Some(most) = read(&job["max_price"]) else { return Some(None) };
     let shown = &job["price_escalation"];
     if shown.is_null() {

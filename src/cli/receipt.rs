@@ -27,15 +27,17 @@ use crate::{mesh, wire};
 /// Bytes of a receipt that are read. A real one has a few thousand.
 const RECEIPT_MAX: u64 = 1 << 20;
 
+/// Formats that are understood. The first said nothing of offers that rise.
+const FORMATS: std::ops::RangeInclusive<u32> = 1..=receipt::FORMAT;
+
 const ABOUT: &str = "\
 Checked, in this order: that the issuing node signed the receipt as it is; that each worker signed its result \
 (job, attempt, digest of the output); that more than half of the workers asked for agree; that each award follows from \
-the recorded bids and its winner signed its own; that what is owed is what those workers bid; and, if they are \
+the recorded bids, is for no more than the job offered then, and its winner signed its own; that what is owed is what those workers bid; and, if they are \
 given, that the files are the input and the output.
 
 Not checked, since only a node can say it: that the cluster's log contains the job, and what it says of times, exit \
-codes, the job's type and input, bids that are not recorded, and what a rising offer had come to at the award (only \
-max_price is). For these the receipt is the issuer's word: name the \
+codes, the job's type and input, and bids that are not recorded. For these the receipt is the issuer's word: name the \
 node that you trust with --issuer. Evidence of an award is kept for the newest jobs only; where it is gone, that is said.";
 
 #[derive(Debug, clap::Args)]
@@ -148,8 +150,8 @@ fn look(checks: &mut Vec<Check>, name: &'static str, look: impl FnOnce() -> Resu
 
 fn format(shown: &Value) -> Result<String, String> {
     let receipt = &shown["receipt"];
-    if receipt["format"] != receipt::FORMAT {
-        return Err(format!("it is no receipt of format {}", receipt::FORMAT));
+    if !FORMATS.contains(&number(&receipt["format"]).unwrap_or(0)) {
+        return Err(format!("it is no receipt of format {} to {}", FORMATS.start(), FORMATS.end()));
     }
     let job: JobId = stated(receipt, "job_id")?;
     let kind = receipt["type"].as_str().ok_or("it has no type")?;
@@ -219,10 +221,9 @@ fn majority(receipt: &Value) -> Result<String, String> {
 fn awards(receipt: &Value) -> Result<String, String> {
     let job: JobId = stated(receipt, "job_id")?;
     let weights = award::weights(receipt).ok_or("it has no usable policy")?;
-    let max_price = match &receipt["max_price"] {
-        Value::Null => None,
-        stated => Some(read::<Price>(stated).ok_or("max_price is no amount")?),
-    };
+    if !receipt["max_price"].is_null() {
+        stated::<Price>(receipt, "max_price")?;
+    }
     let (mut judged, mut gone) = (0, 0);
     for run in runs(receipt)? {
         let shown = &run["award"];
@@ -230,6 +231,7 @@ fn awards(receipt: &Value) -> Result<String, String> {
             return Err("an award is not of the run it stands with".to_owned());
         }
         let attempt = number(&run["attempt"]).ok_or("a result has no attempt")?;
+        let max_price = award::ceiling(receipt, shown).ok_or("it has no usable price_escalation, or times")?;
         let deal = Deal { job, attempt, max_price, weights };
         if shown["evidence"].is_null() {
             let price: Price = stated(shown, "price")?;

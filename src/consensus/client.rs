@@ -66,6 +66,16 @@ impl Client {
         self.commit(&commands, scope, limit).await
     }
 
+    /// Writes a record without commands: time passes in the log. In this term or not at all.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::submit_as_leader`].
+    pub async fn tick_as_leader(&self, term: u64, limit: Duration) -> Result<(), Error> {
+        let nothing = Load { commands: Encoded { count: 0, bytes: Blob(Bytes::new()) }, submits: false };
+        self.door.submit(nothing, Scope::Term(term), limit, false).await.map(drop)
+    }
+
     async fn commit(&self, commands: &[Command], scope: Scope, limit: Duration) -> Result<Committed, Error> {
         let deadline = clock::instant() + limit;
         self.check_room(commands.iter().any(is_submit))?;

@@ -83,7 +83,7 @@ pub enum Command {
     },
     Complete(Box<Complete>),
     Fail(Box<Fail>),
-    /// The job's deadline passed: the log's clock must agree.
+    /// The job's deadline passed, or nobody was found for long to go on with its votes: the log's clock must agree.
     PassDeadline {
         job: JobId,
     },

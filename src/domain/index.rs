@@ -39,8 +39,14 @@ pub(super) struct Index {
     pub(super) urgent: Set<(Class, Timestamp, JobId)>,
     /// How many are in `lines`.
     pub(super) open: usize,
+    /// Different classes in `lines`.
+    pub(super) classes: usize,
     pub(super) waiting: Set<(Timestamp, JobId)>,
     pub(super) held: Map<WorkerId, Arc<BTreeSet<JobId>>>,
+    /// Runs whose workers have not said yet that they took them.
+    pub(super) undelivered: Set<(WorkerId, JobId)>,
+    /// Jobs with votes and nobody at it, by when their round is over if it stays so.
+    pub(super) stalled: Set<(Timestamp, JobId)>,
     pub(super) deadlines: Set<(Timestamp, JobId)>,
     pub(super) active: Set<JobId>,
     pub(super) finished: Set<(Timestamp, JobId)>,
@@ -65,6 +71,9 @@ pub(super) struct Facets {
     held: Option<WorkerId>,
     /// Other holders; only with redundancy.
     others: Vec<WorkerId>,
+    /// Holders that have not said yet that they took it.
+    undelivered: Vec<WorkerId>,
+    stalled: Option<(Timestamp, JobId)>,
     deadline: Option<(Timestamp, JobId)>,
     finished: Option<(Timestamp, JobId)>,
     evidenced: Option<(Timestamp, JobId)>,
@@ -77,6 +86,7 @@ impl Facets {
         let wanting = job.wants_run();
         let due = job.next_attempt_at <= now;
         let mut holders = job.runs_in_force().map(|run| run.award.worker);
+        let undelivered = job.runs_in_force().filter(|run| run.award.started_at.is_none());
         let is_final = job.state.is_final();
         let finished = is_final.then(|| (job.finished_at.unwrap_or_default(), job.id));
         Self {
@@ -87,6 +97,8 @@ impl Facets {
             waiting: (wanting && !due).then_some((job.next_attempt_at, job.id)),
             held: holders.next(),
             others: holders.collect(),
+            undelivered: undelivered.map(|run| run.award.worker).collect(),
+            stalled: job.vote_stalls_at().map(|at| (at, job.id)),
             deadline: job.spec.deadline.filter(|_| !is_final).map(|deadline| (deadline, job.id)),
             finished,
             evidenced: finished.filter(|_| job.runs.iter().any(|run| run.award.evidence.is_some())),
@@ -165,7 +177,9 @@ impl Index {
         swap(&mut self.finished, was.and_then(|f| f.finished), is.and_then(|f| f.finished));
         swap(&mut self.evidenced, was.and_then(|f| f.evidenced), is.and_then(|f| f.evidenced));
         swap(&mut self.active, active(was), active(is));
+        swap(&mut self.stalled, was.and_then(|f| f.stalled), is.and_then(|f| f.stalled));
         self.hand_over(was, is);
+        self.deliver(was, is);
         if let Some(was) = was {
             *self.count(was.state) -= 1;
             *self.bytes(was.state) -= was.bytes;
@@ -234,6 +248,18 @@ impl Index {
             if let Some(held) = self.held.get_mut(&worker) {
                 Arc::make_mut(held).insert(job);
             }
+        }
+    }
+
+    fn deliver(&mut self, was: Option<&Facets>, is: Option<&Facets>) {
+        let of = |facets: Option<&Facets>| facets.map_or(vec![], |f| f.undelivered.clone());
+        let Some(job) = was.or(is).map(|f| f.id) else { return };
+        let (was, is) = (of(was), of(is));
+        for worker in was.iter().filter(|worker| !is.contains(worker)) {
+            self.undelivered.remove(&(*worker, job));
+        }
+        for worker in is.into_iter().filter(|worker| !was.contains(worker)) {
+            self.undelivered.add((worker, job));
         }
     }
 

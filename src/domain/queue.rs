@@ -93,6 +93,7 @@ impl Index {
     /// Changes a line by `change`, and keeps its head. Returns whether there was one, and whether there is.
     fn change_line(&mut self, line: &Line, slice: u64, change: impl FnOnce(&mut Self)) -> (bool, bool) {
         let was = self.head(line.client, line.class);
+        let known = self.knows(line.class);
         change(self);
         let is = self.head(line.client, line.class);
         if was != is {
@@ -103,7 +104,17 @@ impl Index {
                 self.heads.add((line.class, slice, turn, line.client));
             }
         }
+        match (known, self.knows(line.class)) {
+            (false, true) => self.classes += 1,
+            (true, false) => self.classes -= 1,
+            _ => {}
+        }
         (was.is_some(), is.is_some())
+    }
+
+    /// Whether a job of this class is open.
+    fn knows(&self, class: Class) -> bool {
+        self.next_head((class, 0, FIRST, 0)).is_some()
     }
 
     pub(super) fn enqueue(&mut self, line: &Line, pass: u64) -> (bool, bool) {
@@ -352,6 +363,11 @@ impl State {
         let client = client(spec);
         let known = self.index.head(client, class(spec)).is_some();
         self.shares.classes(client) + usize::from(!known)
+    }
+
+    /// The same among the open jobs of all clients.
+    pub(super) fn classes_in_all_with(&self, spec: &JobSpec) -> usize {
+        self.index.classes + usize::from(!self.index.knows(class(spec)))
     }
 
     /// Pending jobs whose time had come when the log's clock last moved.

@@ -4,8 +4,9 @@
 //! attempt number of its own. A run that brings a result has voted and waits for
 //! the others. The job is decided as soon as more than half of k votes agree, on
 //! an output's digest or on "this job can not be run"; the runs still going are
-//! cancelled then. As soon as no majority can come any more, the round is over:
-//! all runs end, and if there are failures to spare the next round begins.
+//! cancelled then. As soon as no majority can come any more, or nobody was found
+//! for long to go on, the round is over: all runs end, and if there are failures
+//! to spare the next round begins.
 //!
 //! A job without redundancy has one run and no votes: its one result decides.
 //!
@@ -26,6 +27,10 @@ use super::job::{Award, Job, JobError, JobState, Outcome};
 use super::score::Nearness;
 use super::time::Timestamp;
 use super::worker::Location;
+
+/// Votes wait this long, in milliseconds, for somebody to go on with a round. They take room from all other jobs that
+/// are compared.
+pub const STALLED_MS: u64 = 300_000;
 
 /// One award, and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +126,15 @@ impl Job {
     /// Whether a worker has a run or a vote of the job already.
     pub fn involves(&self, worker: WorkerId) -> bool {
         self.runs.iter().any(|run| run.award.worker == worker)
+    }
+
+    /// When its round is over if nobody takes another run of it: votes are there, and no run is in force.
+    pub(super) fn vote_stalls_at(&self) -> Option<Timestamp> {
+        if self.spec.redundancy <= 1 || self.state.is_final() || self.runs_in_force().next().is_some() {
+            return None;
+        }
+        let voted = self.runs.iter().filter_map(|run| run.ballot.as_ref()?.voted_at).max()?;
+        Some(voted.max(self.next_attempt_at).after_ms(STALLED_MS))
     }
 
     /// The run that speaks for the job: the one whose result it is, else the newest in force, else, once the job

@@ -21,12 +21,12 @@ use super::index::{Index, place};
 use super::job::{Job, JobState};
 use super::journal::{JOURNAL_MAX, Journal, KEEP};
 use super::kafka::Kafka;
-use super::reputation::is_banned;
+use super::reputation::{self, is_banned};
 use super::retired::Retired;
 use super::run::Run;
 use super::shares::Shares;
 use super::time::Timestamp;
-use super::worker::{Verdict, Worker, WorkerState};
+use super::worker::{REPUTATION_START, Verdict, Worker, WorkerState};
 
 /// Bounds of the state. The same on every node: they are part of `apply`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Limits {
     pub backlog_bytes: usize,
     /// Different requirements among the open jobs of one client. Beyond it its submissions with others are refused.
     pub classes: usize,
+    /// The same among the open jobs of all clients: the leader looks at each of them in every round.
+    pub classes_in_all: usize,
     /// Finished jobs kept. Beyond it the oldest are forgotten that every sink has heard of; at twice that
     /// submissions are refused.
     pub finished: usize,
@@ -68,7 +70,8 @@ pub const LIMITS: Limits = Limits {
     partitions: 4_096,
     backlog: 200_000,
     backlog_bytes: 256 << 20,
-    classes: 4_096,
+    classes: 1_024,
+    classes_in_all: 8_192,
     finished: 100_000,
     finished_bytes: 128 << 20,
     ballot_bytes: 64 << 20,
@@ -187,6 +190,14 @@ impl State {
         })
     }
 
+    /// Those whose workers have not said yet that they took them, worker by worker.
+    pub fn undelivered_runs(&self) -> impl Iterator<Item = (&Arc<Job>, &Run)> {
+        self.index.undelivered.keys().filter_map(|(worker, id)| {
+            let job = self.jobs.get(id)?;
+            Some((job, job.run_of(*worker)?))
+        })
+    }
+
     /// Whether another run of a job may be awarded without a bound on what waits for decision being passed:
     /// a job that was begun may go on.
     pub(super) fn takes_votes(&self, job: &Job) -> bool {
@@ -201,6 +212,11 @@ impl State {
     /// Unfinished jobs whose deadline is at or before `now`.
     pub fn overdue(&self, now: Timestamp) -> impl Iterator<Item = JobId> {
         self.index.deadlines.keys().take_while(move |(deadline, _)| *deadline <= now).map(|(_, id)| *id)
+    }
+
+    /// Jobs whose round has had votes for so long, and nobody at it, that it is over at `now`.
+    pub fn stalled(&self, now: Timestamp) -> impl Iterator<Item = JobId> {
+        self.index.stalled.keys().take_while(move |(at, _)| *at <= now).map(|(_, id)| *id)
     }
 
     /// The inline input, as long as the job may still need it.
@@ -234,6 +250,13 @@ impl State {
     pub fn room(&self, worker: &Worker) -> u32 {
         let held = self.jobs_of(worker.id).map_or(0, BTreeSet::len);
         worker.capabilities.max_parallel_jobs.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX))
+    }
+
+    /// Whether a record at `now` would change something by its time alone: a reputation, or whether someone is banned.
+    pub fn time_would_tell(&self, now: Timestamp) -> bool {
+        let hours = reputation::hours(self.drawn_at, now) > 0;
+        let drawn = |worker: &Worker| hours && worker.reputation != REPUTATION_START;
+        self.workers().any(|worker| drawn(worker) || is_banned(worker, self.now) != is_banned(worker, now))
     }
 
     pub fn journal(&self) -> &Journal {

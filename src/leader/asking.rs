@@ -5,6 +5,7 @@
 //! is asked, drawn anew each round. A job that found nobody is different: perhaps
 //! only one worker will have it, so each time more are asked, in the end everybody.
 //! Not at once: if the answers came too late, a thousand more would come later yet.
+//! Everybody hears every announcement all the same, so rounds are spaced by how many that are.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,6 +23,36 @@ const MORE_EACH_TIME: usize = 4;
 
 /// Jobs whose first announcement is remembered. Beyond this those that wait longest are forgotten, and not measured.
 const WAITS_MAX: usize = 4_096;
+
+/// Shortest time from one announcement to the next: who answers more often than the mesh allows is taken for a
+/// flooder.
+const PACE: Duration = Duration::from_millis(5);
+
+/// The same for each worker that hears it, and at most. Every one of them checks the signature of every announcement,
+/// so rounds that name more jobs, and are fewer, cost less.
+const PACE_PER_WORKER: Duration = Duration::from_micros(200);
+const PACE_MAX: Duration = Duration::from_secs(1);
+
+/// Shortest time from one announcement to the next if so many workers hear it.
+pub(super) fn pace(workers: usize) -> Duration {
+    PACE_PER_WORKER.saturating_mul(u32::try_from(workers).unwrap_or(u32::MAX)).clamp(PACE, PACE_MAX)
+}
+
+/// One in so many of those asked must have answered when the window is over, or the round goes on.
+const HEARD_ENOUGH: usize = 4;
+
+/// For so many windows at most.
+const WINDOWS_MAX: u32 = 5;
+
+/// How long a round goes on, from its announcement, if `missing` of `asked` have not answered yet.
+///
+/// Answers to a round that is over are worth nothing. Where all of them take longer than the window (a starved
+/// machine, a far leader), rounds that end without them would follow each other for ever, and the work that makes
+/// would keep it so.
+pub(super) fn patience(window: Duration, asked: usize, missing: usize) -> Duration {
+    let heard = asked.saturating_sub(missing);
+    if heard * HEARD_ENOUGH >= asked { window } else { window * WINDOWS_MAX }
+}
 
 /// Of a thousand workers, how many are to answer; 0 for all of them.
 ///
@@ -75,6 +106,22 @@ mod tests {
         assert_eq!(share(1_000, 50, 0), 200);
         assert_eq!(share(1_000, 512, 0), 0);
         assert_eq!(share(1_000_000, 1, 0), 1, "not nobody");
+    }
+
+    #[test]
+    fn the_more_workers_hear_an_announcement_the_fewer_there_are() {
+        let ms = [0, 3, 100, 1_000, 100_000, usize::MAX].map(|workers| pace(workers).as_millis());
+        assert_eq!(ms, [5, 5, 20, 200, 1_000, 1_000]);
+    }
+
+    #[test]
+    fn a_round_that_next_to_nobody_answered_goes_on_until_enough_have() {
+        let window = Duration::from_millis(200);
+        let patience = |asked, missing| patience(window, asked, missing).as_millis();
+        assert_eq!(patience(32, 32), 1_000, "nobody");
+        assert_eq!(patience(32, 25), 1_000);
+        assert_eq!(patience(32, 24), 200, "enough to choose from");
+        assert_eq!([patience(1, 1), patience(1, 0), patience(0, 0)], [1_000, 200, 200]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Ends jobs whose deadline has passed.
+//! Ends jobs whose deadline has passed, and rounds of votes that nobody goes on with.
 
 use std::time::Duration;
 
 use super::{Duty, Options, Reign};
 use crate::consensus;
-use crate::domain::Command;
+use crate::domain::{Command, JobId};
 
 /// Jobs ended in one step; the others follow in the next.
 const BATCH: usize = 1_000;
@@ -23,7 +23,11 @@ impl Duty for Deadlines {
         let commands = reign
             .context
             .client
-            .read(|state| state.overdue(now).take(BATCH).map(|job| Command::PassDeadline { job }).collect::<Vec<_>>());
+            .read(|state| state.overdue(now).chain(state.stalled(now)).take(BATCH).map(pass).collect::<Vec<_>>());
         reign.record(Self::NAME, commands).await.map(drop)
     }
+}
+
+fn pass(job: JobId) -> Command {
+    Command::PassDeadline { job }
 }

@@ -3,10 +3,11 @@
 //! Level-triggered: whatever the log says is assigned and not yet started is
 //! sent, and sent again, until the worker answers or the lease ends. Repeats
 //! are harmless: a worker answers for an attempt it already has as it did
-//! before. What was never sent goes first, repeats take at most half of the
-//! places, and a worker that could not be reached is left alone for longer each
-//! time: silent workers are not in the way of others. An accepted assignment has started; a declined one goes back to the
-//! market.
+//! before. What may not arrive (repeats, and what goes to workers that have not
+//! answered lately) takes at most half of the places, and a worker that could not
+//! be reached is left alone for longer each time: silent workers are not in the
+//! way of others. An accepted assignment has started; a declined one goes back to
+//! the market.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -43,8 +44,14 @@ const PARCEL_BYTES: usize = 600 * 1024;
 /// Deliveries under way at once. Beyond it the next look sends the others.
 const FLIGHTS_MAX: usize = 64;
 
-/// Deliveries under way at once that were sent before.
-const REPEATS_MAX: usize = FLIGHTS_MAX / 2;
+/// Deliveries under way at once that may not arrive: they were sent before, or their workers have not answered lately.
+const DOUBTFUL_MAX: usize = FLIGHTS_MAX / 2;
+
+/// A worker that answered so long ago may be gone.
+const ANSWERED_LATELY: Duration = Duration::from_secs(60);
+
+/// Workers whose last answer is remembered. Beyond it those that answered first are doubtful.
+const ANSWERED_MAX: usize = 20_000;
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -58,15 +65,15 @@ struct Parcel {
     worker: WorkerId,
     items: Vec<Item>,
     bytes: usize,
-    /// It was sent before.
-    repeat: bool,
+    /// It may not arrive.
+    doubtful: bool,
 }
 
 /// A delivery that has come to an end.
 struct Landed {
     worker: WorkerId,
     keys: Vec<Key>,
-    repeat: bool,
+    doubtful: bool,
     answered: bool,
 }
 
@@ -102,31 +109,38 @@ struct Sent {
     attempts: BTreeMap<Key, Option<Instant>>,
     /// Workers that could not be reached: until when they are left alone, and for how long.
     silent: BTreeMap<WorkerId, (Instant, Duration)>,
-    /// Repeats under way.
-    repeats: usize,
+    /// Workers that answered, and when last.
+    answered: BTreeMap<WorkerId, Instant>,
+    /// Doubtful deliveries under way.
+    doubtful: usize,
 }
 
 impl Sent {
     fn landed(&mut self, landed: Landed, now: Instant) {
-        let Landed { worker, keys, repeat, answered } = landed;
+        let Landed { worker, keys, doubtful, answered } = landed;
         self.attempts.extend(keys.into_iter().map(|key| (key, Some(now))));
-        self.repeats -= usize::from(repeat);
+        self.doubtful -= usize::from(doubtful);
         if answered {
             self.silent.remove(&worker);
+            if self.answered.len() < ANSWERED_MAX || self.answered.contains_key(&worker) {
+                self.answered.insert(worker, now);
+            }
             return;
         }
+        self.answered.remove(&worker);
         let longer = |(_, pause): &(Instant, Duration)| (*pause * 2).min(SILENT_MAX);
         let pause = self.silent.get(&worker).map_or(SILENT_FIRST, longer);
         self.silent.insert(worker, (now + pause, pause));
     }
 
-    /// Whether an attempt that is due now is a repeat. `None`: it is not due.
-    fn repeats(&self, key: Key, worker: WorkerId, now: Instant) -> Option<bool> {
+    /// Whether an attempt that is due now may not arrive. `None`: it is not due.
+    fn doubts(&self, key: Key, worker: WorkerId, now: Instant) -> Option<bool> {
         if self.silent.get(&worker).is_some_and(|(until, _)| *until > now) {
             return None;
         }
+        let lately = |at: &Instant| now.saturating_duration_since(*at) < ANSWERED_LATELY;
         match self.attempts.get(&key) {
-            None => Some(false),
+            None => Some(!self.answered.get(&worker).is_some_and(lately)),
             Some(landed) => landed.filter(|at| now.saturating_duration_since(*at) >= AGAIN_AFTER).map(|_| true),
         }
     }
@@ -135,6 +149,9 @@ impl Sent {
     fn forget(&mut self, waiting: &BTreeSet<Key>, now: Instant) {
         self.attempts.retain(|key, landed| landed.is_none() || waiting.contains(key));
         self.silent.retain(|_, (until, _)| *until + 2 * SILENT_MAX > now);
+        if self.answered.len() >= ANSWERED_MAX {
+            self.answered.retain(|_, at| now.saturating_duration_since(*at) < ANSWERED_LATELY);
+        }
     }
 }
 
@@ -147,28 +164,28 @@ fn due(reign: &Reign, sent: &mut Sent, most: usize) -> Vec<Parcel> {
     let (at, now) = (client.log_now(), clock::instant());
     let parcels = client.read(|state| choose(state, sent, at, now, most));
     for parcel in &parcels {
-        sent.repeats += usize::from(parcel.repeat);
+        sent.doubtful += usize::from(parcel.doubtful);
         sent.attempts.extend(parcel.items.iter().map(|item| ((item.job.id, item.attempt), None)));
     }
     parcels
 }
 
 fn choose(state: &State, sent: &mut Sent, at: Timestamp, now: Instant, most: usize) -> Vec<Parcel> {
-    let (mut parcels, mut again) = (Vec::new(), Vec::new());
+    let (mut parcels, mut doubtful) = (Vec::new(), Vec::new());
     let mut waiting = BTreeSet::new();
-    let repeats = REPEATS_MAX.saturating_sub(sent.repeats);
-    for (job, run) in state.held_runs().filter(|(_, run)| waits(run) && run.award.lease_until > at) {
+    let doubtful_max = DOUBTFUL_MAX.saturating_sub(sent.doubtful).min(most);
+    for (job, run) in state.undelivered_runs().filter(|(_, run)| run.award.lease_until > at) {
         let (award, key) = (&run.award, (job.id, run.attempt));
         waiting.insert(key);
-        let Some(repeat) = sent.repeats(key, award.worker, now) else { continue };
-        let (parcels, most) = if repeat { (&mut again, repeats.min(most)) } else { (&mut parcels, most) };
+        let Some(doubts) = sent.doubts(key, award.worker, now) else { continue };
+        let (parcels, most) = if doubts { (&mut doubtful, doubtful_max) } else { (&mut parcels, most) };
         let payload = state.payload(job.id).cloned();
         let item = Item { job: Arc::clone(job), attempt: key.1, payload, lease_ms: award.lease_until.since(at) };
-        pack(parcels, award.worker, item, most, repeat);
+        pack(parcels, award.worker, item, most, doubts);
     }
     sent.forget(&waiting, now);
-    again.truncate(most - parcels.len());
-    parcels.extend(again);
+    doubtful.truncate(most - parcels.len());
+    parcels.extend(doubtful);
     parcels
 }
 
@@ -178,7 +195,7 @@ fn waits(run: &Run) -> bool {
 }
 
 /// Puts `item` into the last parcel or a new one; held jobs come worker by worker. Leaves it out if there are `most`.
-fn pack(parcels: &mut Vec<Parcel>, worker: WorkerId, item: Item, most: usize, repeat: bool) {
+fn pack(parcels: &mut Vec<Parcel>, worker: WorkerId, item: Item, most: usize, doubtful: bool) {
     let bytes = item.payload.as_ref().map_or(0, |payload| payload.len());
     let fits = |last: &&mut Parcel| {
         last.worker == worker && last.items.len() < PARCEL_ITEMS && last.bytes + bytes <= PARCEL_BYTES
@@ -189,7 +206,7 @@ fn pack(parcels: &mut Vec<Parcel>, worker: WorkerId, item: Item, most: usize, re
         return;
     }
     if parcels.len() < most {
-        parcels.push(Parcel { worker, items: vec![item], bytes, repeat });
+        parcels.push(Parcel { worker, items: vec![item], bytes, doubtful });
     }
 }
 
@@ -213,7 +230,7 @@ fn assignment(item: &Item) -> proto::Assignment {
 
 /// Sends one parcel and records what the worker answered. Returns what was in it.
 async fn deliver(reign: Reign, parcel: Parcel) -> Landed {
-    let Parcel { worker, items, repeat, .. } = parcel;
+    let Parcel { worker, items, doubtful, .. } = parcel;
     let attempts: Vec<Key> = items.iter().map(|item| (item.job.id, item.attempt)).collect();
     let assignments = items.iter().map(assignment).collect();
     let body = Some(proto::coordinator_request::Body::Assign(proto::Assign { assignments }));
@@ -227,7 +244,7 @@ async fn deliver(reign: Reign, parcel: Parcel) -> Landed {
             metrics::assignments("unreachable", attempts.len());
         }
     }
-    Landed { worker, keys: attempts, repeat, answered }
+    Landed { worker, keys: attempts, doubtful, answered }
 }
 
 async fn take_answer(reign: &Reign, worker: WorkerId, attempts: &[Key], answer: bytes::Bytes) {
@@ -272,7 +289,7 @@ mod tests {
     const KEY: Key = (JobId([1; 16]), 1);
 
     fn landed(answered: bool) -> Landed {
-        Landed { worker: WORKER, keys: vec![KEY], repeat: false, answered }
+        Landed { worker: WORKER, keys: vec![KEY], doubtful: false, answered }
     }
 
     #[test]
@@ -283,15 +300,17 @@ mod tests {
             sent.attempts.insert(KEY, None);
             sent.landed(landed(false), now);
             let until = now + Duration::from_millis(millis);
-            assert_eq!(sent.repeats(new, WORKER, until - Duration::from_millis(1)), None);
-            assert_eq!(sent.repeats(new, OTHER, now), Some(false), "others are not");
-            assert_eq!(sent.repeats(KEY, WORKER, until), Some(true));
-            assert_eq!(sent.repeats(new, WORKER, until), Some(false));
+            assert_eq!(sent.doubts(new, WORKER, until - Duration::from_millis(1)), None);
+            assert!(sent.doubts(new, OTHER, now).is_some(), "others are not");
+            assert_eq!(sent.doubts(KEY, WORKER, until), Some(true));
+            assert_eq!(sent.doubts(new, WORKER, until), Some(true), "it may be silent still");
             now = until;
         }
         sent.landed(landed(true), now);
-        assert_eq!(sent.repeats(new, WORKER, now), Some(false), "it answered");
-        assert_eq!(sent.repeats(KEY, WORKER, now), None, "a moment ago");
+        assert_eq!(sent.doubts(new, WORKER, now), Some(false), "it answered");
+        assert_eq!(sent.doubts(KEY, WORKER, now), None, "a moment ago");
+        assert_eq!(sent.doubts(new, WORKER, now + ANSWERED_LATELY), Some(true), "long ago");
+        assert_eq!(sent.doubts(new, OTHER, now), Some(true), "nothing was ever sent to it");
     }
 
     #[test]
@@ -299,10 +318,10 @@ mod tests {
         let (mut sent, now) = (Sent::default(), clock::instant());
         sent.attempts.insert(KEY, None);
         sent.forget(&BTreeSet::new(), now);
-        assert_eq!(sent.repeats(KEY, WORKER, now + AGAIN_AFTER), None, "under way");
+        assert_eq!(sent.doubts(KEY, WORKER, now + AGAIN_AFTER), None, "under way");
         sent.landed(landed(true), now);
         sent.forget(&BTreeSet::from([KEY]), now);
-        assert_eq!(sent.repeats(KEY, WORKER, now + AGAIN_AFTER), Some(true));
+        assert_eq!(sent.doubts(KEY, WORKER, now + AGAIN_AFTER), Some(true));
         sent.forget(&BTreeSet::new(), now);
         assert!(sent.attempts.is_empty());
     }

@@ -24,6 +24,7 @@ use tracing::{debug, info};
 use super::asking::{self, Waits};
 use super::flights::{Commits, Flights, Landed};
 use super::leases::millis;
+use super::quorum::Quorums;
 use super::round::{Round, Seat, able, open_job, parse, seat};
 use super::signed::Signed;
 use super::{Offer, Reign};
@@ -63,11 +64,7 @@ const RESTS_MANY: usize = 10_000;
 /// Rest of a class that no worker with room fits; a worker that gets room wakes it.
 const REST_UNFIT: Duration = Duration::from_secs(1);
 
-/// Shortest time from one announcement to the next: each asks every worker for an answer,
-/// and who answers more often than the mesh allows is taken for a flooder.
-const PACE: Duration = Duration::from_millis(5);
-
-/// The same after a look that found nothing to announce: every applied record is a reason for another.
+/// Shortest time from one look to the next after a look that found nothing to announce: every applied record is a reason for another.
 const PACE_QUIET: Duration = Duration::from_millis(10);
 
 /// Longest lease that an award comes with: one that its worker never acknowledges is soon free again. The first
@@ -88,7 +85,7 @@ pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
         let (outcome, landed) = commits.alongside(market.round(&mut offers)).await;
         landed.into_iter().for_each(|commit| market.land(commit));
         let quiet = matches!(outcome, Outcome::Quiet) && market.flights.is_empty();
-        let pace = if quiet { PACE_QUIET } else { PACE };
+        let pace = if quiet { PACE_QUIET } else { asking::pace(market.seen.len()) };
         let awarded = matches!(outcome, Outcome::Awarded(_));
         if let Outcome::Awarded(wins) = outcome {
             commits.push(market.settle(wins));
@@ -212,13 +209,14 @@ impl Market {
 
     fn look(&mut self, state: &State, fresh: &BTreeSet<WorkerId>, now: Instant) -> Round {
         let able: Vec<&Arc<Worker>> = able(state, fresh).collect();
+        let quorums = Quorums::among(&able);
         self.wake(able.iter().map(|worker| worker.id), now);
         let at = self.reign.context.client.log_now();
         let taken = self.flights.taken(state);
         let seat = |worker: &Arc<Worker>| seat(state, worker, taken.get(&worker.id).copied().unwrap_or(0));
-        let seats: BTreeMap<WorkerId, Seat> = able.into_iter().filter_map(seat).collect();
+        let seats: BTreeMap<WorkerId, Seat> = able.iter().copied().filter_map(seat).collect();
         self.wake_classes(seats.keys().copied().collect());
-        let jobs = self.pick(state, &seats, now, at);
+        let jobs = self.pick(state, &seats, quorums, now, at);
         let times = |job: &Arc<Job>| self.rests.get(&job.id).map_or(0, |rest| doublings(rest.length) + 1);
         let passed_over = jobs.iter().map(times).max().unwrap_or(0);
         let asked_permille = asking::share(seats.len(), jobs.len(), passed_over);
@@ -243,7 +241,14 @@ impl Market {
     }
 
     /// The first jobs to be served that a worker with room fits. Classes that none fits rest.
-    fn pick(&mut self, state: &State, seats: &BTreeMap<WorkerId, Seat>, now: Instant, at: Timestamp) -> Vec<Arc<Job>> {
+    fn pick(
+        &mut self,
+        state: &State,
+        seats: &BTreeMap<WorkerId, Seat>,
+        mut quorums: Quorums<'_>,
+        now: Instant,
+        at: Timestamp,
+    ) -> Vec<Arc<Job>> {
         let context = &self.reign.context;
         let room: usize = seats.values().map(|seat| seat.room as usize).sum();
         let limit = (room * CHOICE).min(context.options.announced_max);
@@ -283,7 +288,7 @@ impl Market {
         };
         let rested = |job: &Job| rests.get(&job.id).is_none_or(|rest| rest.is_over(job, now, at));
         let free = |job: &Job| job.spec.redundancy <= 1 || seats.keys().any(|worker| !job.involves(*worker));
-        let wanted = |job: &Job| rested(job) && free(job) && !flights.holds(state, job.id);
+        let wanted = |job: &Job| rested(job) && free(job) && !flights.holds(state, job.id) && quorums.may_go_on(job);
         let serving = state.serving(at, fitted, wanted).within(LOOKS_MAX);
         // They were the first of their client, and are so again: others have the other half.
         let mut again = limit.div_ceil(2);
@@ -328,18 +333,20 @@ impl Market {
         self.reign.context.mesh.publish(Topic::Announcements, wire::encode(&message))
     }
 
-    /// Hears bids until everyone answered or the window is over.
+    /// Hears bids until everyone answered or the window is over; longer if next to nobody answered in it.
     async fn collect(
         &self,
         round: &mut Round,
         offers: &mut mpsc::Receiver<Offer>,
         started: Instant,
     ) -> (Vec<Bid>, BTreeMap<WorkerId, proto::Bids>) {
-        let until = tokio::time::Instant::from_std(started + self.reign.context.options.window);
+        let window = self.reign.context.options.window;
         let announced: BTreeMap<JobId, u32> = round.jobs.iter().map(|job| (job.id, job.attempt + 1)).collect();
         let mut missing = round.awaited(self.reign.number, self.seq);
+        let asked = missing.len();
         let (mut bids, mut answers) = (Vec::new(), BTreeMap::new());
         while !missing.is_empty() {
+            let until = tokio::time::Instant::from_std(started + asking::patience(window, asked, missing.len()));
             let Ok(Some(offer)) = tokio::time::timeout_at(until, offers.recv()).await else { break };
             let current = (offer.bids.term, offer.bids.seq) == (self.reign.number, self.seq);
             if !current || !missing.remove(&offer.worker) {

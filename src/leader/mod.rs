@@ -15,12 +15,14 @@ mod deadlines;
 mod dispatch;
 mod errand;
 mod flights;
+mod hours;
 #[cfg(feature = "kafka")]
 mod ingest;
 mod leases;
 mod market;
 #[cfg(feature = "kafka")]
 mod publish;
+mod quorum;
 mod reconcile;
 mod round;
 mod sends;
@@ -112,6 +114,7 @@ impl Term {
         tasks.spawn_until_stopped("publish", publish::run(reign.clone()));
         #[cfg(feature = "kafka")]
         tasks.spawn_until_stopped("ingest", ingest::run(reign.clone(), tasks.clone()));
+        drive(&tasks, &reign, hours::Hours);
         Self { tasks, offers, number }
     }
 

@@ -10,12 +10,14 @@ use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::kad::store::MemoryStore;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{NetworkBehaviour, Swarm};
-use libp2p::{StreamProtocol, SwarmBuilder, identify, kad, mdns, noise, ping, tcp, yamux};
+use libp2p::{StreamProtocol, SwarmBuilder, identify, kad, mdns, noise, tcp, yamux};
 #[cfg(feature = "metrics")]
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 use super::gossip::{self, Topics};
+use super::pings;
+use super::shared::Shared;
 use super::streams::{self, Inbound, Protocols};
 use super::{Error, Footprint, Identity, Lane, Options, Role};
 
@@ -33,11 +35,16 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A QUIC dial to a port where nobody listens fails no sooner.
 const QUIC_HANDSHAKE: Duration = Duration::from_secs(2);
 
-const PING_INTERVAL: Duration = Duration::from_secs(1);
-const PING_INTERVAL_LIGHT: Duration = Duration::from_secs(5);
+/// The same for workers. They dial nothing but coordinators, and when all of them are lost they come back all at
+/// once: a handshake that is given up too soon is made again, and with it the work of both sides.
+const QUIC_HANDSHAKE_WORKER: Duration = Duration::from_secs(5);
 
-/// A peer that does not answer for so long is taken for dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(4);
+/// A QUIC connection without a sign of life for so long is dead. A process that is paused for 5 s, or starved of
+/// its processor, keeps its connections.
+const QUIC_IDLE_MS: u32 = 6_000;
+
+/// Pause after which a quiet QUIC connection is shown to live. A worker's heartbeats do the same.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
@@ -45,7 +52,7 @@ pub(super) struct Behaviour {
     pub blocked: allow_block_list::Behaviour<BlockedPeers>,
     pub streams: streams::Behaviour,
     pub identify: identify::Behaviour,
-    pub ping: ping::Behaviour,
+    pub ping: pings::Behaviour,
     pub kad: Toggle<kad::Behaviour<MemoryStore>>,
     pub mdns: Toggle<mdns::tokio::Behaviour>,
     pub gossip: Toggle<gossip::Behaviour>,
@@ -62,6 +69,7 @@ pub(super) fn behaviour(
     options: &Options,
     topics: &Topics,
     footprint: Footprint,
+    shared: Arc<Shared>,
     accepted: mpsc::Sender<Inbound>,
     #[cfg(feature = "metrics")] registry: Option<&mut Registry>,
 ) -> Result<Behaviour, Error> {
@@ -73,8 +81,6 @@ pub(super) fn behaviour(
         .with_cache_size(0)
         .with_hide_listen_addrs(!options.external.is_empty())
         .with_push_listen_addr_updates(true);
-    let interval = if footprint == Footprint::Light { PING_INTERVAL_LIGHT } else { PING_INTERVAL };
-    let ping = ping::Config::new().with_interval(interval).with_timeout(PING_TIMEOUT);
     let mdns = options.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)).transpose();
     let mdns = mdns.map_err(|error| Error::Setup(format!("start mdns: {error}")))?;
     let gossip =
@@ -89,7 +95,7 @@ pub(super) fn behaviour(
         blocked: allow_block_list::Behaviour::default(),
         streams: streams::Behaviour::new(names, served, accepted),
         identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping),
+        ping: pings::Behaviour::new(shared),
         kad: options.discovery.then(|| kademlia(me, options)).transpose()?.into(),
         mdns: mdns.into(),
         gossip: gossip.into(),
@@ -142,6 +148,7 @@ fn kademlia(me: libp2p::PeerId, options: &Options) -> Result<kad::Behaviour<Memo
 pub(super) fn swarm(
     identity: &Identity,
     behaviour: Behaviour,
+    role: Role,
     footprint: Footprint,
     #[cfg(feature = "metrics")] registry: Option<&mut Registry>,
 ) -> Result<Swarm<Behaviour>, Error> {
@@ -151,9 +158,9 @@ pub(super) fn swarm(
         .with_tcp(tcp::Config::new().nodelay(true), noise::Config::new, yamux::Config::default)
         .map_err(|error| setup("set noise up", &error))?
         .with_quic_config(|mut config| {
-            config.handshake_timeout = QUIC_HANDSHAKE;
-            config.keep_alive_interval = Duration::from_secs(1);
-            config.max_idle_timeout = 4_000;
+            config.handshake_timeout = if role == Role::Worker { QUIC_HANDSHAKE_WORKER } else { QUIC_HANDSHAKE };
+            config.keep_alive_interval = QUIC_KEEP_ALIVE;
+            config.max_idle_timeout = QUIC_IDLE_MS;
             config
         });
     let idle = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(IDLE);

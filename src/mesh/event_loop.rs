@@ -26,7 +26,7 @@ use super::identity::{from_libp2p, to_libp2p};
 use super::peers::Book;
 use super::shared::{Shared, count};
 use super::streams::{Open, OpenError};
-use super::{Options, Topic};
+use super::{Options, Role, Topic};
 use crate::clock;
 use crate::domain::PeerId;
 
@@ -249,13 +249,15 @@ impl EventLoop {
     /// Starts a dial; false if there can be none.
     pub(super) fn dial(&mut self, peer: PeerId) -> bool {
         let addresses = self.book.addresses(peer).to_vec();
-        // A port of its own: with the listener's, two that dial each other at once can meet in one broken connection.
-        let options = DialOpts::peer_id(to_libp2p(peer))
-            .addresses(addresses)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .allocate_new_port()
-            .build();
-        match self.swarm.dial(options) {
+        let options =
+            DialOpts::peer_id(to_libp2p(peer)).addresses(addresses).condition(PeerCondition::DisconnectedAndNotDialing);
+        let options = match self.shared.role {
+            // A port of its own: with the listener's, two that dial each other at once can meet in one broken connection.
+            Role::Coordinator => options.allocate_new_port(),
+            // Nobody dials a worker. One socket for all of its connections: each takes megabytes for what it may receive.
+            Role::Worker => options,
+        };
+        match self.swarm.dial(options.build()) {
             // Somebody else's dial, whose end we shall hear of as well.
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {
                 self.book.dialling(peer);

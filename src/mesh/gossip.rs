@@ -5,9 +5,10 @@
 //! only after whoever reads the inbox accepted it.
 //!
 //! Announcements flow to workers, which connect to coordinators and not to each
-//! other. A coordinator therefore sends them to all of its workers itself; with
+//! other. Who announces therefore sends to all of its workers itself; with
 //! gossipsub's usual mesh of six the seventh would hear of a job a heartbeat
-//! later, when the auction is over.
+//! later, when the auction is over. Other coordinators have a wide mesh for the
+//! same reason: what they pass on is for workers that lost the announcer.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -35,7 +36,16 @@ const ENVELOPE: usize = 2 * 1024;
 const REMEMBERED: Duration = Duration::from_secs(60);
 const REMEMBERED_LIGHT: Duration = Duration::from_secs(10);
 
-/// Workers that a coordinator sends announcements to itself. Beyond this they hear from another.
+/// How long a message may wait for a peer that takes them slowly. What is older is late for any auction.
+const QUEUED: Duration = Duration::from_secs(1);
+
+/// A worker's heartbeats are worth more than that, late as they are: they say that it lives.
+const QUEUED_WORKER: Duration = Duration::from_secs(5);
+
+/// Messages that wait for one peer. Beyond it they are dropped, and the peer counts as slow.
+const QUEUED_MAX: usize = 1_024;
+
+/// Workers that a coordinator passes on announcements of others to. Beyond this they hear from another.
 const ANNOUNCE_FAN_OUT: usize = 1_024;
 
 pub(super) type Behaviour =
@@ -174,7 +184,12 @@ fn config(
         .heartbeat_interval(Duration::from_millis(500))
         .heartbeat_initial_delay(Duration::from_millis(200))
         .duplicate_cache_time(remembered)
-        .flood_publish(role == Role::Worker);
+        .flood_publish(true)
+        // A thousand workers would say so after each announcement, and nobody has a second copy on its way to them.
+        .idontwant_message_size_threshold(usize::MAX)
+        .publish_queue_duration(if role == Role::Coordinator { QUEUED } else { QUEUED_WORKER })
+        .forward_queue_duration(QUEUED)
+        .connection_handler_queue_len(QUEUED_MAX);
     if role == Role::Coordinator {
         let announcements = topics.of(Topic::Announcements).hash();
         builder

@@ -169,6 +169,7 @@ impl Parts {
             options,
             &topics,
             footprint,
+            shared.clone(),
             accepting,
             #[cfg(feature = "metrics")]
             registry.as_deref_mut(),
@@ -176,6 +177,7 @@ impl Parts {
         let swarm = behaviour::swarm(
             identity,
             behaviour,
+            options.role,
             footprint,
             #[cfg(feature = "metrics")]
             registry.as_deref_mut(),
@@ -354,6 +356,10 @@ impl Handle {
 
     pub fn peers(&self) -> Vec<PeerView> {
         self.shared.views()
+    }
+
+    pub fn peers_connected(&self) -> u32 {
+        self.shared.peers_connected()
     }
 
     pub fn stats(&self) -> Stats {

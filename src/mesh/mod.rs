@@ -22,6 +22,7 @@ pub mod lost_bids;
 mod on_behaviour;
 mod outbound;
 mod peers;
+mod pings;
 mod progress;
 pub mod roster;
 mod shared;

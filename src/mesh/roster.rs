@@ -8,7 +8,7 @@
 //! the workers. Every node attends from its start, also while it follows: who
 //! wakes up and is elected must not blame the workers. See [`Roster::attend`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,11 @@ use crate::wire::proto::mesh::v1 as proto;
 /// Workers remembered. Beyond this those silent longer than [`SILENT`] make room for a new one; if
 /// there are none, it is not kept.
 pub const WORKERS_MAX: usize = 20_000;
+
+/// Those among them that the log does not know: anybody can make keys. It may know them a moment later.
+pub const STRANGERS_MAX: usize = 1_000;
+
+const CLEAR_EVERY: Duration = Duration::from_secs(1);
 
 const SILENT: Duration = Duration::from_secs(60);
 
@@ -91,12 +96,16 @@ pub struct Roster {
 #[derive(Default)]
 struct Inner {
     heard: BTreeMap<WorkerId, Heard>,
+    /// Those that were not registered when they were heard last.
+    strangers: BTreeSet<WorkerId>,
+    /// When the silent were last looked for.
+    cleared: Option<Instant>,
     attended: Option<Instant>,
 }
 
 impl Roster {
-    /// Notes a heartbeat. False if it is older than what we have, or there is no room.
-    pub fn hear(&self, worker: WorkerId, heard: Heard) -> bool {
+    /// Notes a heartbeat. False if it is older than what we have, or there is no room. `registered`: in the log.
+    pub fn hear(&self, worker: WorkerId, heard: Heard, registered: bool) -> bool {
         let mut inner = self.lock();
         let wanted = match inner.heard.get(&worker) {
             Some(last) if last.started == heard.started => last.seq < heard.seq,
@@ -104,10 +113,15 @@ impl Roster {
                 heard.instant.saturating_duration_since(last.instant) >= STRAGGLER
             }
             Some(_) => true,
-            None => inner.heard.len() < WORKERS_MAX || inner.make_room(heard.instant),
+            None => inner.has_room(registered) || inner.make_room(heard.instant, registered),
         };
         if wanted {
             inner.heard.insert(worker, heard);
+            if registered {
+                inner.strangers.remove(&worker);
+            } else if inner.strangers.len() < STRANGERS_MAX {
+                inner.strangers.insert(worker);
+            }
         }
         wanted
     }
@@ -156,11 +170,21 @@ impl Roster {
 }
 
 impl Inner {
-    /// Forgets those that have been silent for long. False if there are none.
-    fn make_room(&mut self, now: Instant) -> bool {
-        let before = self.heard.len();
+    fn has_room(&self, registered: bool) -> bool {
+        self.heard.len() < WORKERS_MAX && (registered || self.strangers.len() < STRANGERS_MAX)
+    }
+
+    /// Forgets those that have been silent for long. False if that is not enough. Looks at most once a second:
+    /// whoever floods us must not make us look at everybody each time.
+    fn make_room(&mut self, now: Instant, registered: bool) -> bool {
+        if self.cleared.is_some_and(|at| now.saturating_duration_since(at) < CLEAR_EVERY) {
+            return false;
+        }
+        self.cleared = Some(now);
         self.heard.retain(|_, heard| now.saturating_duration_since(heard.instant) <= SILENT);
-        self.heard.len() < before
+        let heard = &self.heard;
+        self.strangers.retain(|worker| heard.contains_key(worker));
+        self.has_room(registered)
     }
 }
 
@@ -193,19 +217,19 @@ mod tests {
     #[test]
     fn an_older_heartbeat_does_not_replace_a_newer_one() {
         let (roster, worker, now) = (Roster::default(), WorkerId::default(), clock::instant());
-        assert!(roster.hear(worker, heard(now, 1, 7)));
-        assert!(!roster.hear(worker, heard(now, 1, 6)));
-        assert!(!roster.hear(worker, heard(now, 0, 9)), "a previous life of the worker");
-        assert!(roster.hear(worker, heard(now, 2, 1)), "a restarted worker counts anew");
+        assert!(roster.hear(worker, heard(now, 1, 7), true));
+        assert!(!roster.hear(worker, heard(now, 1, 6), true));
+        assert!(!roster.hear(worker, heard(now, 0, 9), true), "a previous life of the worker");
+        assert!(roster.hear(worker, heard(now, 2, 1), true), "a restarted worker counts anew");
     }
 
     #[test]
     fn a_worker_restarted_after_its_clock_was_set_back_is_heard_again() {
         let (roster, worker, now) = (Roster::default(), WorkerId::default(), clock::instant());
-        assert!(roster.hear(worker, heard(now, 7_200, 9)));
-        assert!(!roster.hear(worker, heard(now + Duration::from_secs(1), 0, 1)), "perhaps a straggler");
-        assert!(roster.hear(worker, heard(now + STRAGGLER, 0, 2)), "no, a new life");
-        assert!(roster.hear(worker, heard(now + STRAGGLER, 0, 3)));
+        assert!(roster.hear(worker, heard(now, 7_200, 9), true));
+        assert!(!roster.hear(worker, heard(now + Duration::from_secs(1), 0, 1), true), "perhaps a straggler");
+        assert!(roster.hear(worker, heard(now + STRAGGLER, 0, 2), true), "no, a new life");
+        assert!(roster.hear(worker, heard(now + STRAGGLER, 0, 3), true));
     }
 
     #[test]
@@ -217,18 +241,37 @@ mod tests {
             id
         };
         for n in 0..WORKERS_MAX {
-            assert!(roster.hear(id(n), heard(now, 1, 1)));
+            assert!(roster.hear(id(n), heard(now, 1, 1), true));
         }
-        assert!(!roster.hear(id(WORKERS_MAX), heard(now + SILENT, 1, 1)), "all are heard of");
-        assert!(roster.hear(id(0), heard(now + SILENT, 1, 2)));
-        assert!(roster.hear(id(WORKERS_MAX), heard(now + SILENT + Duration::from_secs(1), 1, 2)));
+        assert!(!roster.hear(id(WORKERS_MAX), heard(now + SILENT, 1, 1), true), "all are heard of");
+        assert!(roster.hear(id(0), heard(now + SILENT, 1, 2), true));
+        assert!(roster.hear(id(WORKERS_MAX), heard(now + SILENT + Duration::from_secs(1), 1, 2), true));
         assert!(roster.get(id(0)).is_some() && roster.get(id(1)).is_none());
+    }
+
+    #[test]
+    fn strangers_fill_a_small_part_and_make_room_for_each_other_only() {
+        let (roster, now) = (Roster::default(), clock::instant());
+        let id = |n: usize| {
+            let mut id = WorkerId::default();
+            id.0[..8].copy_from_slice(&n.to_be_bytes());
+            id
+        };
+        let heard_at = |at| heard(at, 1, 1);
+        assert!((0..STRANGERS_MAX).all(|n| roster.hear(id(n), heard_at(now), false)));
+        assert!(!roster.hear(id(STRANGERS_MAX), heard_at(now), false));
+        assert!(roster.hear(id(STRANGERS_MAX), heard_at(now), true), "a registered one has room");
+        assert!(roster.hear(id(0), heard(now, 1, 2), true), "it has registered meanwhile");
+        assert!(roster.hear(id(STRANGERS_MAX + 1), heard_at(now), false), "and left a place");
+        let later = now + SILENT + Duration::from_secs(1);
+        assert!(roster.hear(id(STRANGERS_MAX + 2), heard_at(later), false), "the others are gone");
+        assert!(roster.get(id(1)).is_none());
     }
 
     #[test]
     fn time_we_were_paused_is_not_held_against_workers() {
         let (roster, worker, start) = (Roster::default(), WorkerId::default(), clock::instant());
-        roster.hear(worker, heard(start, 1, 1));
+        roster.hear(worker, heard(start, 1, 1), true);
         assert_eq!(roster.attend(start), None);
         let woken = start + Duration::from_secs(5);
         assert_eq!(roster.attend(woken), Some(Duration::from_secs(5)));

@@ -156,6 +156,11 @@ impl Shared {
         self.lock().get(&peer).is_some_and(|record| !record.links.is_empty())
     }
 
+    pub fn peers_connected(&self) -> u32 {
+        let connected = self.lock().values().filter(|record| !record.links.is_empty()).count();
+        u32::try_from(connected).unwrap_or(u32::MAX)
+    }
+
     pub fn rtt_us(&self, peer: PeerId) -> Option<u32> {
         let rtt = self.lock().get(&peer)?.rtt_us?;
         Some(u32::try_from(rtt).unwrap_or(u32::MAX))

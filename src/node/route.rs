@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -11,7 +11,7 @@ use tracing::debug;
 use super::reign::Desk;
 use crate::clock;
 use crate::consensus::Raft;
-use crate::domain::{NodeId, PeerId};
+use crate::domain::{NodeId, PeerId, WorkerId};
 use crate::intake;
 use crate::leader::Offer;
 use crate::mesh::{self, Gossip, Handle, Heard, Inbox, Lane, Request, Roster, Topic};
@@ -27,6 +27,10 @@ const WORKER_BYTES_MAX: u32 = 64 << 20;
 
 /// What a request counts at least: an empty one takes memory, too.
 const WORKER_BYTES_MIN: u32 = 1 << 10;
+
+/// Pause between two announcements that are passed on, for each peer that they go to, and at most.
+const PASS_ON_PER_PEER: Duration = Duration::from_millis(1);
+const PASS_ON_MAX: Duration = Duration::from_secs(1);
 
 /// Room for what workers hand in.
 #[derive(Clone)]
@@ -46,7 +50,7 @@ impl Room {
 
 pub(super) fn start(inbox: Inbox, raft: &Arc<Raft>, mesh: &Handle, roster: &Roster, desk: &Desk, tasks: &Tasks) {
     let Inbox { mut requests, mut gossip } = inbox;
-    let heard_by = mesh.clone();
+    let (heard_by, heard_in) = (mesh.clone(), Arc::clone(raft));
     let (raft, mesh, group) = (Arc::clone(raft), mesh.clone(), tasks.clone());
     tasks.spawn_until_stopped("requests", async move {
         let room = Room::new();
@@ -55,10 +59,12 @@ pub(super) fn start(inbox: Inbox, raft: &Arc<Raft>, mesh: &Handle, roster: &Rost
         }
     });
     let (roster, desk) = (roster.clone(), desk.clone());
+    let client = heard_in.client();
     let mut everyone = Everyone::new(heard_by);
     tasks.spawn_until_stopped("gossip", async move {
         while let Some(message) = gossip.recv().await {
-            hear(&roster, &desk, &mut everyone, message);
+            let registered = |worker| client.read(|state| state.worker(worker).is_some());
+            hear(&roster, &desk, &mut everyone, registered, message);
         }
     });
 }
@@ -113,12 +119,13 @@ struct Everyone {
     mesh: Handle,
     members: Arc<BTreeSet<NodeId>>,
     reach: u64,
+    announced: Option<Instant>,
 }
 
 impl Everyone {
     fn new(mesh: Handle) -> Self {
         let members = mesh.members();
-        Self { reach: wire::reach(&members), members, mesh }
+        Self { reach: wire::reach(&members), members, mesh, announced: None }
     }
 
     /// A worker that lies about it harms itself.
@@ -130,18 +137,36 @@ impl Everyone {
         }
         reach == self.reach
     }
+
+    /// Whether an announcement of the leader is to be passed on now. The leader sends it to all of its workers, so
+    /// what we send is for those that have lost it. Each copy costs every worker a signature to check: the more
+    /// they are, the fewer rounds they get twice.
+    fn may_announce(&mut self, now: Instant) -> bool {
+        let may = is_due(self.announced, now, || self.mesh.peers_connected());
+        if may {
+            self.announced = Some(now);
+        }
+        may
+    }
+}
+
+fn is_due(last: Option<Instant>, now: Instant, peers: impl Fn() -> u32) -> bool {
+    last.is_none_or(|last| {
+        let passed = now.saturating_duration_since(last);
+        passed >= PASS_ON_MAX || passed >= PASS_ON_PER_PEER * peers()
+    })
 }
 
 /// Passes on what others may lack. Of heartbeats that were sent to everyone every other one is passed on all the
 /// same: a worker learns only after seconds that one of its connections is dead.
-fn hear(roster: &Roster, desk: &Desk, everyone: &mut Everyone, message: Gossip) {
+fn hear(roster: &Roster, desk: &Desk, everyone: &mut Everyone, registered: impl Fn(WorkerId) -> bool, message: Gossip) {
     let Gossip { topic, source, body, verdict } = message;
     match topic {
         Topic::Heartbeats => {
             let beat = wire::decode::<proto::Heartbeat>(body);
             let known = beat.as_ref().is_some_and(|beat| beat.seq % 2 == 1 && everyone.heard(beat.reach));
             let heard = beat.and_then(|beat| Heard::from_proto(beat, clock::now(), clock::instant()));
-            match heard.map(|heard| roster.hear(source, heard)) {
+            match heard.map(|heard| roster.hear(source, heard, registered(source))) {
                 None => verdict.reject(),
                 Some(true) if known => verdict.ignore(),
                 Some(true) => verdict.accept(),
@@ -158,7 +183,8 @@ fn hear(roster: &Roster, desk: &Desk, everyone: &mut Everyone, message: Gossip) 
             }
         },
         Topic::Announcements => match wire::decode::<proto::Announcement>(body) {
-            Some(_) => verdict.accept(),
+            Some(_) if everyone.may_announce(clock::instant()) => verdict.accept(),
+            Some(_) => verdict.ignore(),
             None => verdict.reject(),
         },
     }
@@ -167,6 +193,22 @@ fn hear(roster: &Roster, desk: &Desk, everyone: &mut Everyone, message: Gossip) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_workers_get_every_announcement_twice_and_a_thousand_one_a_second() {
+        let start = clock::instant();
+        let passed_on = |peers| {
+            let mut last = None;
+            let due = |ms: &u64| {
+                let now = start + Duration::from_millis(*ms);
+                let due = is_due(last, now, || peers);
+                last = if due { Some(now) } else { last };
+                due
+            };
+            (0..10_000).step_by(10).filter(due).count()
+        };
+        assert_eq!([0, 5, 100, 1_000, 20_000].map(passed_on), [1_000, 1_000, 100, 10, 10]);
+    }
 
     #[test]
     fn requests_of_workers_share_a_bounded_room() {

@@ -37,6 +37,8 @@ struct Inner {
     configured: BTreeSet<PeerId>,
     learned: BTreeMap<PeerId, BTreeSet<String>>,
     leader: Option<PeerId>,
+    /// The list that was learned last: with every announcement it comes again, and is read only if it differs.
+    heard: Vec<String>,
     avoid: BTreeMap<PeerId, Instant>,
     turn: usize,
 }
@@ -57,6 +59,9 @@ impl Coordinators {
 
     /// Takes over what the leader announced. Returns addresses that are new.
     pub fn learn(&self, leader: PeerId, addresses: &[String]) -> Vec<String> {
+        if self.lock().repeats(leader, addresses) {
+            return vec![];
+        }
         let mut named: BTreeMap<PeerId, BTreeSet<String>> = BTreeMap::from([(leader, BTreeSet::new())]);
         for address in addresses.iter().take(ADDRESSES_MAX).filter(|address| address.len() <= ADDRESS_LENGTH_MAX) {
             if let Some(peer) = settings::parse_peer(address) {
@@ -65,6 +70,7 @@ impl Coordinators {
         }
         let mut inner = self.lock();
         inner.leader = Some(leader);
+        inner.heard = addresses.iter().take(ADDRESSES_MAX + 1).cloned().collect();
         if inner.learned == named || (addresses.is_empty() && inner.knows(leader)) {
             return vec![];
         }
@@ -140,6 +146,11 @@ impl Coordinators {
 impl Inner {
     fn all(&self) -> BTreeSet<PeerId> {
         self.configured.iter().chain(self.learned.keys()).copied().collect()
+    }
+
+    /// Whether the same leader said the same before. An empty list may still name the leader.
+    fn repeats(&self, leader: PeerId, addresses: &[String]) -> bool {
+        !addresses.is_empty() && self.leader == Some(leader) && self.heard == addresses
     }
 
     fn knows(&self, peer: PeerId) -> bool {

@@ -244,6 +244,11 @@ fn why_pending(job: &Job, workers: &Fits, waits: bool) -> (&'static str, String)
     if eligible == 0 {
         return ("no_worker_available", format!("{fitting} of {known} workers fit, but none of them takes jobs now"));
     }
+    let asked = job.redundancy();
+    if job.runs.is_empty() && eligible < asked {
+        let detail = format!("{asked} workers are to run the job side by side, {eligible} of {known} may");
+        return ("no_worker_available", detail);
+    }
     ("in_auction", format!("{eligible} of {known} workers may bid; the job waits for the best bid, or for room"))
 }
 

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use warp::reply::Response;
 
 use super::read::look;
+use crate::api::escalation::EscalationBody;
 use crate::api::market::{AwardBody, WeightsBody};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
@@ -24,7 +25,7 @@ use crate::domain::run::Run;
 use crate::mesh::Identity;
 
 /// Grows with every change of what a receipt says.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = SignedReceipt)]
@@ -57,11 +58,16 @@ struct Receipt {
     redundancy: u8,
     /// Of each worker's bid.
     max_price: Option<String>,
+    /// How what was offered at most rose to `max_price` while the job waited.
+    price_escalation: Option<EscalationBody>,
     #[schema(pattern = "^(balanced|best_match|lowest_cost|fastest_response|highest_reputation)$")]
     policy: &'static str,
     weights: Option<WeightsBody>,
     #[schema(format = DateTime)]
     submitted_at: String,
+    /// Since when the offer rises.
+    #[schema(format = DateTime)]
+    queued_at: String,
     #[schema(format = DateTime)]
     finished_at: Option<String>,
     output_sha256: String,
@@ -122,9 +128,11 @@ impl Receipt {
             input_size: job.spec.input.size,
             redundancy: job.spec.redundancy,
             max_price: job.spec.max_price.map(|price| price.to_string()),
+            price_escalation: job.spec.price_escalation.map(EscalationBody::of),
             policy: job.spec.policy.as_str(),
             weights: job.spec.weights.map(WeightsBody::of),
             submitted_at: text::time(job.submitted_at),
+            queued_at: text::time(job.queued_at),
             finished_at: job.finished_at.map(text::time),
             output_sha256: outcome.output_sha256.to_string(),
             output_size: outcome.output_size,

@@ -210,6 +210,29 @@ fn a_real_receipt_holds_and_says_what_was_checked() {
 }
 
 #[test]
+fn no_award_is_for_more_than_a_rising_offer_had_come_to() {
+    let rises = |step: &str, queued_at: &str| {
+        let mut receipt = receipt(&done(1));
+        // Evidence is judged by the ceiling as well; without it the price alone is.
+        receipt["receipt"]["runs"][0]["award"]["evidence"] = Value::Null;
+        receipt["receipt"]["price_escalation"] = json!({"start": "40", "step": step, "every_secs": 1});
+        receipt["receipt"]["queued_at"] = json!(queued_at);
+        found_by(&resigned(receipt))
+    };
+    // Awarded two seconds after the start of time, for 100.
+    assert_eq!(rises("30", "1970-01-01T00:00:00.000Z"), None, "40 + 2 * 30");
+    assert_eq!(rises("29", "1970-01-01T00:00:00.000Z"), Some("awards"));
+    assert_eq!(rises("30", "1970-01-01T00:00:01.000Z"), Some("awards"), "a second later");
+    assert_eq!(rises("30", "later"), Some("awards"), "no time");
+    let mut old = receipt(&done(1));
+    old["receipt"]["format"] = json!(1);
+    for field in ["price_escalation", "queued_at"] {
+        old["receipt"].as_object_mut().unwrap().remove(field);
+    }
+    assert_eq!(found_by(&resigned(old)), None, "a receipt of the first format");
+}
+
+#[test]
 fn another_issuer_input_or_output_is_found() {
     let receipt = receipt(&done(3));
     assert_eq!(lie(&check(&receipt, Some(worker(1).id()), &[])), Some("issuer"));
@@ -269,6 +292,7 @@ const ISSUERS_WORD: &[&str] = &[
     "input_sha256",
     "input_size",
     "max_price",
+    "queued_at",
     "runs/*/award/assigned_at",
     "runs/*/award/evidence/bids",
     "runs/*/award/evidence/offers/*/rtt_us",

@@ -65,6 +65,7 @@ impl Step<'_> {
             // Only where a sink lags: see `forget`.
             (index.finished.len(), limits.finished.saturating_mul(2)),
             (index.finished_bytes, limits.finished_bytes.saturating_mul(2)),
+            (self.state.classes_in_all_with(spec), limits.classes_in_all),
         ];
         match bounds.iter().find(|(wanted, limit)| wanted > limit) {
             Some((_, limit)) => Err(Refusal::BacklogFull { limit: u64::try_from(*limit).unwrap_or(u64::MAX) }),
@@ -293,7 +294,8 @@ impl Step<'_> {
             return Err(Refusal::Finished { job: id, state: job.state });
         }
         if job.spec.deadline.is_none_or(|deadline| deadline > self.state.now) {
-            return Err(Refusal::DeadlineAhead { job: id });
+            let stalled = job.vote_stalls_at().is_some_and(|at| at <= self.state.now);
+            return if stalled { self.hung(id) } else { Err(Refusal::DeadlineAhead { job: id }) };
         }
         let error = JobError {
             code: "deadline_exceeded".to_owned(),

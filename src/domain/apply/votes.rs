@@ -84,7 +84,7 @@ impl Step<'_> {
     }
 
     /// Ends a round without a majority: the next follows, or the job fails.
-    fn hung(&mut self, id: JobId) -> Reply {
+    pub(super) fn hung(&mut self, id: JobId) -> Reply {
         let job = self.job(id)?;
         let round = u32::try_from(job.redundancy()).unwrap_or(u32::MAX);
         let failures = job.failures.saturating_add(round).min(job.failures_max());
@@ -127,7 +127,11 @@ fn cast(job: &mut Job, attempt: u32, vote: Vote, now: Timestamp) {
 fn no_quorum(job: &Job) -> JobError {
     let votes = job.runs.iter().filter(|run| run.vote().is_some()).count();
     let (wanted, asked) = (job.quorum(), job.redundancy());
-    let detail = format!("{votes} of {asked} workers answered, and no {wanted} of them can agree any more");
+    let why = match job.tally() {
+        Tally::Open => "and nobody was found to go on",
+        _ => "and they can not agree any more",
+    };
+    let detail = format!("{votes} of {asked} workers answered, {wanted} must agree, {why}");
     JobError { code: "no_quorum".to_owned(), detail }
 }
 

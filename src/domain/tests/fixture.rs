@@ -25,6 +25,7 @@ pub(super) const SMALL: Limits = Limits {
     backlog: 6,
     backlog_bytes: 1_500,
     classes: 4,
+    classes_in_all: 5,
     finished: 4,
     finished_bytes: 3_000,
     ballot_bytes: 900,
@@ -206,6 +207,8 @@ fn check_queues(state: &State) {
     let open: Vec<_> = state.open_jobs(state.now).collect();
     assert!(open.iter().all(|job| job.next_attempt_at <= state.now));
     assert_eq!(open.len(), state.open_count() - held_back(state), "every open job is served once");
+    let undelivered = state.held_runs().filter(|(_, run)| run.award.started_at.is_none()).count();
+    assert_eq!(state.undelivered_runs().count(), undelivered, "what was not taken yet is to be sent");
     let mut classes: BTreeMap<u64, BTreeSet<JobId>> = BTreeMap::new();
     for job in state.open_jobs(far) {
         classes.entry(class(&job.spec)).or_default().insert(job.id);

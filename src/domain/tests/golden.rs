@@ -228,6 +228,11 @@ impl Story {
                 let overdue = self.state.overdue(Timestamp(self.at)).map(name_of);
                 format!("overdue: {}", overdue.collect::<Vec<_>>().join(" "))
             }
+            "stalled" => {
+                let stalled = self.state.stalled(Timestamp(self.at)).map(name_of);
+                format!("stalled: {}", stalled.collect::<Vec<_>>().join(" "))
+            }
+            "tells" => format!("time would tell: {}", self.state.time_would_tell(Timestamp(self.at))),
             "worker" => self.worker_line(worker_arg(args)?),
             // As if much had happened.
             "trust" => {
@@ -275,6 +280,7 @@ impl Story {
             match arg.name() {
                 "backlog" => limits.backlog = value,
                 "classes" => limits.classes = value,
+                "classes_in_all" => limits.classes_in_all = value,
                 "backlog_bytes" => limits.backlog_bytes = value,
                 "finished" => limits.finished = value,
                 "finished_bytes" => limits.finished_bytes = value,
@@ -483,6 +489,7 @@ stories! {
     retry
     same_submission
     silent_worker
+    stalled_votes
     unregister
     worker_life
 }

@@ -64,6 +64,32 @@ fn one_job_is_served_within_a_few_rounds_beside_20_000_of_another_client() {
 }
 
 #[test]
+fn clients_share_the_room_for_different_requirements() {
+    let mut state = State::within(super::fixture::SMALL);
+    let limits = state.limits;
+    apply(&mut state, 1, vec![register(worker(1), 1)]);
+    let asks = |client: &str, ram: u64| {
+        let requirements = Requirements { min_ram_mb: ram, ..Requirements::default() };
+        JobSpec { requirements: requirements.into(), ..of(client, 5) }
+    };
+    let mut submitted = 0;
+    let mut may = |state: &mut State, spec: &JobSpec| {
+        submitted += 1;
+        let position = Position { index: state.applied() + 1, term: 1 };
+        let record = Record { at: Timestamp(2), commands: vec![submit(id(submitted), spec.clone(), b"")] };
+        let taken = state.apply(position, &record)[0].is_ok();
+        check(state);
+        taken
+    };
+    assert_eq!((limits.classes, limits.classes_in_all), (4, 5));
+    assert!((0..4).all(|ram| may(&mut state, &asks("0xa", ram))));
+    assert!(!may(&mut state, &asks("0xa", 4)), "a client has its bound");
+    assert!(may(&mut state, &asks("0xb", 4)));
+    assert!(!may(&mut state, &asks("0xb", 5)), "and all of them have one");
+    assert!(may(&mut state, &asks("0xb", 0)), "what is asked for already costs no more");
+}
+
+#[test]
 fn the_lowest_priority_is_served_after_nine_minutes_at_the_latest() {
     let mut state = State::default();
     apply(&mut state, 1, vec![register(worker(1), 1)]);
