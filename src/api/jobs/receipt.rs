@@ -14,7 +14,6 @@ use utoipa::ToSchema;
 use warp::reply::Response;
 
 use super::read::look;
-use crate::api::escalation::EscalationBody;
 use crate::api::market::{AwardBody, WeightsBody};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
@@ -23,6 +22,7 @@ use crate::domain::Job;
 use crate::domain::job::Outcome;
 use crate::domain::run::Run;
 use crate::mesh::Identity;
+use crate::submission::escalation::EscalationBody;
 
 /// Grows with every change of what a receipt says.
 pub const FORMAT: u32 = 2;
