@@ -224,6 +224,8 @@ async fn intake_pauses_while_too_many_jobs_are_under_way_and_goes_on_at_the_half
         }
     };
     wait_until("as many jobs as may be", || active().len() == 60).await;
+    let full = clock::instant();
+    wait_until("it to be seen", || full.elapsed() > session::LOOK * 3).await;
     // Above the half of it nothing more is taken.
     cancel(active().split_off(31)).await;
     let looked = clock::instant();
