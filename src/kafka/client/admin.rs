@@ -10,13 +10,16 @@ use tracing::{info, warn};
 
 use super::context::Ear;
 use super::{codes, settings};
-use crate::kafka::{Error, Options};
+use crate::kafka::{Error, Mode, Options};
 
 /// Longest record of the topic for dead letters, which carry a record and more.
 const LETTER_MAX_BYTES: &str = "4194304";
 
 /// Creates topics with the brokers' own replication. One that another node made meanwhile is as good.
 pub(super) fn create(options: &Options, topics: &[(String, u32)]) -> Result<(), Error> {
+    if options.mode == Mode::Embedded {
+        return ask_for(options, topics);
+    }
     let admin: AdminClient<Ear> = settings::common(options)
         .create_with_context(Ear::new("admin"))
         .map_err(|error| codes::of(&error, None, ""))?;
@@ -31,7 +34,7 @@ pub(super) fn create(options: &Options, topics: &[(String, u32)]) -> Result<(), 
     let limit = Some(options.timing.request);
     let asked = AdminOptions::new().request_timeout(limit).operation_timeout(limit);
     let made = match block_on(admin.create_topics(&wanted, &asked)) {
-        // The broker of `dev-broker` makes topics when they are asked for.
+        // Old brokers make topics when they are asked for, if at all.
         Err(KafkaError::AdminOp(Code::UnsupportedFeature)) => return ask_for(options, topics),
         made => made.map_err(|error| codes::of(&error, None, ""))?,
     };
@@ -45,6 +48,7 @@ pub(super) fn create(options: &Options, topics: &[(String, u32)]) -> Result<(), 
     Ok(())
 }
 
+/// The broker of `dev-broker` creates nothing on command, and everything on first use.
 fn ask_for(options: &Options, topics: &[(String, u32)]) -> Result<(), Error> {
     let producer: BaseProducer<Ear> = settings::common(options)
         .set("allow.auto.create.topics", "true")

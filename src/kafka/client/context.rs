@@ -10,7 +10,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 use tracing::{debug, trace};
@@ -66,7 +66,11 @@ impl ClientContext for Ear {
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(client = self.client, %error, reason, "librdkafka error");
         let kept: String = reason.chars().filter(|c| !c.is_control()).take(REASON_MAX).collect();
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        // That all brokers are down says less than why the last of them is.
+        if reason.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *reason = Some(kept);
+        }
     }
 
     fn stats_raw(&self, _: &[u8]) {}

@@ -118,8 +118,7 @@ fn told(consumer: &BaseConsumer<Ear>, error: &KafkaError, topic: &str) -> Error 
 /// Takes what waits for a client that reads nothing: log lines and errors.
 pub(super) fn serve(consumer: &BaseConsumer<Ear>) {
     for _ in 0..EVENTS_AT_ONCE {
-        if consumer.poll(Duration::ZERO).is_none() {
-            break;
-        }
+        // Nothing, or something that was for the ear: it does not say which.
+        let _ = consumer.poll(Duration::ZERO);
     }
 }

@@ -4,6 +4,7 @@
 //! `ExactWriter` is tried on Apache Kafka, in `tests/cluster`.
 
 mod down;
+mod hostile;
 mod read;
 mod write;
 
@@ -134,12 +135,12 @@ fn nothing_that_is_shown_has_a_secret_in_it() {
     let mut told = options("127.0.0.1:9");
     told.security = Security {
         protocol: crate::kafka::Protocol::SaslPlaintext,
-        mechanism: Some("hunter1".to_owned()),
+        mechanism: Some("GUESS".to_owned()),
         username: Some(crate::kafka::Hidden::new("hunter2")),
         password: Some(crate::kafka::Hidden::new("hunter3")),
         ..Security::plaintext()
     };
-    assert!(!format!("{told:?}").replace("hunter1", "").contains("hunter"), "{told:?}");
+    assert!(!format!("{told:?}").contains("hunter"), "{told:?}");
     let refused = Handle::start(told, &Tasks::new()).unwrap_err();
     assert!(matches!(refused, Error::Refused(_)), "{refused}");
     assert!(!format!("{refused} {refused:?}").contains("hunter"), "{refused}");

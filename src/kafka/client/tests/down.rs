@@ -67,7 +67,8 @@ async fn a_broker_that_is_not_there_is_said_to_be_down_in_time() {
     let (surveyed, took) = timed(reader.survey("jobs")).await;
     assert!(matches!(surveyed, Err(Error::Down(_))) && took < Duration::from_secs(5), "{surveyed:?} {took:?}");
     let (read, took) = timed(reader.read(1, 1, Duration::from_secs(1))).await;
-    assert!(read.is_ok_and(|read| read.is_empty()) || took < Duration::from_secs(5), "{took:?}");
+    assert!(matches!(&read, Err(Error::Down(_))) || read == Ok(vec![]), "{read:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     let writer = handle.writer().unwrap();
     let (sent, took) = timed(writer.send(vec![message("jobs", "a")])).await;
     assert!(matches!(sent, Err(Error::Down(_))) && took < Duration::from_secs(10), "{sent:?} {took:?}");
@@ -99,7 +100,9 @@ async fn a_node_that_stops_waits_for_no_broker() {
     let ((surveyed, read, sent, opened, ()), took) = timed(all).await;
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert_eq!((surveyed, sent), (Err(Error::Stopping), Err(Error::Stopping)));
-    assert!(read.is_ok_and(|records| records.is_empty()) && matches!(opened, Err(Error::Stopping)));
+    assert!(matches!(opened, Err(Error::Stopping)), "{opened:?}");
+    // It may have heard that nobody is there before it heard that the node stops.
+    assert!(matches!(&read, Err(Error::Down(_))) || read == Ok(vec![]), "{read:?}");
     let (_, took) = timed(async { drop((reader, surveyor, writer)) }).await;
     assert!(took < Duration::from_millis(500), "letting go takes {took:?}");
 }
