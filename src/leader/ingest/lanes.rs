@@ -35,6 +35,8 @@ const HOLD_MAX: Duration = Duration::from_secs(3);
 /// How much is committed at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
+    /// Of one partition.
+    pub each: usize,
     pub records: usize,
     /// Encoded. One record goes alone, however large.
     pub bytes: usize,
@@ -235,7 +237,7 @@ impl Lane {
     /// Gives away what fits. The entries stay until the log says that they were taken.
     fn cut(&mut self, left: &mut Bounds, first: bool, rules: &Rules) -> Vec<Item> {
         let mut items = Vec::new();
-        for entry in &mut self.queue {
+        for entry in self.queue.iter_mut().take(left.each) {
             let alone = first && items.is_empty();
             if left.records == 0 || (entry.encoded() > left.bytes && !alone) {
                 break;

@@ -120,7 +120,8 @@ impl Duty {
 
     fn bounds(&self) -> Bounds {
         let intake = &self.handle.options().intake;
-        Bounds { records: intake.batch_records.clamp(1, RECORDS_MAX), bytes: intake.batch_bytes.clamp(1, BYTES_MAX) }
+        let (each, bytes) = (intake.batch_records.clamp(1, RECORDS_MAX), intake.batch_bytes.clamp(1, BYTES_MAX));
+        Bounds { each, records: RECORDS_MAX, bytes }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::consensus::{self, Committed};
 use crate::domain::command::Reply;
 use crate::domain::kafka::{Ingest, Partition};
 use crate::domain::{Command, State, Timestamp};
-use crate::kafka::{Alarm, Error, Reader, Record};
+use crate::kafka::{Alarm, Error, Marks, Reader, Record, Survey};
 use crate::leader::COMMIT_LIMIT;
 use crate::telemetry::metrics;
 
@@ -29,6 +29,9 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// Between two looks for new partitions.
 const SURVEY: Duration = Duration::from_secs(10);
+
+/// Before a partition is given up that has less than was read.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// Between two notes of our offsets for dashboards.
 const NOTE: Duration = Duration::from_secs(5);
@@ -107,7 +110,7 @@ impl<'a> Session<'a> {
             self.look().await?;
             self.steer().await?;
             self.send();
-            let (most, bytes) = (self.bounds.records, self.bounds.bytes);
+            let (most, bytes) = (self.bounds.each, self.bounds.bytes);
             tokio::select! {
                 biased;
                 answer = answer(&mut self.commit) => self.hear(answer)?,
@@ -119,7 +122,11 @@ impl<'a> Session<'a> {
     /// Adds partitions that are not read yet, from where the log or else the configuration says.
     async fn survey(&mut self) -> Result<(), Trouble> {
         let options = self.duty.handle.options();
-        let survey = self.reader.survey(&options.topics.jobs).await?;
+        let mut survey = self.reader.survey(&options.topics.jobs).await?;
+        if self.is_behind(&survey) {
+            tokio::time::sleep(SECOND_LOOK).await;
+            survey = self.reader.survey(&options.topics.jobs).await?;
+        }
         let (known, offsets) = self.duty.client.read(|state| {
             let kafka = state.kafka();
             let offsets = kafka.intake().map(|(partition, intake)| (partition.clone(), intake.next));
@@ -152,6 +159,13 @@ impl<'a> Session<'a> {
             self.reassign = true;
         }
         self.pin(pins).await
+    }
+
+    /// Whether a broker seems to have less than was read: one that just took over may for a moment.
+    fn is_behind(&self, survey: &Survey) -> bool {
+        let beyond = |state: &State, marks: &Marks| state.kafka().next_offset(&marks.partition) > Some(marks.high);
+        let new = || survey.partitions.iter().filter(|marks| !self.lanes.knows(&marks.partition));
+        self.duty.client.read(|state| new().any(|marks| beyond(state, marks)))
     }
 
     /// Tells the log where partitions begin, so that every leader to come agrees, also on what is the latest.

@@ -13,7 +13,7 @@ use crate::domain::{JobId, State};
 
 const GOOD: &[u8] = br#"{"type":"a","payload":"aGk="}"#;
 const NOW: Timestamp = Timestamp(1_000);
-const MANY: Bounds = Bounds { records: 1_000, bytes: 1 << 20 };
+const MANY: Bounds = Bounds { each: 1_000, records: 1_000, bytes: 1 << 20 };
 
 static START: LazyLock<Instant> = LazyLock::new(clock::instant);
 
@@ -104,6 +104,8 @@ fn a_commit_is_bounded_in_records_and_bytes_and_partitions_take_turns() {
     let few = Bounds { records: 4, ..MANY };
     let firsts: Vec<u32> = (0..2).map(|_| cut(&mut lanes, few)[0].0.partition.number).collect();
     assert_ne!(firsts[0], firsts[1]);
+    let counts = |cut: Vec<(Sent, Command)>| cut.iter().map(|(_, command)| offsets(command).len()).collect::<Vec<_>>();
+    assert_eq!(counts(cut(&mut lanes, Bounds { each: 3, records: 5, ..MANY })), [3, 2]);
 
     let mut lanes = super::tests::lanes(1);
     lanes.push(entries(0, 0..10));
