@@ -139,7 +139,10 @@ impl Publisher<'_> {
             }
             match end {
                 End::Failed(Error::Stopping) => pending().await,
-                End::Failed(error) => self.failed(&error, &mut sender),
+                End::Failed(error) => {
+                    self.failed(&error, &mut sender);
+                    self.wait_for_topic(&error).await;
+                }
                 // The next try is another one.
                 End::Shrunk(error) => {
                     sender = sender.filter(|sender| sender.survives(&error));
@@ -171,6 +174,14 @@ impl Publisher<'_> {
         self.worries.note(Worry::Failing, Some(error.to_string()));
         if sender.as_ref().is_some_and(|sender| !sender.survives(error)) {
             drop(sender.take());
+        }
+    }
+
+    /// As long as a topic is known to be missing, sending would only repeat what goes to the others.
+    async fn wait_for_topic(&self, error: &Error) {
+        let Error::NoTopic(topic) = error else { return };
+        while self.kafka.view().missing.contains(topic) {
+            tokio::time::sleep(AGAIN_FIRST).await;
         }
     }
 
@@ -268,7 +279,10 @@ impl Publisher<'_> {
     /// What a batch came to.
     fn judge(&self, batch: &Batch, sent: Result<(), Error>) -> Result<(), End> {
         match sent {
-            Ok(()) => Ok(self.published(batch)),
+            Ok(()) => {
+                self.published(batch);
+                Ok(())
+            }
             Err(error @ Error::TooLarge { index, bytes }) if self.shrink(batch, index, bytes) => {
                 Err(End::Shrunk(error))
             }

@@ -55,9 +55,10 @@ impl Sender {
         }
     }
 
-    /// Whether it can go on after `error`.
+    /// Whether it can go on after `error`. One that knows a topic as missing would know it as such for long.
     pub fn survives(&self, error: &Error) -> bool {
-        matches!(self, Self::AtLeastOnce(_)) && !error.wants_new_client()
+        let usable = !error.wants_new_client() && !matches!(error, Error::NoTopic(_));
+        matches!(self, Self::AtLeastOnce(_)) && usable
     }
 }
 

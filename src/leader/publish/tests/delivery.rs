@@ -17,7 +17,6 @@ use crate::kafka::{self, Delivery, Handle, Intake, Message, Mode, Record, Securi
 use crate::leader::publish::run;
 use crate::leader::{Context, Options, Reign};
 use crate::mesh::{self, Identity, Role, Roster};
-use crate::storage::OpenOptions;
 use crate::tasks::Tasks;
 use crate::wire::proto::kafka::v1 as proto;
 
@@ -45,8 +44,13 @@ impl Drop for Bench {
 impl Bench {
     /// With a broker of its own.
     async fn new() -> Self {
+        Self::with(&["jobs", "workers", "results", "jobs.dlq"]).await
+    }
+
+    /// With a broker of its own that has these topics.
+    async fn with(there: &'static [&'static str]) -> Self {
         let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
-        let (address, control) = start_broker(dir.path(), &tasks).await;
+        let (address, control) = start_broker(dir.path(), there, &tasks).await;
         let kafka = Handle::start(options(address, topics(), Delivery::AtLeastOnce), &tasks).unwrap();
         Self::over(kafka, Some(control), dir, tasks).await
     }
@@ -63,9 +67,9 @@ impl Bench {
 
     async fn over(kafka: Handle, control: Option<String>, dir: tempfile::TempDir, tasks: Tasks) -> Self {
         let identity = Identity::from_secret([1; 32]);
-        let store = OpenOptions::new().ballast_bytes(0).open(&dir.path().join("store"), identity.id()).unwrap();
         let (mesh, _inbox) = mesh::start(identity, mesh_options(), &tasks).await.unwrap();
-        let raft = consensus::start(store, mesh.clone(), raft_options(mesh.addresses()), &tasks).await.unwrap();
+        let (options, store) = (raft_options(mesh.addresses()), dir.path().join("store"));
+        let raft = consensus::start_in(&store, mesh.clone(), options, &tasks).await.unwrap();
         let client = raft.client();
         let mut leadership = client.leadership();
         let leads = leadership.wait_for(|now| *now != Leadership::Following);
@@ -110,6 +114,9 @@ impl Bench {
     pub async fn run_until(&self, what: &str, reign: &Reign, done: impl AsyncFnMut() -> bool) {
         tokio::select! {
             () = run(reign.clone()) => panic!("the duty ended"),
+            () = tokio::time::sleep(LIMIT - Duration::from_secs(1)) => {
+                panic!("waited too long for {what}: {:?}, cursor {:?}", self.kafka.view(), self.cursor())
+            }
             () = until(what, done) => {}
         }
     }
@@ -124,19 +131,27 @@ impl Bench {
     }
 
     /// Everything in a topic, by partition and offset.
-    pub async fn records(&self, topic: &str) -> Vec<Record> {
+    async fn records(&self, topic: &str) -> Vec<Record> {
+        self.committed(topic, self.held(topic).await).await
+    }
+
+    /// At least so many records of a topic, and all there are besides.
+    pub async fn committed(&self, topic: &str, wanted: u64) -> Vec<Record> {
         let mut reader = self.kafka.reader().unwrap();
         let mut partitions = reader.survey(topic).await.unwrap().partitions;
         partitions.retain(|marks| marks.high > marks.low);
-        let wanted: u64 = partitions.iter().map(|marks| marks.high - marks.low).sum();
         let begin: Vec<(Partition, u64)> =
             partitions.iter().map(|marks| (marks.partition.clone(), marks.low)).collect();
         reader.assign(&begin).await.unwrap();
         let mut records = vec![];
         let begun = clock::instant();
-        while (records.len() as u64) < wanted {
+        loop {
+            let more = reader.read(1_000, 4 << 20, Duration::from_millis(500)).await.unwrap();
+            if more.is_empty() && records.len() as u64 >= wanted {
+                break;
+            }
+            records.extend(more);
             assert!(begun.elapsed() < LIMIT, "read {} of {wanted} records", records.len());
-            records.extend(reader.read(1_000, 4 << 20, Duration::from_millis(100)).await.unwrap());
         }
         records.sort_by_key(|record| (record.partition.clone(), record.offset));
         records
@@ -159,12 +174,12 @@ impl Bench {
 }
 
 /// Its address, and that of its control port.
-async fn start_broker(dir: &Path, tasks: &Tasks) -> (String, String) {
+async fn start_broker(dir: &Path, there: &[&str], tasks: &Tasks) -> (String, String) {
     let address_file = dir.join("broker");
     let setup = broker::Setup {
         address_file: address_file.clone(),
         brokers: 1,
-        topics: ["jobs", "workers", "results"].map(|topic| (topic.to_owned(), 4)).to_vec(),
+        topics: there.iter().map(|topic| ((*topic).to_owned(), 4)).collect(),
     };
     let ending = tasks.token().clone();
     // It does not go from thread to thread.
@@ -188,7 +203,7 @@ fn options(address: String, topics: Topics, delivery: Delivery) -> kafka::Option
         topics,
         cluster_name: "test-net".to_owned(),
         client_id: "test".to_owned(),
-        create_topics: true,
+        create_topics: delivery == Delivery::ExactlyOnce,
         intake: Intake { from: Start::Earliest, max_in_flight_jobs: 1, batch_records: 1, batch_bytes: 1 },
         security: Security::plaintext(),
         timing: Timing { send: Duration::from_secs(5), ..Timing::default() },
@@ -386,4 +401,28 @@ async fn a_replay_goes_back_and_leaves_the_queue() {
     assert_eq!(header(&as_message(&back), "idempotency-key"), Some("k1"));
     assert!(back.timestamp_ms.map(Timestamp).is_some_and(|at| at.0 > 0));
     assert_eq!(bench.reign.context.client.read(|state| state.kafka().letters()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_missing_delays_and_is_not_made_up_for_by_repeats() {
+    let bench = Bench::with(&["jobs", "workers", "results"]).await;
+    until("a look at the topics", async || !bench.kafka.view().missing.is_empty()).await;
+    bench.submit(vec![register(1), ingest(letter(5, vec![]))]).await;
+    bench.cancelled(0..10).await;
+    let mut made = false;
+    bench
+        .run_until("delivery", &bench.reign, async || {
+            let alarms = bench.kafka.view().alarms;
+            if !made && alarms.iter().any(|alarm| alarm.contains("topic jobs.dlq does not exist")) {
+                // As long as it takes to send again and again.
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                assert!(bench.held("workers").await <= 2, "nothing is sent while it is known to be missing");
+                bench.order("topic jobs.dlq 1").await;
+                made = true;
+            }
+            bench.cursor() == Some(bench.newest())
+        })
+        .await;
+    assert!(made);
+    assert_eq!((bench.held("jobs.dlq").await, counted(&bench.records("results").await).len()), (1, 10));
 }
