@@ -170,8 +170,8 @@ fn major(version: &str) -> &str {
 /// The version in the name of a schema, such as `…/ciro.kafka.v2.Job`, if it has one.
 fn version_in(schema: &str) -> Option<&str> {
     let parts = schema.split(|letter: char| !letter.is_ascii_alphanumeric());
-    let versions = parts.filter_map(|part| part.strip_prefix('v'));
-    versions.filter(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit())).next_back()
+    let mut versions = parts.filter_map(|part| part.strip_prefix('v'));
+    versions.rfind(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn version_of_type(content_type: &str) -> Option<&str> {
