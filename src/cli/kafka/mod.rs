@@ -39,6 +39,17 @@ const TOPICS: &[(&str, &str)] = &[
     ("out/s", "out_per_second"),
 ];
 
+const INTAKE: &[(&str, &str)] = &[
+    ("topic", "topic"),
+    ("partition", "partition"),
+    ("next", "next_offset"),
+    ("high", "high_watermark"),
+    ("lag", "lag"),
+    ("jobs", "jobs"),
+    ("repeats", "repeats"),
+    ("dead letters", "dead_letters"),
+];
+
 const NODES: &[(&str, &str)] =
     &[("url", "url"), ("state", "state"), ("cluster", "cluster_id"), ("brokers", "brokers"), ("error", "last_error")];
 
@@ -134,7 +145,18 @@ async fn status(client: &Client, remote: &Remote) -> Result<(), Failure> {
             }
         }
     }
-    show(&status, remote)
+    if remote.json {
+        return output::json(&status);
+    }
+    let intake = status.as_object_mut().and_then(|fields| fields.remove("intake"));
+    output::thing(&status)?;
+    match intake.as_ref().and_then(Value::as_array) {
+        Some(partitions) if !partitions.is_empty() => {
+            output::line("\nintake:")?;
+            output::list(partitions, INTAKE)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What one node says of its own connection.
