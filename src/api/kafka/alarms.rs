@@ -105,7 +105,7 @@ fn records_gone(own: &Own, picture: &Picture) -> Found {
     }
     let gone = picture.readings.iter().find_map(|reading| {
         let (next, (low, _)) = (reading.intake?.next, reading.marks?);
-        (next < low).then(|| (&reading.partition, next, low))
+        (next < low).then_some((&reading.partition, next, low))
     });
     gone.map(|(partition, next, low)| {
         let (topic, number) = (&partition.topic, partition.number);
