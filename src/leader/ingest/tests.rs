@@ -10,7 +10,7 @@ use crate::clock;
 use crate::consensus::Client;
 use crate::consensus::tests::cluster::{Cluster, wait_until};
 use crate::domain::kafka::{Intake, Partition};
-use crate::domain::{Command, State};
+use crate::domain::{Command, JobId, State};
 use crate::kafka::broker::Broker;
 use crate::kafka::{Delivery, Handle, Message, Mode, Options, Security, Start, Timing, Topics};
 use crate::tasks::Tasks;
@@ -218,18 +218,27 @@ async fn intake_pauses_while_too_many_jobs_are_under_way_and_goes_on_at_the_half
     stage.produce(jobs(0..300)).await;
     let reign = stage.reign(stage.term);
     let active = || stage.read(|state| state.active_jobs_after(None).map(|job| job.id).collect::<Vec<_>>());
-    let mut seen = 0;
-    while stage.taken().next < 300 {
-        wait_until("jobs", || active().len() >= 60 || stage.taken().next == 300).await;
-        let under_way = active();
-        assert!(under_way.len() <= 60, "{} jobs", under_way.len());
-        seen = seen.max(under_way.len());
-        for job in under_way {
+    let cancel = async |jobs: Vec<JobId>| {
+        for job in jobs {
             stage.command(Command::Cancel { job, reason: "done".to_owned() }).await;
         }
+    };
+    wait_until("as many jobs as may be", || active().len() == 60).await;
+    let full = clock::instant();
+    wait_until("it to be seen", || full.elapsed() > session::LOOK * 3).await;
+    // Above the half of it nothing more is taken.
+    cancel(active().split_off(31)).await;
+    let looked = clock::instant();
+    wait_until("several looks", || looked.elapsed() > session::LOOK * 5).await;
+    assert_eq!((stage.taken().jobs, active().len()), (60, 31));
+    cancel(active()).await;
+    while stage.taken().next < 300 {
+        wait_until("more jobs", || active().len() > 30 || stage.taken().next == 300).await;
+        let under_way = active();
+        assert!(under_way.len() <= 60, "{} jobs", under_way.len());
+        cancel(under_way).await;
     }
     assert_eq!(stage.taken().jobs, 300);
-    println!("at most {seen} jobs were under way");
     stop(reign).await;
     stage.end().await;
 }
