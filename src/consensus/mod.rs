@@ -189,6 +189,18 @@ pub async fn start(store: storage::Store, mesh: mesh::Handle, options: Options, 
     start_over(store, Arc::new(mesh), options, tasks).await
 }
 
+/// [`start`] over a store of its own in `dir`, for tests of layers that do not know the storage.
+#[cfg(test)]
+pub async fn start_in(
+    dir: &std::path::Path,
+    mesh: mesh::Handle,
+    options: Options,
+    tasks: &Tasks,
+) -> Result<Raft, Error> {
+    let store = storage::OpenOptions::new().ballast_bytes(0).open(dir, mesh.id())?;
+    start(store, mesh, options, tasks).await
+}
+
 async fn start_over(
     store: storage::Store,
     transport: Arc<dyn network::Transport>,

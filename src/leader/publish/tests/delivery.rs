@@ -17,7 +17,6 @@ use crate::kafka::{self, Delivery, Handle, Intake, Message, Mode, Record, Securi
 use crate::leader::publish::run;
 use crate::leader::{Context, Options, Reign};
 use crate::mesh::{self, Identity, Role, Roster};
-use crate::storage::OpenOptions;
 use crate::tasks::Tasks;
 use crate::wire::proto::kafka::v1 as proto;
 
@@ -68,9 +67,9 @@ impl Bench {
 
     async fn over(kafka: Handle, control: Option<String>, dir: tempfile::TempDir, tasks: Tasks) -> Self {
         let identity = Identity::from_secret([1; 32]);
-        let store = OpenOptions::new().ballast_bytes(0).open(&dir.path().join("store"), identity.id()).unwrap();
         let (mesh, _inbox) = mesh::start(identity, mesh_options(), &tasks).await.unwrap();
-        let raft = consensus::start(store, mesh.clone(), raft_options(mesh.addresses()), &tasks).await.unwrap();
+        let (options, store) = (raft_options(mesh.addresses()), dir.path().join("store"));
+        let raft = consensus::start_in(&store, mesh.clone(), options, &tasks).await.unwrap();
         let client = raft.client();
         let mut leadership = client.leadership();
         let leads = leadership.wait_for(|now| *now != Leadership::Following);
