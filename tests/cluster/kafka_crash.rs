@@ -156,7 +156,7 @@ impl Table {
         println!("row: between acknowledgement and cursor");
         let (leader, followers) = self.followers().await;
         let mut results = self.desk.follow(&self.desk.topics.results).await;
-        results.to_the_end().await;
+        results.drain().await;
         let before = results.records.len();
         self.apache.pause();
         self.undelivered(followers[0]).await;

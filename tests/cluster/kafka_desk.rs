@@ -84,7 +84,7 @@ impl Desk {
     /// All that readers of committed records see in a topic.
     pub async fn all(&self, topic: &str) -> Vec<Record> {
         let mut follow = self.follow(topic).await;
-        follow.to_the_end().await;
+        follow.drain().await;
         follow.records
     }
 }
@@ -106,7 +106,7 @@ impl Follow {
     }
 
     /// Reads until nothing comes any more.
-    pub async fn to_the_end(&mut self) {
+    pub async fn drain(&mut self) {
         while self.more(QUIET).await > 0 {}
     }
 
