@@ -159,13 +159,16 @@ mod tests {
         }
     }
 
+    /// What is set, and what is said against it.
+    type Case = (&'static [(&'static str, &'static str)], Option<&'static str>);
+
     const SASL: [(&str, &str); 3] =
         [("kafka.sasl_mechanism", "PLAIN"), ("kafka.sasl_username", "u"), ("kafka.sasl_password", "hunter2")];
 
     #[test]
     fn what_does_not_go_together_is_refused_with_what_would() {
         let tls = if cfg!(feature = "kafka-tls") { None } else { Some("needs a build with --features kafka-tls") };
-        let cases: [(&[(&str, &str)], Option<&str>); 12] = [
+        let cases: [Case; 12] = [
             (
                 &[("kafka.enabled", "true"), ("kafka.bootstrap_servers", "")],
                 Some("kafka.bootstrap_servers: is empty, and kafka.enabled is true; name a broker"),

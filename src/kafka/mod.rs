@@ -52,10 +52,12 @@ struct Shared {
     /// What the probe saw last. Its alarms are kept beside it.
     view: RwLock<View>,
     alarms: Mutex<alarm::Alarms>,
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "without a client nobody makes a handle"))]
     tasks: Tasks,
 }
 
 impl Handle {
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "without a client nobody makes a handle"))]
     fn new(options: Options, tasks: &Tasks) -> Self {
         let (view, alarms) = (RwLock::new(View::new(State::Connecting)), Mutex::default());
         Self(Arc::new(Shared { options, view, alarms, tasks: tasks.clone() }))

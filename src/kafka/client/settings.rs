@@ -1,6 +1,7 @@
 //! Our options as the library's settings.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -19,6 +20,9 @@ const WRITE_QUEUE_KIB: u32 = 32 << 10;
 /// Messages that wait in a writer.
 const WRITE_QUEUE_MESSAGES: u32 = 20_000;
 
+/// For an answer on a connection. Beyond it the connection is given up.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What all clients have in common.
 pub(super) fn common(options: &Options) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -32,7 +36,7 @@ pub(super) fn common(options: &Options) -> ClientConfig {
         .set("retry.backoff.ms", "100")
         .set("retry.backoff.max.ms", "2000")
         .set("socket.connection.setup.timeout.ms", "5000")
-        .set("socket.timeout.ms", "10000")
+        .set("socket.timeout.ms", SOCKET_TIMEOUT.as_millis().to_string())
         .set("socket.keepalive.enable", "true")
         .set("socket.nagle.disable", "true")
         .set("log.connection.close", "false")
@@ -89,7 +93,8 @@ pub(super) fn producer(options: &Options) -> ClientConfig {
 /// One id for all leaders there will be, so that the last one fences those before.
 pub(super) fn transactional(options: &Options) -> ClientConfig {
     let mut config = producer(options);
-    let longest = options.timing.transaction.max(options.timing.send);
+    // The library wants no step of a transaction to outlast it.
+    let longest = options.timing.transaction.max(options.timing.send).max(SOCKET_TIMEOUT);
     config
         .set("transactional.id", options.transactional_id())
         .set("transaction.timeout.ms", longest.as_millis().to_string());

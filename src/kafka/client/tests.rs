@@ -4,6 +4,7 @@
 //! `ExactWriter` is tried on Apache Kafka, in `tests/cluster`.
 
 mod down;
+mod hostile;
 mod read;
 mod write;
 
