@@ -86,6 +86,7 @@ pub async fn run(settings: Settings, plan: Plan, stop: CancellationToken) -> Res
         stop.cancel();
     }
     stop.cancelled().await;
+    tasks.cancel();
     tasks.join(STOP_LIMIT).await;
     info!("stopped");
     started
