@@ -38,8 +38,12 @@ impl Ear {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(super) fn keep_reason(&self, reason: Option<String>) {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
     pub(super) fn forget_reason(&self) {
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.keep_reason(None);
     }
 
     /// False: an earlier commit is still under way.

@@ -21,9 +21,15 @@ use crate::tasks::Tasks;
 /// Between two attempts to make a topic.
 const CREATE_EVERY: Duration = Duration::from_secs(10);
 
+/// A client that saw nothing for so long is replaced: one whose connections died in a pause of the broker was seen
+/// to go on failing long after others were connected again.
+const RENEW_AFTER: Duration = Duration::from_secs(10);
+
 struct Probe {
     handle: Handle,
     consumer: BaseConsumer<Ear>,
+    /// When the client last saw something, or was made.
+    fresh: Instant,
     created: Option<Instant>,
 }
 
@@ -36,10 +42,8 @@ struct Sight {
 }
 
 pub(super) fn start(handle: &Handle) -> Result<(), Error> {
-    let consumer = settings::consumer(handle.options(), None)
-        .create_with_context(Ear::new("probe"))
-        .map_err(|error| codes::of(&error, None, ""))?;
-    let mut probe = Probe { handle: handle.clone(), consumer, created: None };
+    let consumer = client(handle)?;
+    let mut probe = Probe { handle: handle.clone(), consumer, fresh: clock::instant(), created: None };
     let run = move || probe.run();
     match Tasks::thread("kafka-probe", run) {
         Ok(_) => Ok(()),
@@ -47,11 +51,17 @@ pub(super) fn start(handle: &Handle) -> Result<(), Error> {
     }
 }
 
+fn client(handle: &Handle) -> Result<BaseConsumer<Ear>, Error> {
+    let config = settings::consumer(handle.options(), None);
+    config.create_with_context(Ear::new("probe")).map_err(|error| codes::of(&error, None, ""))
+}
+
 impl Probe {
     fn run(&mut self) {
         let token = self.handle.tasks().token().clone();
         while !token.is_cancelled() {
             let seen = self.look();
+            self.renew(seen.is_ok());
             self.tell(seen);
             self.create_missing();
             self.rest();
@@ -75,6 +85,22 @@ impl Probe {
         sight.cluster_id = survey::cluster_id(&self.consumer, &patience())?;
         sight.marks = survey::marks(&self.consumer, &partitions, &patience())?;
         Ok(sight)
+    }
+
+    fn renew(&mut self, saw: bool) {
+        if saw {
+            self.fresh = clock::instant();
+        } else if self.fresh.elapsed() >= RENEW_AFTER {
+            self.fresh = clock::instant();
+            match client(&self.handle) {
+                Ok(consumer) => {
+                    // Why the last one failed is still what there is to say.
+                    consumer.client().context().keep_reason(self.consumer.client().context().reason());
+                    self.consumer = consumer;
+                }
+                Err(error) => warn!(%error, "the probe's client was not replaced"),
+            }
+        }
     }
 
     /// Publishes what was seen. Only a change is logged.
