@@ -11,7 +11,7 @@ set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT" || exit 1
 
-STEPS=(format scripts clippy features tests docs dependencies advisories fuzz)
+STEPS=(format scripts clippy features tests broker docs dependencies advisories fuzz)
 LOG=$ROOT/run/test.log
 TOOLS=$(cache_dir)/tools
 DENY_VERSION=0.20.2
@@ -46,6 +46,16 @@ step_features() {
 
 # The stories about Kafka start a real broker: it is fetched here, where one sees it.
 step_tests() { scripts/kafka.sh fetch && cargo test --locked --no-fail-fast; }
+
+# What of transactions the library alone must hold, asked of a real broker.
+step_broker() {
+  local address dir=$ROOT/run/test-kafka status=0
+  rm -rf "$dir"
+  address=$(scripts/kafka.sh start --dir "$dir" --for $$) || return
+  CIRO_TEST_KAFKA=$address cargo test --locked --lib publish::tests::exactly -- --ignored || status=1
+  scripts/kafka.sh stop --dir "$dir"
+  return "$status"
+}
 
 step_docs() { RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items; }
 
