@@ -59,8 +59,9 @@ step_broker() {
 
 step_docs() { RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items; }
 
+# Crates of features that are not built here are looked at as well.
 step_dependencies() {
-  install_deny && deny check --hide-inclusion-graph licenses bans sources
+  install_deny && cargo fetch --locked && deny check --hide-inclusion-graph licenses bans sources
 }
 
 # Needs the RustSec database. Without it there is no verdict, which is not a failure of ours.

@@ -8,12 +8,11 @@ use crate::config::Environment;
 /// Which brokers, and how: the keys of the configuration, as a node has them.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Reaching Kafka")]
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "parsed, so that the answer can be a clear one"))]
 pub struct Broker {
     /// Brokers, comma separated; the same as --set kafka.bootstrap_servers=…
     #[arg(long, value_name = "HOST:PORT", env = "CIRO_KAFKA")]
     pub bootstrap: Option<String>,
-    /// A node's configuration file: its [kafka] section has brokers, topics and credentials
+    /// A node's configuration file: its kafka section has brokers, topics and credentials
     #[arg(long, short, value_name = "PATH", env = "CIRO_CONFIG")]
     pub config: Option<PathBuf>,
     /// development, staging, production or test: wins over what the file says
@@ -30,7 +29,6 @@ pub struct Broker {
     ciro-coordinator kafka produce --bootstrap localhost:9092 --type sha256 --payload-dir src/\n\n\
     Each record gets an idempotency key of its own, unless --key or --idempotency-key names one: the same key is the\n\
     same job, however often it is sent.")]
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "parsed, so that the answer can be a clear one"))]
 pub struct Produce {
     #[command(flatten)]
     pub broker: Broker,
@@ -85,7 +83,6 @@ pub enum Format {
 #[command(
     after_help = "Example:\n  ciro-coordinator kafka tail --bootstrap localhost:9092 --from beginning --count 10"
 )]
-#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "parsed, so that the answer can be a clear one"))]
 pub struct Tail {
     #[command(flatten)]
     pub broker: Broker,
