@@ -414,8 +414,11 @@ async fn a_topic_that_is_missing_delays_and_is_not_made_up_for_by_repeats() {
         .run_until("delivery", &bench.reign, async || {
             let alarms = bench.kafka.view().alarms;
             if !made && alarms.iter().any(|alarm| alarm.contains("topic jobs.dlq does not exist")) {
-                // As long as it takes to send again and again.
-                tokio::time::sleep(Duration::from_secs(3)).await;
+                // Two looks later it is still missing: time enough to send again and again.
+                for _ in 0..2 {
+                    let seen = bench.kafka.view().as_of;
+                    until("another look", async || bench.kafka.view().as_of != seen).await;
+                }
                 assert!(bench.held("workers").await <= 2, "nothing is sent while it is known to be missing");
                 bench.order("topic jobs.dlq 1").await;
                 made = true;
