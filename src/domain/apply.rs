@@ -13,6 +13,7 @@
 //!   indexes, and every change of its state or holder through
 //!   [`Step::transition`], which keeps history and journal.
 
+mod chain;
 mod jobs;
 mod kafka;
 mod retry;
@@ -90,11 +91,30 @@ impl State {
         for id in &touched.letters {
             absorb(&mut hash, &mut buffer, &(id, self.kafka.letter(*id)));
         }
+        for id in &touched.settlements {
+            absorb(&mut hash, &mut buffer, &(id, self.chain.settlement(*id)));
+        }
+        if touched.chain {
+            self.absorb_chain(&mut hash, &mut buffer);
+        }
         for cursor in self.journal.cursors() {
             absorb(&mut hash, &mut buffer, &cursor);
         }
         absorb(&mut hash, &mut buffer, &replies);
         self.hash = Digest(hash.finalize().into());
+    }
+
+    /// What is in motion on chain is little; the jobs' records are taken in one by one.
+    fn absorb_chain(&self, hash: &mut Sha256, buffer: &mut Vec<u8>) {
+        absorb(hash, buffer, &self.chain.books);
+        for (nonce, slot) in self.chain.lane() {
+            let hashes: Vec<_> = slot.tries.iter().map(|known| known.hash).collect();
+            absorb(hash, buffer, &(nonce, hashes, &slot.landed));
+        }
+        for again in self.chain.again() {
+            absorb(hash, buffer, &(again.item.seq, again.tries));
+        }
+        absorb(hash, buffer, &self.chain.parked_len());
     }
 }
 
@@ -122,6 +142,9 @@ struct Touched {
     workers: BTreeSet<WorkerId>,
     partitions: BTreeSet<Partition>,
     letters: BTreeSet<u64>,
+    settlements: BTreeSet<JobId>,
+    /// The books of the chain.
+    chain: bool,
 }
 
 impl Step<'_> {
@@ -155,6 +178,7 @@ impl Step<'_> {
             Command::ResetIntake { cluster } => self.reset_intake(cluster),
             Command::ReplayLetter { letter } => self.replay_letter(*letter),
             Command::DropLetter { letter } => self.drop_letter(*letter),
+            Command::Chain(act) => self.chain(act),
         }
     }
 
@@ -253,7 +277,7 @@ impl Step<'_> {
             }
         }
         let undelivered = self.state.journal.undelivered_since();
-        let State { limits, jobs, payloads, outputs, retired, index, shares, now, .. } = &mut *self.state;
+        let State { limits, jobs, payloads, outputs, retired, index, shares, now, chain, .. } = &mut *self.state;
         while index.finished.len() > limits.finished || index.finished_bytes > limits.finished_bytes {
             let Some((&(ended, id), ())) = index.finished.first() else { break };
             // A sink that has not told of its end will ask for its output.
@@ -265,6 +289,7 @@ impl Step<'_> {
             payloads.remove(&id);
             outputs.remove(&id);
             retired.add(id, job.fingerprint, limits.retired);
+            chain.forget(id);
             self.touched.jobs.insert(id);
         }
     }

@@ -7,6 +7,7 @@
 //! Absent: everything that needs the state to decide.
 
 use super::auction::{SEALED_MAX, Sealed};
+use super::chain::{Act, CALLS_MAX, FELTS_MAX};
 use super::command::{Command, Complete, Fail, Submit};
 use super::ids::Digest;
 use super::job::{JobSpec, REDUNDANCY_MAX, Requirements, Retry};
@@ -63,6 +64,7 @@ pub(super) fn command(command: &Command) -> Verdict {
             range("next", *next, 0, OFFSET_MAX)
         }
         Command::ResetIntake { cluster } => name("cluster", cluster),
+        Command::Chain(act) => self::chain(act),
         Command::ReplayLetter { .. }
         | Command::DropLetter { .. }
         | Command::ForgetSink { .. }
@@ -93,6 +95,35 @@ fn ingest(ingest: &Ingest) -> Verdict {
         Taken::Job(_) => Ok(()),
         Taken::Letter(letter) => self::letter(letter),
     })
+}
+
+fn chain(act: &Act) -> Verdict {
+    match act {
+        Act::Prepare { transaction, .. } => {
+            let (calls, felts) =
+                (transaction.calls().count(), transaction.calls().map(|call| call.calldata.len()).sum());
+            ensure(calls <= CALLS_MAX, || format!("{calls} calls, at most {CALLS_MAX}"))?;
+            ensure(FELTS_MAX >= felts, || format!("{felts} felts of calldata, at most {FELTS_MAX}"))?;
+            ensure(!transaction.items.is_empty(), || "a transaction without items".to_owned())
+        }
+        Act::Landed { landed, .. } => {
+            text("reverted", landed.reverted.as_deref().unwrap_or_default(), TEXT_MAX)?;
+            ensure(landed.ids.len() <= CALLS_MAX, || format!("{} ids, at most {CALLS_MAX}", landed.ids.len()))
+        }
+        Act::Park { parked, .. } => {
+            ensure(parked.len() <= CALLS_MAX, || format!("{} items, at most {CALLS_MAX}", parked.len()))?;
+            parked.iter().try_for_each(|(item, code, reason)| {
+                name("code", code)?;
+                text("reason", reason, TEXT_MAX)?;
+                ensure(item.calls.len() <= CALLS_MAX, || format!("{} calls in an item", item.calls.len()))
+            })
+        }
+        Act::Followed { arrivals, payments, .. } => {
+            let events = arrivals.len() + payments.len();
+            ensure(events <= ITEMS_MAX, || format!("{events} events, at most {ITEMS_MAX}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn letter(letter: &Letter) -> Verdict {
@@ -130,12 +161,8 @@ fn spec(spec: &JobSpec) -> Verdict {
     range("timeout_secs", spec.timeout_secs.into(), 1, TIMEOUT_MAX_SECS.into())?;
     range("redundancy", spec.redundancy.into(), 1, REDUNDANCY_MAX.into())?;
     list("tags", &spec.tags)?;
-    let addresses = [
-        ("uri", &spec.input.uri),
-        ("client_address", &spec.client_address),
-        ("callback_url", &spec.callback_url),
-        ("settlement", &spec.settlement),
-    ];
+    let addresses =
+        [("uri", &spec.input.uri), ("client_address", &spec.client_address), ("callback_url", &spec.callback_url)];
     for (name, address) in addresses {
         text(name, address.as_deref().unwrap_or_default(), ADDRESS_MAX)?;
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auction::Sealed;
 use super::bytes;
+use super::chain::Act;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::job::{JobSpec, JobState, Source};
 use super::journal::Sink;
@@ -118,6 +119,8 @@ pub enum Command {
     ForgetSink {
         sink: Sink,
     },
+    /// The books of the chain.
+    Chain(Act),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,6 +195,8 @@ pub enum Done {
     Letter {
         letter: u64,
     },
+    /// The epoch that a leader's transactions carry.
+    Epoch(u64),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -235,6 +240,15 @@ pub enum Refusal {
     /// Dead letters that Kafka has not taken yet fill the queue.
     #[error("the dead-letter queue is full: its limit is {limit}")]
     LettersFull { limit: u64 },
+    #[error("the books are of {known}, not of {found}")]
+    OtherChain { known: String, found: String },
+    #[error("epoch {sent} is stale, the chain's books are at {current}")]
+    StaleEpoch { sent: u64, current: u64 },
+    /// The books went on since the sender looked at them.
+    #[error("transaction not planned: {0}")]
+    NotPlanned(String),
+    #[error("the escrow of job {job} went back on chain: submit it again as a new job")]
+    Refunded { job: JobId },
 }
 
 impl Refusal {
@@ -259,6 +273,10 @@ impl Refusal {
             Self::UnknownLetter(_) => "unknown_dead_letter",
             Self::OtherKafka { .. } => "other_kafka_cluster",
             Self::LettersFull { .. } => "dead_letters_full",
+            Self::OtherChain { .. } => "other_chain",
+            Self::StaleEpoch { .. } => "stale_epoch",
+            Self::NotPlanned(_) => "not_planned",
+            Self::Refunded { .. } => "escrow_refunded",
         }
     }
 }

@@ -143,7 +143,7 @@ fn ballots(job: &Job) -> usize {
 
 pub(super) fn texts(spec: &JobSpec) -> usize {
     let lists = [&spec.tags, &spec.requirements.required_frameworks, &spec.requirements.preferred_regions];
-    let options = [&spec.client_address, &spec.callback_url, &spec.settlement, &spec.input.uri];
+    let options = [&spec.client_address, &spec.callback_url, &spec.input.uri];
     let listed: usize = lists.iter().flat_map(|list| list.iter()).map(|text| text.len() + size_of::<u64>() * 3).sum();
     let single: usize = options.iter().filter_map(|text| text.as_deref()).map(str::len).sum();
     spec.kind.len() + listed + single

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::auction::Sealed;
 use super::bytes;
 use super::ceiling::Escalation;
+use super::chain::Terms;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::rare::{Rare, Usual};
 use super::run::Run;
@@ -85,7 +86,8 @@ pub struct JobSpec {
     /// The client's account on chain, `0x…`.
     pub client_address: Option<Box<str>>,
     pub callback_url: Option<Box<str>>,
-    pub settlement: Option<Box<str>>,
+    /// How it is settled on chain; `None`: it is not.
+    pub settlement: Option<Terms>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,6 +259,8 @@ pub struct Job {
     pub queued_at: Timestamp,
     pub submitted_index: u64,
     pub finished_at: Option<Timestamp>,
+    /// Nobody is asked to run it before its registration on chain is confirmed.
+    pub awaits_chain: bool,
     /// While pending: not announced before this.
     pub next_attempt_at: Timestamp,
     pub history: Vec<Transition>,

@@ -10,6 +10,7 @@ pub mod auction;
 pub mod bid_proof;
 mod bytes;
 pub mod ceiling;
+pub mod chain;
 mod check;
 pub mod clearing;
 pub mod command;

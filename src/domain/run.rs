@@ -120,7 +120,7 @@ impl Job {
 
     /// Whether another run is to be awarded, now or when its time comes.
     pub fn wants_run(&self) -> bool {
-        !self.state.is_final() && self.runs.len() < self.redundancy()
+        !self.awaits_chain && !self.state.is_final() && self.runs.len() < self.redundancy()
     }
 
     /// Whether a worker has a run or a vote of the job already.

@@ -26,6 +26,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 use super::bytes::{Owned, Slice};
+use super::chain::{
+    Again, Books, Closed, Felt, LANE_MAX, Ledger, Parked, RECENT_MAX, Settlement, Slot, TAIL_MAX, TRIES_MAX,
+};
 use super::cow::Map;
 use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, keeps_payload};
@@ -41,7 +44,7 @@ use super::worker::Worker;
 const MAGIC: [u8; 8] = *b"ciro-sm\n";
 
 /// Grows with every change of what is written.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 
 /// A frame is closed when it has this many bytes.
 const FRAME_TARGET: usize = 64 << 10;
@@ -72,6 +75,12 @@ enum Section {
     Shares = 9,
     Ballots = 10,
     Letters = 11,
+    Lane = 12,
+    Again = 13,
+    Parked = 14,
+    Settlements = 15,
+    Payees = 16,
+    Recent = 17,
 }
 
 /// What does not follow from the items.
@@ -102,6 +111,9 @@ struct Head {
     kafka_cluster: Option<Box<str>>,
     intake: BTreeMap<Partition, Intake>,
     published: BTreeMap<Lane, u64>,
+    chain: Books,
+    /// Slots, items to be planned again, parked ones, jobs on chain, payees, closed transactions.
+    chain_items: [u64; 6],
 }
 
 impl State {
@@ -124,7 +136,18 @@ impl State {
         writer.section(Section::Shares, self.shares.passes())?;
         writer.section(Section::Ballots, self.ballots.iter().map(|(key, bytes)| (key, Slice(bytes))))?;
         writer.section(Section::Letters, self.kafka.letters_after(None))?;
+        self.write_chain(&mut writer)?;
         writer.end()
+    }
+
+    fn write_chain<W: Write>(&self, writer: &mut Writer<'_, W>) -> Result<(), Error> {
+        let chain = &self.chain;
+        writer.section(Section::Lane, chain.lane.iter())?;
+        writer.section(Section::Again, chain.again())?;
+        writer.section(Section::Parked, chain.parked_after(None))?;
+        writer.section(Section::Settlements, chain.settlements.iter())?;
+        writer.section(Section::Payees, chain.payees.iter())?;
+        writer.section(Section::Recent, chain.recent_after(None))
     }
 
     /// Reads what [`Self::write_to`] wrote, and nothing beyond its end.
@@ -150,6 +173,7 @@ impl State {
         let passes = reader.map(Section::Shares, head.shares, |share: (Client, u64)| share)?;
         let ballots = reader.map(Section::Ballots, head.ballots, ballot_of)?;
         let letters = reader.map(Section::Letters, head.letters, |dead: Dead| (dead.id, dead))?;
+        let chain = read_chain(&mut reader, head.chain, head.chain_items)?;
         reader.end()?;
         let kafka = Kafka::from_parts(head.kafka_cluster, head.intake, head.published, letters);
         if kafka.letters_after(None).any(|dead| dead.id > head.journal_last_seq) {
@@ -166,6 +190,7 @@ impl State {
             return Err(damaged("clients' shares do not fit the jobs"));
         }
         check_ballots(&jobs, &ballots)?;
+        check_chain(&chain, &jobs, journal.last_seq())?;
         Ok(Self {
             limits,
             now: head.now,
@@ -186,6 +211,7 @@ impl State {
             workers,
             journal,
             kafka,
+            chain,
         })
     }
 
@@ -216,7 +242,47 @@ impl State {
             kafka_cluster: self.kafka.cluster.clone(),
             intake: self.kafka.intake.clone(),
             published: self.kafka.published.clone(),
+            chain: self.chain.books.clone(),
+            chain_items: [
+                count(self.chain.lane.len()),
+                count(self.chain.again_len()),
+                count(self.chain.parked_len()),
+                count(self.chain.settlements.len()),
+                count(self.chain.payees.len()),
+                count(self.chain.recent.len()),
+            ],
         }
+    }
+}
+
+fn read_chain<R: Read>(reader: &mut Reader<'_, R>, books: Books, counts: [u64; 6]) -> Result<Ledger, Error> {
+    let [lane, again, parked, settlements, payees, recent] = counts;
+    let lane = reader.map(Section::Lane, lane, |slot: (u64, Arc<Slot>)| slot)?;
+    let again = reader.map(Section::Again, again, |again: Arc<Again>| (again.item.seq, again))?;
+    let parked = reader.map(Section::Parked, parked, |parked: Arc<Parked>| (parked.item.seq, parked))?;
+    let settlements = reader.map(Section::Settlements, settlements, |of: (JobId, Arc<Settlement>)| of)?;
+    let payees = reader.map(Section::Payees, payees, |payee: (WorkerId, Felt)| payee)?;
+    let recent = reader.map(Section::Recent, recent, |closed: Arc<Closed>| (closed.number, closed))?;
+    let lane = lane.iter().map(|(nonce, slot)| (*nonce, Arc::clone(slot))).collect();
+    Ok(Ledger { books, lane, again, parked, settlements, payees, recent, ..Ledger::default() }.with_arrivals())
+}
+
+/// Slots are of one nonce each, items of entries that are, jobs on chain of jobs that are kept.
+fn check_chain(chain: &Ledger, jobs: &Map<JobId, Arc<Job>>, newest: u64) -> Result<(), Error> {
+    let slots = chain.lane().all(|(nonce, slot)| {
+        !slot.tries.is_empty()
+            && slot.tries.len() <= TRIES_MAX
+            && slot.tries.iter().all(|known| known.nonce == nonce)
+            && slot.items().iter().all(|item| item.seq <= newest)
+    });
+    let items = chain.again().map(|again| again.item.seq).chain(chain.parked_after(None).map(|parked| parked.item.seq));
+    let entries = items.into_iter().all(|seq| seq <= newest);
+    let bounded = chain.lane.len() <= LANE_MAX && chain.recent.len() <= RECENT_MAX && chain.tail().len() <= TAIL_MAX;
+    let known = chain.settlements.iter().all(|(job, _)| jobs.contains(job));
+    if slots && entries && bounded && known {
+        Ok(())
+    } else {
+        Err(damaged("the books of the chain contradict themselves"))
     }
 }
 

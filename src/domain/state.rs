@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::chain::Ledger;
 use super::cow::Map;
 use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, place};
@@ -106,6 +107,7 @@ pub struct State {
     pub(super) workers: Map<WorkerId, Arc<Worker>>,
     pub(super) journal: Journal,
     pub(super) kafka: Kafka,
+    pub(super) chain: Ledger,
     pub(super) shares: Shares,
     pub(super) index: Index,
 }
@@ -137,6 +139,7 @@ impl State {
             workers: Map::default(),
             journal: Journal::default(),
             kafka: Kafka::default(),
+            chain: Ledger::default(),
             shares: Shares::default(),
             index: Index::default(),
         }
@@ -266,6 +269,11 @@ impl State {
     /// What of Kafka is replicated.
     pub fn kafka(&self) -> &Kafka {
         &self.kafka
+    }
+
+    /// What of the chain is replicated.
+    pub fn chain(&self) -> &Ledger {
+        &self.chain
     }
 
     /// Jobs by state, every state present. Forgotten jobs are not counted.

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::chain::Felt;
 use super::ids::WorkerId;
 use super::reputation::Change;
 use super::time::Timestamp;
@@ -29,6 +30,8 @@ pub struct Capabilities {
     pub tee: Tee,
     /// Of references to inputs that it fetches, such as `https`. Empty: inputs must come with their jobs.
     pub input_schemes: Vec<String>,
+    /// The account on chain that it is paid to. Registering with `None` leaves what was said before.
+    pub payout_address: Option<Felt>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -69,10 +69,11 @@ pub fn capabilities_to_proto(from: &Capabilities) -> proto::Capabilities {
         cuda_compute_capability: from.cuda_compute_capability.clone(),
         tee: tee.into(),
         input_schemes: from.input_schemes.clone(),
+        payout_address: from.payout_address.map(|address| address.to_string()).unwrap_or_default(),
     }
 }
 
-/// `None` if a text or a list is longer than anyone needs.
+/// `None` if a text or a list is longer than anyone needs, or the address is none.
 pub fn capabilities_from_proto(from: proto::Capabilities) -> Option<Capabilities> {
     let tee = match from.tee() {
         proto::Tee::None => Tee::None,
@@ -82,6 +83,10 @@ pub fn capabilities_from_proto(from: proto::Capabilities) -> Option<Capabilities
     let texts = [&from.gpu_model, &from.cuda_compute_capability];
     let lists = [&from.job_types, &from.frameworks, &from.accelerators, &from.input_schemes];
     let sane = texts.iter().all(|text| text.len() <= TEXT_MAX) && lists.iter().all(|list| sane_list(list));
+    let payout_address = match from.payout_address.as_str() {
+        "" => None,
+        address => Some(address.parse().ok()?),
+    };
     sane.then_some(Capabilities {
         cpu_cores: from.cpu_cores,
         ram_mb: from.ram_mb,
@@ -97,6 +102,7 @@ pub fn capabilities_from_proto(from: proto::Capabilities) -> Option<Capabilities
         cuda_compute_capability: from.cuda_compute_capability,
         tee,
         input_schemes: from.input_schemes,
+        payout_address,
     })
 }
 

@@ -54,13 +54,21 @@ pub struct Worker {
     pub data_dir: PathBuf,
     /// 0: as many as there are cores.
     pub max_parallel_jobs: u32,
+    /// Empty: it is not paid on chain.
+    pub payout_address: String,
     pub heartbeat_ms: u64,
     pub shutdown_grace_secs: u64,
 }
 
 impl Default for Worker {
     fn default() -> Self {
-        Self { data_dir: "./data/worker".into(), max_parallel_jobs: 0, heartbeat_ms: 1_000, shutdown_grace_secs: 10 }
+        Self {
+            data_dir: "./data/worker".into(),
+            max_parallel_jobs: 0,
+            payout_address: String::new(),
+            heartbeat_ms: 1_000,
+            shutdown_grace_secs: 10,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::gpu::Gpus;
 use super::modules::Modules;
 use super::{gpu, machine, wasm};
 use crate::domain::PeerId;
+use crate::domain::chain::Felt;
 use crate::domain::worker::{Capabilities, Location};
 use crate::wire;
 
@@ -186,7 +187,20 @@ fn capabilities(layered: &Layered, detect: impl FnOnce() -> Gpus) -> Result<Capa
         cuda_compute_capability: gpus.compute_capability,
         tee: wanted.tee,
         input_schemes: vec![],
+        payout_address: payout_address(layered)?,
     })
+}
+
+fn payout_address(layered: &Layered) -> Result<Option<Felt>, config::Error> {
+    let refuse = |problem: &str| layered.refuse("worker.payout_address", problem);
+    match layered.file.worker.payout_address.as_str() {
+        "" => Ok(None),
+        text => match text.parse() {
+            Ok(Felt::ZERO) => Err(refuse("nobody can spend from account 0x0")),
+            Ok(address) => Ok(Some(address)),
+            Err(_) => Err(refuse("expected an account on Starknet: 0x and 1 to 64 hex digits")),
+        },
+    }
 }
 
 /// What is offered of the cards that were found: less than there is, never more.

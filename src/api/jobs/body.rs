@@ -210,7 +210,7 @@ impl JobBody {
             client_address: job.spec.client_address.as_deref().map(str::to_owned),
             submitted_index: job.submitted_index,
             source: source(job.source),
-            settlement: SettlementBody { mode: job.spec.settlement.as_deref().unwrap_or("none").to_owned() },
+            settlement: SettlementBody { mode: "none".to_owned() },
         }
     }
 }

@@ -122,6 +122,8 @@ impl CapabilitiesIn {
             cuda_compute_capability: short("capabilities.cuda_compute_capability", self.cuda_compute_capability, 64)?,
             tee: tee(self.tee.as_deref())?,
             input_schemes: names("capabilities.input_schemes", self.input_schemes, 8)?,
+            // Who is paid is said by the worker's own key, over the mesh; what it said stays.
+            payout_address: None,
         })
     }
 }

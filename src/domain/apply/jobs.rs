@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use super::{Step, cut, give_up};
 use crate::domain::auction::{Sealed, verify};
+use crate::domain::chain::{Policy, Terms};
 use crate::domain::command::{Complete, Done, Fail, Refusal, Reply, Submit};
 use crate::domain::ids::{Digest, JobId, Price, WorkerId};
 use crate::domain::index::{Facets, texts};
-use crate::domain::job::{Award, Cause, Job, JobError, JobSpec, JobState, Outcome, Transition};
+use crate::domain::job::{Award, Cause, Job, JobError, JobSpec, JobState, Outcome, Source, Transition};
 use crate::domain::journal::Event;
 use crate::domain::matching::misfits;
 use crate::domain::reputation::{Fact, is_banned, is_late};
@@ -99,6 +100,7 @@ impl Step<'_> {
             queued_at: now,
             submitted_index: self.position.index,
             finished_at: None,
+            awaits_chain: awaits_chain(submit),
             next_attempt_at: now,
             history: vec![submitted],
         }
@@ -358,4 +360,10 @@ fn repeats(accepted: &Outcome, complete: &Complete) -> bool {
     accepted.attempt == complete.attempt
         && accepted.worker == complete.worker
         && accepted.output_sha256 == complete.output_sha256
+}
+
+/// Whether it must not run before its registration on chain. A job that came from there is registered.
+fn awaits_chain(submit: &Submit) -> bool {
+    let first = |terms: Terms| terms.policy == Policy::RegisterBeforeDistribution;
+    submit.source != Source::Chain && submit.spec.settlement.is_some_and(first)
 }

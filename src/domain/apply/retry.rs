@@ -30,6 +30,9 @@ impl Step<'_> {
             JobState::Pending | JobState::Assigned | JobState::Running => return Ok(Done::Unchanged),
             state => return Err(Refusal::Finished { job: id, state }),
         }
+        if self.is_refunded(id) {
+            return Err(Refusal::Refunded { job: id });
+        }
         if job.spec.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Refusal::Overdue { job: id });
         }

@@ -41,8 +41,9 @@ impl Step<'_> {
             failed: 0,
             lost: 0,
         });
+        let paid_to = capabilities.payout_address.or(was.capabilities.payout_address);
         let worker = Worker {
-            capabilities: capabilities.clone(),
+            capabilities: Capabilities { payout_address: paid_to, ..capabilities.clone() },
             location: location.clone(),
             version: version.to_owned(),
             verdict: Verdict::Online,

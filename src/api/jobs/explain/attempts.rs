@@ -155,6 +155,7 @@ mod tests {
             queued_at: Timestamp::default(),
             submitted_index: 1,
             finished_at: None,
+            awaits_chain: false,
             next_attempt_at: Timestamp::default(),
             history: lines.iter().enumerate().map(line).collect(),
         }

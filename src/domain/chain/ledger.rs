@@ -1,0 +1,170 @@
+//! The replicated books: lane, waiting and parked items, jobs on chain.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Again, Block, Closed, Felt, Parked, Settlement, Site, Slot, U256};
+use crate::domain::cow::Map;
+use crate::domain::ids::{JobId, WorkerId};
+
+/// Counts since ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub succeeded: u64,
+    pub reverted: u64,
+    pub abandoned: u64,
+    /// Calls of transactions that succeeded.
+    pub calls: u64,
+    /// Fees of all that landed, in the fee token's smallest unit.
+    pub fees: u128,
+    /// Reverted transactions by the reason's last word, at most 32 of them; the rest is `other`.
+    pub reasons: BTreeMap<Box<str>, u64>,
+    /// Jobs taken from the contract's events, and those that can not be run here.
+    pub arrived: u64,
+    pub refused: u64,
+}
+
+/// What [`super`] says, in full.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    pub(in crate::domain) books: Books,
+    pub(in crate::domain) lane: BTreeMap<u64, Arc<Slot>>,
+    pub(in crate::domain) again: Map<u64, Arc<Again>>,
+    pub(in crate::domain) parked: Map<u64, Arc<Parked>>,
+    pub(in crate::domain) settlements: Map<JobId, Arc<Settlement>>,
+    /// Jobs that came from the contract; follows from `settlements`.
+    pub(in crate::domain) arrived: Map<U256, JobId>,
+    pub(in crate::domain) payees: Map<WorkerId, Felt>,
+    pub(in crate::domain) recent: Map<u64, Arc<Closed>>,
+}
+
+/// The small part.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Books {
+    pub site: Option<Site>,
+    pub epoch: u64,
+    pub next_nonce: Option<u64>,
+    pub totals: Totals,
+    /// Number of the last closed transaction.
+    pub closed: u64,
+    /// The hour (since 1970) that something was last paid in, and how much in it.
+    pub spent: (u64, u128),
+    /// The first block whose events were not read; `None`: none ever was.
+    pub next_block: Option<u64>,
+    /// The newest blocks that were read, oldest first.
+    pub tail: Vec<Block>,
+}
+
+impl Ledger {
+    /// `None` before the first leader began.
+    pub fn site(&self) -> Option<&Site> {
+        self.books.site.as_ref()
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.books.epoch
+    }
+
+    /// The nonce that is planned next; `None` before the first.
+    pub fn next_nonce(&self) -> Option<u64> {
+        self.books.next_nonce
+    }
+
+    pub fn totals(&self) -> &Totals {
+        &self.books.totals
+    }
+
+    /// Fees paid in the hour (since 1970) of `now_ms`.
+    pub fn spent_in_hour(&self, now_ms: u64) -> u128 {
+        let (hour, spent) = self.books.spent;
+        if hour == now_ms / 3_600_000 { spent } else { 0 }
+    }
+
+    pub fn next_block(&self) -> Option<u64> {
+        self.books.next_block
+    }
+
+    pub fn tail(&self) -> &[Block] {
+        &self.books.tail
+    }
+
+    /// Open slots by nonce: waiting ones, and those that are watched.
+    pub fn lane(&self) -> impl Iterator<Item = (u64, &Arc<Slot>)> {
+        self.lane.iter().map(|(nonce, slot)| (*nonce, slot))
+    }
+
+    /// Those whose transaction is not known to have landed.
+    pub fn waiting(&self) -> impl Iterator<Item = (u64, &Arc<Slot>)> {
+        self.lane().filter(|(_, slot)| slot.landed.is_none())
+    }
+
+    pub fn slot(&self, nonce: u64) -> Option<&Arc<Slot>> {
+        self.lane.get(&nonce)
+    }
+
+    /// Items to be planned again, oldest entry first.
+    pub fn again(&self) -> impl Iterator<Item = &Arc<Again>> {
+        self.again.iter().map(|(_, again)| again)
+    }
+
+    pub fn again_len(&self) -> usize {
+        self.again.len()
+    }
+
+    pub fn parked(&self, seq: u64) -> Option<&Arc<Parked>> {
+        self.parked.get(&seq)
+    }
+
+    pub fn parked_after(&self, cursor: Option<u64>) -> impl Iterator<Item = &Arc<Parked>> {
+        self.parked.after(cursor).map(|(_, parked)| parked)
+    }
+
+    pub fn parked_len(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Whether an item of the job is parked: what comes after it has to wait.
+    pub fn is_parked(&self, job: JobId) -> bool {
+        self.settlements.get(&job).is_some_and(|settlement| !settlement.parked.is_empty())
+    }
+
+    pub fn settlement(&self, job: JobId) -> Option<&Arc<Settlement>> {
+        self.settlements.get(&job)
+    }
+
+    /// Our job that came from the contract under this id.
+    pub fn arrived(&self, job: U256) -> Option<JobId> {
+        self.arrived.get(&job).copied()
+    }
+
+    /// Where the contract pays a worker, as far as we told it.
+    pub fn payee(&self, worker: WorkerId) -> Option<Felt> {
+        self.payees.get(&worker).copied()
+    }
+
+    /// Finds out which jobs came from the contract.
+    pub(in crate::domain) fn with_arrivals(mut self) -> Self {
+        let named = |(job, of): (&JobId, &Arc<Settlement>)| of.chain_job.map(|id| (id, *job));
+        let theirs = self.settlements.iter().filter_map(named).filter(|(id, job)| *id != U256::of(*job));
+        self.arrived = theirs.fold(Map::default(), |mut map, (id, job)| {
+            map.insert(id, job);
+            map
+        });
+        self
+    }
+
+    /// With the job goes what is kept of it.
+    pub(in crate::domain) fn forget(&mut self, job: JobId) {
+        let settlement = self.settlements.remove(&job);
+        if let Some(id) = settlement.and_then(|settlement| settlement.chain_job) {
+            self.arrived.remove(&id);
+        }
+    }
+
+    /// Closed transactions after a number, oldest first; the last [`super::RECENT_MAX`].
+    pub fn recent_after(&self, cursor: Option<u64>) -> impl Iterator<Item = &Arc<Closed>> {
+        self.recent.after(cursor).map(|(_, closed)| closed)
+    }
+}
