@@ -7,7 +7,7 @@
 //! Absent: everything that needs the state to decide.
 
 use super::auction::{SEALED_MAX, Sealed};
-use super::chain::{Act, CALLS_MAX, FELTS_MAX};
+use super::chain::{Act, CALLS_MAX, Call, FELTS_MAX};
 use super::command::{Command, Complete, Fail, Submit};
 use super::ids::Digest;
 use super::job::{JobSpec, REDUNDANCY_MAX, Requirements, Retry};
@@ -100,8 +100,7 @@ fn ingest(ingest: &Ingest) -> Verdict {
 fn chain(act: &Act) -> Verdict {
     match act {
         Act::Prepare { transaction, .. } => {
-            let (calls, felts) =
-                (transaction.calls().count(), transaction.calls().map(|call| call.calldata.len()).sum());
+            let (calls, felts) = (transaction.calls().count(), felts(transaction.calls()));
             ensure(calls <= CALLS_MAX, || format!("{calls} calls, at most {CALLS_MAX}"))?;
             ensure(FELTS_MAX >= felts, || format!("{felts} felts of calldata, at most {FELTS_MAX}"))?;
             ensure(!transaction.items.is_empty(), || "a transaction without items".to_owned())
@@ -115,7 +114,10 @@ fn chain(act: &Act) -> Verdict {
             parked.iter().try_for_each(|(item, code, reason)| {
                 name("code", code)?;
                 text("reason", reason, TEXT_MAX)?;
-                ensure(item.calls.len() <= CALLS_MAX, || format!("{} calls in an item", item.calls.len()))
+                let felts = felts(&item.calls);
+                ensure(item.calls.len() <= CALLS_MAX && felts <= FELTS_MAX, || {
+                    format!("{} calls and {felts} felts in an item", item.calls.len())
+                })
             })
         }
         Act::Followed { arrivals, payments, .. } => {
@@ -124,6 +126,11 @@ fn chain(act: &Act) -> Verdict {
         }
         _ => Ok(()),
     }
+}
+
+/// Of calldata.
+fn felts<'a>(calls: impl IntoIterator<Item = &'a Call>) -> usize {
+    calls.into_iter().map(|call| call.calldata.len()).sum()
 }
 
 fn letter(letter: &Letter) -> Verdict {

@@ -161,6 +161,18 @@ mod tests {
     }
 
     #[test]
+    fn where_a_worker_is_paid_survives_the_wire_and_must_be_an_account() {
+        let paid = Capabilities { payout_address: "0xabc".parse().ok(), ..Capabilities::default() };
+        assert_eq!(capabilities_from_proto(capabilities_to_proto(&paid)), Some(paid));
+        let none = capabilities_from_proto(proto::Capabilities::default());
+        assert_eq!(none.map(|capabilities| capabilities.payout_address), Some(None));
+        for text in ["abc", "0x", "0xg", &format!("0x{}", "f".repeat(64))] {
+            let wrong = proto::Capabilities { payout_address: text.to_owned(), ..Default::default() };
+            assert!(capabilities_from_proto(wrong).is_none(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_place_off_the_map_does_not_decode() {
         let place = proto::Location { latitude_e6: Some(90_000_001), ..Default::default() };
         assert!(location_from_proto(place).is_none());

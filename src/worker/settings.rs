@@ -427,6 +427,8 @@ mod tests {
             (("network.coordinators", Value::Array(vec![text("/ip4/127.0.0.1/tcp/1")])), "not an address"),
             (("network.coordinators", Value::Array(vec![text(&format!("{PEER}/p2p/{PEER}"))])), "not an address"),
             (("network.name", text("no_such")), "letters, digits and hyphens"),
+            (("worker.payout_address", text("me")), "expected an account on Starknet"),
+            (("worker.payout_address", text("0x0")), "nobody can spend"),
             (("network.name", text(&"n".repeat(33))), "1 to 32"),
             (("jobs.two-words", Value::Table("builtin = \"noop\"".parse().unwrap())), "is no job type"),
             (("jobs.2d", Value::Table("builtin = \"noop\"".parse().unwrap())), "is no job type"),

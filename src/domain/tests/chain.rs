@@ -3,8 +3,8 @@
 use super::fixture::{SMALL, check, complete, job, register, reread, spec, submit, worker};
 use crate::domain::apply::Position;
 use crate::domain::chain::{
-    Act, Arrival, Block, Bounds, Call, Confirmation, Felt, IN_FLIGHT_MAX, Item, LANE_MAX, Landed, Payment, Policy,
-    Site, Stage, Terms, Transaction, U256,
+    Act, Arrival, Block, Bounds, Call, Confirmation, FELTS_MAX, Felt, IN_FLIGHT_MAX, Item, LANE_MAX, Landed, Payment,
+    Policy, Site, Stage, Terms, Transaction, U256,
 };
 use crate::domain::command::{Command, Done, Record, Refusal, Reply};
 use crate::domain::ids::{JobId, Price};
@@ -299,6 +299,37 @@ fn jobs_and_payments_come_from_the_contract_and_blocks_that_are_read_again_count
     assert_eq!(paid(&cluster), 0);
     cluster.act(read(11, 12, arrivals, vec![payment])).unwrap();
     assert_eq!((paid(&cluster), cluster.0.submitted_total()), (70, 1));
+}
+
+#[test]
+fn a_registration_that_does_not_say_where_to_pay_leaves_what_was_said() {
+    let mut cluster = Cluster::new();
+    let register = |payout_address| {
+        let Command::RegisterWorker { worker, mut capabilities, location, version } = register(worker(1), 4) else {
+            unreachable!()
+        };
+        capabilities.payout_address = payout_address;
+        Command::RegisterWorker { worker, capabilities, location, version }
+    };
+    let paid_to = |cluster: &Cluster| cluster.0.worker(worker(1)).unwrap().capabilities.payout_address;
+    for (said, known) in
+        [(None, None), (Some(felt(5)), Some(felt(5))), (None, Some(felt(5))), (Some(felt(6)), Some(felt(6)))]
+    {
+        cluster.apply(register(said)).unwrap();
+        assert_eq!(paid_to(&cluster), known);
+    }
+}
+
+#[test]
+fn more_than_the_network_takes_is_refused() {
+    let mut cluster = Cluster::new();
+    let seq = cluster.submit(job(1), Policy::SettleLater);
+    let mut long = item(seq, job(1), Stage::Register);
+    long.calls[0].calldata = vec![felt(1); FELTS_MAX + 1];
+    assert!(matches!(cluster.prepare(0, 1, vec![long.clone()]), Err(Refusal::Invalid(_))));
+    let park = Act::Park { parked: vec![(long, "no".into(), "too long".into())], through: seq };
+    assert!(matches!(cluster.act(park), Err(Refusal::Invalid(_))));
+    assert!(matches!(cluster.prepare(0, 1, vec![]), Err(Refusal::Invalid(_))));
 }
 
 #[test]
