@@ -56,7 +56,6 @@ pub(super) async fn open(
     let (log, machine, directory) = opened.map_err(|error| Error::Setup(format!("open the log: {error}")))?;
     let unreadable = |error: std::io::Error| Error::Setup(format!("read the log: {error}"));
     let pristine = log.is_pristine().map_err(unreadable)?;
-    let last_at_start = log.last_index().map_err(unreadable)?;
     if pristine && !initial.is_empty() && !initial.contains_key(&node) {
         return Err(not_listed(node, &initial));
     }
@@ -86,14 +85,14 @@ pub(super) async fn open(
         log_clock: Default::default(),
         disk: Default::default(),
     });
-    run(&core, pristine.then_some(initial), last_at_start, tasks);
+    run(&core, pristine.then_some(initial), tasks);
     Ok(core)
 }
 
-fn run(core: &Arc<Core>, form: Option<BTreeMap<NodeId, String>>, last_at_start: Option<u64>, tasks: &Tasks) {
+fn run(core: &Arc<Core>, form: Option<BTreeMap<NodeId, String>>, tasks: &Tasks) {
     tasks.spawn_until_stopped("leadership", leadership::watch(core.clone()));
     tasks.spawn_until_stopped("meet", leadership::meet(core.clone()));
-    tasks.spawn_until_stopped("recovery", leadership::recover(core.clone(), last_at_start));
+    tasks.spawn_until_stopped("recovery", leadership::recover(core.clone()));
     let disk = core.clone();
     tasks.spawn_until_stopped("disk", async move {
         let error = disk.store.failed().await;

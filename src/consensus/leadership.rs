@@ -23,7 +23,7 @@ use super::deliver::jitter;
 use super::frames::{Fault, HandOver};
 use super::network::Failure;
 use super::types::{LogId, Metrics};
-use super::{Error, Leadership};
+use super::{Error, Leadership, read};
 
 /// How often time alone is looked at: quorum age, silent transfers.
 const TICK: Duration = Duration::from_millis(100);
@@ -34,6 +34,10 @@ const LOG_SNAPSHOTS: u64 = 1;
 
 /// A member that acknowledged within this is taken to be alive.
 const RECENT: Duration = Duration::from_secs(1);
+
+/// How long a node that has started asks what is committed, at a time, and until it asks again.
+const ASKED_FOR: Duration = Duration::from_secs(5);
+const ASKED_AGAIN: Duration = Duration::from_millis(50);
 
 /// How often members that have not been met are tried.
 const MEET_EVERY: Duration = Duration::from_secs(1);
@@ -153,19 +157,19 @@ pub(super) async fn meet(core: Arc<Core>) {
     }
 }
 
-/// Reports readiness once this node applied what the cluster had committed when it was first heard.
+/// Reports readiness once this node applied what the cluster had committed when it was asked for that.
 ///
-/// The first thing heard may be old news, from a leader that has not committed anything yet: so it must cover our
-/// log at the start and be of the leader's own term. What a new leader cut off our log's end is not waited for.
-pub(super) async fn recover(core: Arc<Core>, last_at_start: Option<u64>) {
-    let heard = |metrics: &Metrics| {
-        let wanted = last_at_start.min(metrics.last_log_index);
-        let current = |id: &LogId| id.leader_id.term == metrics.current_term && Some(id.index) >= wanted;
-        metrics.cluster_committed.is_some_and(|id| current(&id))
+/// What is merely heard may be old news: a request that was written before this node started, or one from a leader
+/// that has not committed anything yet. So the leader is asked, who answers when a quorum has confirmed it.
+pub(super) async fn recover(core: Arc<Core>) {
+    let target = loop {
+        match read::committed(&core, clock::instant() + ASKED_FOR).await {
+            Ok(index) => break index,
+            Err(error) => tracing::debug!(%error, "not heard what is committed"),
+        }
+        sleep(ASKED_AGAIN).await;
     };
-    let Ok(metrics) = core.raft.wait(None).metrics(heard, "heard what is committed").await else { return };
-    let target = metrics.cluster_committed.map(|id| id.index);
-    if core.raft.wait(None).applied_index_at_least(target, "recovered").await.is_ok() {
+    if core.raft.wait(None).applied_index_at_least(Some(target), "recovered").await.is_ok() {
         core.recovered.store(true, Ordering::Release);
         tracing::info!(applied = *core.applied.index().borrow(), "recovered");
     }

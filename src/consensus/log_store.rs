@@ -104,10 +104,6 @@ impl LogStore {
         Ok(memory.vote.is_none() && memory.purged.is_none() && !logged)
     }
 
-    pub fn last_index(&self) -> io::Result<Option<u64>> {
-        Ok(self.shared.last()?.map(|id| id.index))
-    }
-
     /// Bytes logged since the last [`Self::forget_appended`]: since the last snapshot.
     pub fn appended_bytes(&self) -> u64 {
         self.shared.appended.load(Ordering::Relaxed)

@@ -4,7 +4,7 @@
 //! index that was asked for is used once; a retry asks again, since what was
 //! committed in between must be seen.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::ReadPolicy;
 use tokio::time::{sleep, timeout};
@@ -24,6 +24,12 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// Waits until this node has applied all that was committed before the call.
 pub(super) async fn linearize(core: &Core, limit: Duration) -> Result<u64, Error> {
     let deadline = clock::instant() + limit;
+    let index = committed(core, deadline).await?;
+    core.wait_applied(index, deadline.saturating_duration_since(clock::instant())).await.map(|()| index)
+}
+
+/// An index that covers all that was committed before the call, as a leader says that a quorum confirmed.
+pub(super) async fn committed(core: &Core, deadline: Instant) -> Result<u64, Error> {
     loop {
         let (route, left) = core.route_by(deadline).await?;
         let asked = match route {
@@ -37,8 +43,7 @@ pub(super) async fn linearize(core: &Core, limit: Duration) -> Result<u64, Error
             }
         };
         if let Some(index) = asked {
-            let left = deadline.saturating_duration_since(clock::instant());
-            return core.wait_applied(index, left).await.map(|()| index);
+            return Ok(index);
         }
         sleep(jitter().min(left)).await;
     }
