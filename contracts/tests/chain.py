@@ -103,8 +103,9 @@ class Deployed:
     def __init__(self, chain, name, address):
         abi = json.loads(artifact(name))["abi"]
         self.chain, self.address = chain, address
-        # A view is asked by nobody in particular.
-        self.contract = Contract(address=address, abi=abi, provider=chain.client, cairo_version=1)
+        # It wants an account to encode a call; who sends it is decided later.
+        account = chain.people[0].account
+        self.contract = Contract(address=address, abi=abi, provider=account, cairo_version=1)
         for entry in abi:
             if entry["type"] == "event" and entry["kind"] == "struct":
                 short = entry["name"].split("::")[-1]
