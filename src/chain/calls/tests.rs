@@ -19,7 +19,7 @@ fn id() -> JobId {
     "018f0000-0000-7000-8000-0000000000ff".parse().unwrap()
 }
 
-const ID: &str = "0x18f0000000070008000000000000ff";
+const ID: &str = "0x18f00000000700080000000000000ff";
 
 fn job() -> Job {
     sample::job(id())

@@ -239,6 +239,9 @@ async fn the_probe_tells_that_the_chain_is_down_and_that_it_came_back() {
     let endpoint = Endpoint::start(&tasks, move |method: &str| match (method, flag.load(Ordering::Relaxed)) {
         (_, false) => Answer::Status(500, ""),
         ("starknet_chainId" | "starknet_blockHashAndNumber", true) => well(3)(method),
+        ("starknet_getBlockWithTxHashes", true) => {
+            Answer::Text(r#"{"jsonrpc":"2.0","id":1,"error":{"code":24,"message":"no block"}}"#)
+        }
         (_, true) => Answer::Text(r#"{"jsonrpc":"2.0","id":1,"error":{"code":20,"message":"no contract"}}"#),
     })
     .await;
