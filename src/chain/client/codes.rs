@@ -100,6 +100,7 @@ fn told(said: &StarknetError) -> String {
         StarknetError::TransactionExecutionError(data) => flat(&data.execution_error),
         StarknetError::InvalidTransactionNonce(text) => format!("invalid transaction nonce: {text}"),
         StarknetError::ValidationFailure(text) => format!("validation failed: {text}"),
+        StarknetError::InsufficientAccountBalance => "the account has less STRK than this may cost".to_owned(),
         StarknetError::UnexpectedError(text) | StarknetError::CompilationFailed(text) => text.clone(),
         other => other.to_string(),
     }
