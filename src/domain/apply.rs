@@ -14,6 +14,7 @@
 //!   [`Step::transition`], which keeps history and journal.
 
 mod chain;
+mod events;
 mod jobs;
 mod kafka;
 mod retry;

@@ -61,6 +61,8 @@ pub const RECENT_MAX: usize = 1_000;
 pub const TAIL_MAX: usize = 64;
 /// Bytes kept of a reason.
 pub const REASON_MAX: usize = 1 << 10;
+/// Payments of a job that are kept with their blocks. Beyond it the oldest count as final.
+pub const PAYMENTS_MAX: usize = 16;
 
 /// How a job is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -256,6 +258,9 @@ pub struct Settlement {
     pub parked: Vec<u64>,
     /// Paid to workers and others by anyone, as the contract's events say.
     pub paid: u128,
+    /// The newest parts of it, with their blocks: those of a block that is given up are taken back. At most
+    /// [`PAYMENTS_MAX`].
+    pub payments: Vec<(u64, u128)>,
 }
 
 /// Which transaction carries a stage.
@@ -291,6 +296,7 @@ pub struct Closed {
 /// A payment the contract made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
+    pub block: u64,
     pub job: U256,
     pub payee: Felt,
     pub amount: u128,

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::{Step, cut};
 use crate::domain::chain::{
-    Act, Again, Arrival, Block, Closed, Confirmation, Felt, IN_FLIGHT_MAX, Item, LANE_MAX, LINKS_MAX, Landed, Link,
-    Parked, Payment, RECENT_MAX, Settlement, Site, Slot, Stage, TAIL_MAX, TRIES_MAX, Transaction, U256,
+    Act, Again, Closed, Confirmation, Felt, IN_FLIGHT_MAX, Item, LANE_MAX, LINKS_MAX, Landed, Link,
+    Parked, RECENT_MAX, Settlement, Site, Slot, Stage, TAIL_MAX, TRIES_MAX, Transaction, U256,
 };
-use crate::domain::check;
 use crate::domain::command::{Done, Refusal, Reply};
 use crate::domain::ids::JobId;
 use crate::domain::job::{Cause, JobError, JobState, Source};
@@ -100,6 +99,7 @@ impl Step<'_> {
             return Err(not_planned(format!("nonce {nonce} is out of turn, {:?} is next", chain.next_nonce())));
         }
         self.takeable(&transaction.items, through)?;
+        self.refundable(&transaction.items)?;
         self.make_room_in_lane();
         for item in &transaction.items {
             self.state.chain.again.remove(&item.seq);
@@ -130,13 +130,19 @@ impl Step<'_> {
             if !due || last >= Some(item.seq) {
                 return Err(not_planned(format!("entry {} is not to be planned", item.seq)));
             }
-            let reopened = |id| self.state.jobs.get(id).is_some_and(|job| !job.state.is_final());
-            if item.stage == Stage::Refund && reopened(&item.job) {
-                return Err(not_planned(format!("job {} was reopened", item.job)));
-            }
             last = Some(item.seq);
         }
         Ok(())
+    }
+
+    /// Whether no escrow goes back of a job that was given another chance since, or was completed by it.
+    fn refundable(&self, items: &[Item]) -> Result<(), Refusal> {
+        let lost = |state: JobState| matches!(state, JobState::Failed | JobState::Cancelled);
+        let goes_on = |item: &&Item| self.state.jobs.get(&item.job).is_some_and(|job| !lost(job.state));
+        match items.iter().filter(|item| item.stage == Stage::Refund).find(goes_on) {
+            Some(item) => Err(not_planned(format!("job {} was reopened", item.job))),
+            None => Ok(()),
+        }
     }
 
     /// The cursor, if `through` is not behind it and not beyond the journal.
@@ -185,7 +191,7 @@ impl Step<'_> {
     }
 
     /// Changes what is kept of a job on chain; a job that is forgotten has nothing any more.
-    fn settlement(&mut self, job: JobId, change: impl FnOnce(&mut Settlement)) {
+    pub(super) fn settlement(&mut self, job: JobId, change: impl FnOnce(&mut Settlement)) {
         if !self.state.jobs.contains(&job) {
             return;
         }
@@ -439,60 +445,6 @@ impl Step<'_> {
         Ok(Done::Unchanged)
     }
 
-    // ------------------------------------------------------------ events
-
-    fn followed(&mut self, from: u64, to: Block, arrivals: &[Arrival], payments: &[Payment]) -> Reply {
-        let next = self.state.chain.next_block();
-        if next.is_some_and(|next| next != from) || to.number < from {
-            return Err(not_planned(format!("events are read up to block {next:?}, not {from}")));
-        }
-        for arrival in arrivals {
-            self.arrive(arrival);
-        }
-        for payment in payments {
-            let ours = JobId(payment.job.low.to_be_bytes());
-            let job = self.state.chain.arrived(payment.job).unwrap_or(ours);
-            let named = |settlement: &Settlement| settlement.chain_job == Some(payment.job);
-            if self.state.chain.settlement(job).is_some_and(|settlement| named(settlement)) {
-                self.settlement(job, |settlement| settlement.paid = settlement.paid.saturating_add(payment.amount));
-            }
-        }
-        let books = &mut self.state.chain.books;
-        books.next_block = Some(to.number.saturating_add(1));
-        books.tail.push(to);
-        let surplus = books.tail.len().saturating_sub(TAIL_MAX);
-        books.tail.drain(..surplus);
-        Ok(Done::Unchanged)
-    }
-
-    /// Takes a job from the contract. It is registered there already.
-    fn arrive(&mut self, arrival: &Arrival) {
-        let taken = arrival.submit.as_ref().is_some_and(|submit| {
-            let known = self.state.remembers(submit.id);
-            let accepted = check::submit(submit).is_ok()
-                && submit.source == Source::Chain
-                && (known || matches!(self.submit(submit), Ok(Done::Submitted { .. })));
-            if accepted && !known {
-                self.state.chain.arrived.insert(arrival.job, submit.id);
-                self.settlement(submit.id, |settlement| settlement.chain_job = Some(arrival.job));
-            }
-            accepted
-        });
-        let totals = &mut self.state.chain.books.totals;
-        let count = if taken { &mut totals.arrived } else { &mut totals.refused };
-        *count = count.saturating_add(1);
-    }
-
-    fn rewind(&mut self, to: u64) -> Reply {
-        let books = &mut self.state.chain.books;
-        if books.next_block.is_none_or(|next| to >= next) {
-            return Ok(Done::Unchanged);
-        }
-        books.next_block = Some(to);
-        books.tail.retain(|block| block.number < to);
-        Ok(Done::Unchanged)
-    }
-
     /// Whether the escrow of a job went back, or is on its way.
     pub(super) fn is_refunded(&self, job: JobId) -> bool {
         let refund = |item: &Item| item.job == job && item.stage == Stage::Refund;
@@ -519,6 +471,6 @@ fn name(chain: Felt) -> String {
     String::from_utf8(chain.text().to_vec()).unwrap_or_else(|_| chain.to_string())
 }
 
-fn not_planned(why: String) -> Refusal {
+pub(super) fn not_planned(why: String) -> Refusal {
     Refusal::NotPlanned(why)
 }
