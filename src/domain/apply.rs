@@ -14,7 +14,6 @@
 //!   [`Step::transition`], which keeps history and journal.
 
 mod chain;
-mod events;
 mod jobs;
 mod kafka;
 mod retry;
