@@ -33,6 +33,7 @@
 mod bisect;
 mod items;
 mod lane;
+mod parked;
 mod plan;
 mod purse;
 mod rates;
@@ -264,18 +265,13 @@ impl Settler {
 
     /// What is settled next: what came to nothing so far, or else what follows in the journal.
     async fn plan(&mut self, place: &Place) -> Plan {
-        let client = &self.reign.context.client;
         self.held.retain(|_, since| since.elapsed() < SHUT);
-        let held = self.held.keys().copied().collect();
-        let tries = |seq| self.reverts.get(&seq).copied().unwrap_or(0);
-        let again = client.read(|state| Plan::again(state, place, self.room(), &held, tries));
+        let again = self.plan_again(place);
         if !again.is_empty() {
             return again;
         }
-        let cursor = client.read(|state| state.journal().cursor(Sink::Chain)).unwrap_or(0);
-        let mut plan = Plan::after(cursor.max(self.passed));
-        let room = self.room();
-        while client.read(|state| plan.extend(state, place, room)) {
+        let mut plan = Plan::after(self.planned().max(self.passed));
+        while self.extend(&mut plan, place) {
             tokio::task::yield_now().await;
         }
         if plan.lost > 0 {
@@ -283,6 +279,27 @@ impl Settler {
             self.worries.lost(plan.lost);
         }
         plan
+    }
+
+    fn plan_again(&self, place: &Place) -> Plan {
+        let held = self.held.keys().copied().collect();
+        let room = self.room();
+        self.reign.context.client.read(|state| {
+            if state.chain().again_len() == 0 {
+                return Plan::default();
+            }
+            Plan::again(state, place, room, &held, &self.reverts)
+        })
+    }
+
+    fn extend(&self, plan: &mut Plan, place: &Place) -> bool {
+        let room = self.room();
+        self.reign.context.client.read(|state| plan.extend(state, place, room))
+    }
+
+    /// Up to which entry everything is planned or passed over.
+    fn planned(&self) -> u64 {
+        self.reign.context.client.read(|state| state.journal().cursor(Sink::Chain)).unwrap_or(0)
     }
 
     /// Tells the log, one time for many, up to where there is nothing to settle.
@@ -302,32 +319,6 @@ impl Settler {
             self.passed_at = Some(clock::instant());
         }
         Ok(())
-    }
-
-    async fn park(&mut self, plan: &Plan) -> Result<(), Trouble> {
-        for (item, code, reason) in &plan.parked {
-            let (job, stage) = (item.job, item.stage.as_str());
-            debug!(%job, stage, entry = item.seq, %code, %reason, "parked");
-        }
-        let parked = Act::Park { parked: plan.parked.clone(), through: plan.through };
-        let dropped = plan.idle.iter().map(|seq| Act::Drop { seq: *seq });
-        let replies = self.tell(std::iter::once(parked).chain(dropped).collect()).await?;
-        match replies.into_iter().next() {
-            Some(Err(Refusal::LettersFull { limit })) => {
-                let text = format!(
-                    "{limit} entries are parked, and there is no room for more: nothing is settled until some are \
-                     retried or dropped (`blockchain dlq`)"
-                );
-                self.worries.note(Worry::Parked, Some(text));
-                tokio::time::sleep(SHUT).await;
-                Ok(())
-            }
-            Some(Err(refusal)) => Err(refusal.into()),
-            _ => {
-                self.worries.note(Worry::Parked, None);
-                Ok(())
-            }
-        }
     }
 
     // ------------------------------------------------------------ pace

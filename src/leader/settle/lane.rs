@@ -121,8 +121,10 @@ impl Rules {
         if found.hash != known.hash || found.reverted.is_some() != known.reverted.is_some() {
             return Step::Lost;
         }
-        let moved = found.block.is_some() && found.block != known.block && found.confirmation >= known.confirmation;
-        if found.confirmation > known.confirmation || moved {
+        if found.confirmation == known.confirmation && found.block != known.block && known.block.is_some() {
+            return Step::Lost;
+        }
+        if found.confirmation > known.confirmation {
             // The reason is kept cut; it is the same.
             return Step::Landed(Box::new(Landed { reverted: known.reverted.clone(), ..found.clone() }));
         }

@@ -13,7 +13,7 @@
 //!   entry that has, but does not go along.
 //! * A plan's items fit one transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::items::{Made, Place, Wanted, is_lost};
 use crate::domain::chain::{Again, Call, Item, Ledger, Stage};
@@ -121,8 +121,14 @@ impl Plan {
 
     // ------------------------------------------------------------ again
 
-    /// What came to nothing so far, first of all. `held` are not for now; `tries` says how often items were reverted.
-    pub fn again(state: &State, place: &Place, room: Room, held: &BTreeSet<u64>, tries: impl Fn(u64) -> u32) -> Self {
+    /// What came to nothing so far, first of all. `held` are not for now; `reverts` says how often items were reverted.
+    pub fn again(
+        state: &State,
+        place: &Place,
+        room: Room,
+        held: &BTreeSet<u64>,
+        reverts: &BTreeMap<u64, u32>,
+    ) -> Self {
         let chain = state.chain();
         let mut plan = Self { again: true, ..Self::after(state.journal().cursor(Sink::Chain).unwrap_or(0)) };
         // Jobs with an item that does not go along.
@@ -133,7 +139,7 @@ impl Plan {
                 waiting.insert(item.job);
                 continue;
             }
-            match renewed(state, place, again, tries(item.seq)) {
+            match renewed(state, place, again, reverts.get(&item.seq).copied().unwrap_or(0)) {
                 Renewed::Item(item) if plan.fits(&item, room) => plan.push(item),
                 Renewed::Item(_) => {
                     plan.full = true;

@@ -16,8 +16,10 @@ use super::worries::Worry;
 use super::{Rest, SHUT, Settler, Trouble};
 use crate::chain::Generation;
 use crate::clock;
+use crate::domain::State;
 use crate::domain::chain::{Act, Site};
 use crate::domain::command::Done;
+use crate::domain::journal::Sink;
 
 /// Until another epoch is claimed after somebody else used a higher one; doubled each time.
 const OVERTAKEN_FIRST: Duration = Duration::from_secs(1);
@@ -29,10 +31,14 @@ const SHUTS: [Worry; 4] = [Worry::Site, Worry::Key, Worry::Shut, Worry::Down];
 impl Settler {
     /// The first leader ever says which site the books are of, so that the journal keeps what is to be settled.
     pub(super) async fn begin(&mut self) -> Result<(), Trouble> {
-        if self.books(|chain| chain.site().is_some()) {
+        let registered = |state: &State| state.journal().cursor(Sink::Chain).is_some();
+        if self.reign.context.client.read(registered) {
             return Ok(());
         }
         let Some(site) = self.chain.site() else { return Ok(()) };
+        if self.books(|chain| chain.site().is_some_and(|known| *known != site)) {
+            return Ok(());
+        }
         self.claim(site, 0).await.map(drop)
     }
 

@@ -18,7 +18,7 @@ use super::worries::Worry;
 use super::{GATHER, IN_FLIGHT, POLL, PAUSE, Rest, SHUT, Settler, Trouble};
 use crate::chain::{EstimateError, Kind, SendError, fees};
 use crate::clock;
-use crate::domain::chain::{Act, Bounds, Item, Slot, Transaction};
+use crate::domain::chain::{Act, Bounds, Item, Slot, Stage, Transaction};
 use crate::domain::command::Refusal as Refused;
 
 /// What can be short.
@@ -134,11 +134,12 @@ impl Settler {
         if whom == Blame::Payment && self.is_unpaid(&item) {
             return Ok(Cost::Not(if plan.again { Rest::No } else { Rest::For(SHUT) }));
         }
-        info!(job = %item.job, stage = item.stage.as_str(), %word, "a call reverts: it is parked");
+        info!(job = %item.job, stage = item.stage.as_str(), %word, "a call reverts: it is put aside");
         let through = if plan.again { plan.through } else { item.seq };
         self.reverts.remove(&item.seq);
-        let parked = (item, word.into(), reason.into());
-        self.park(&Plan { parked: vec![parked], again: plan.again, ..Plan::after(through) }).await?;
+        let idle = if is_idle(item.stage, &word) { vec![item.seq] } else { vec![] };
+        let parked = vec![(item, word.into(), reason.into())];
+        self.park(&Plan { parked, idle, again: plan.again, ..Plan::after(through) }).await?;
         Ok(Cost::Not(Rest::No))
     }
 
@@ -291,6 +292,14 @@ impl Settler {
         };
         let text = format!("the node does not take the transaction of nonce {nonce}: {}", refused.detail);
         self.worries.note(worry, Some(text));
+    }
+}
+
+/// Whether a stage of a job that has ended on chain, or was never there, leaves nothing to do.
+fn is_idle(stage: Stage, word: &str) -> bool {
+    match stage {
+        Stage::Assign | Stage::Refund => word == "job_ended",
+        Stage::Register | Stage::Settle => false,
     }
 }
 
