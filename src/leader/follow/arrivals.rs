@@ -87,8 +87,7 @@ fn submit(chain: &Handle, job: &Told, spec: &Spec, now: Timestamp) -> Option<Sub
     let options = chain.options();
     match made(options.contract, job, spec, now) {
         Ok(mut submit) => {
-            submit.spec.settlement =
-                Some(Terms { policy: Policy::SettleLater, confirmation: options.confirmation });
+            submit.spec.settlement = Some(Terms { policy: Policy::SettleLater, confirmation: options.confirmation });
             Some(submit)
         }
         Err(why) => {

@@ -127,13 +127,7 @@ impl Plan {
     // ------------------------------------------------------------ again
 
     /// What came to nothing so far, first of all. `held` are not for now; `reverts` says how often items were reverted.
-    pub fn again(
-        state: &State,
-        place: &Place,
-        room: Room,
-        held: &BTreeSet<u64>,
-        reverts: &BTreeMap<u64, u32>,
-    ) -> Self {
+    pub fn again(state: &State, place: &Place, room: Room, held: &BTreeSet<u64>, reverts: &BTreeMap<u64, u32>) -> Self {
         let chain = state.chain();
         let mut plan = Self { again: true, ..Self::after(state.journal().cursor(Sink::Chain).unwrap_or(0)) };
         // Jobs with an item that does not go along.
@@ -192,7 +186,9 @@ impl Plan {
         };
         let taken = match made {
             Made::Nothing => true,
-            Made::Item(Item { job, .. }) | Made::Unfit { item: Item { job, .. }, .. } if waiting.contains(&job) => false,
+            Made::Item(Item { job, .. }) | Made::Unfit { item: Item { job, .. }, .. } if waiting.contains(&job) => {
+                false
+            }
             Made::Item(item) if state.chain().is_parked(item.job) || self.parks(item.job) => {
                 self.park(item, BEHIND, behind())
             }

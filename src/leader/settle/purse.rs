@@ -25,9 +25,19 @@ pub(super) struct Purse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Short {
     /// More than may be paid for one.
-    Fee { most: u128, limit: u128 },
-    Balance { most: u128, balance: U256 },
-    Hour { most: u128, spent: u128, limit: u128 },
+    Fee {
+        most: u128,
+        limit: u128,
+    },
+    Balance {
+        most: u128,
+        balance: U256,
+    },
+    Hour {
+        most: u128,
+        spent: u128,
+        limit: u128,
+    },
 }
 
 impl Purse {

@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::purse::{Blame, Purse, blame, lacks_payment};
 use super::rates::{Rates, at_prices};
 use super::worries::Worry;
-use super::{GATHER, IN_FLIGHT, POLL, PAUSE, Rest, SHUT, Settler, Trouble};
+use super::{GATHER, IN_FLIGHT, PAUSE, POLL, Rest, SHUT, Settler, Trouble};
 use crate::chain::{self, Estimate, EstimateError, Kind, SendError, fees};
 use crate::clock;
 use crate::domain::chain::{Act, Bounds, Call, Item, Slot, Stage, Transaction};

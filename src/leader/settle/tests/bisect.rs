@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::chain::{Error, Kind, Refused};
-use crate::domain::chain::{Bounds, Stage};
 use crate::domain::JobId;
+use crate::domain::chain::{Bounds, Stage};
 
 fn items(count: usize) -> Vec<Item> {
     let item = |seq| Item { seq, job: JobId::default(), stage: Stage::Assign, calls: vec![], payees: vec![] };

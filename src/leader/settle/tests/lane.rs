@@ -29,7 +29,7 @@ fn slot(tries: u64) -> Slot {
         bounds: Bounds::default(),
     };
     let tries = (1..=tries).map(try_).collect();
-    Slot { tries, prepared_at: Timestamp(0), prepared_index: 1, landed: None, landed_at: None }
+    Slot { tries, prepared_at: Timestamp(0), prepared_index: 1, landed: None, landed_at: None, given_back: false }
 }
 
 fn landed(confirmation: Confirmation, block: Option<u64>) -> Landed {
@@ -103,7 +103,8 @@ fn what_landed() {
     let is = |landed: Landed| Look { found: Some(landed), head: 100, ..look(NONCE + 1) };
     let gone = |nonce| Look { head: 100, ..look(nonce) };
     let amiss = |secs_: u64| Seen { amiss: secs(secs_), ..Seen::default() };
-    let (early, at_99, at_80) = (landed(Preconfirmed, None), landed(AcceptedL2, Some(99)), landed(AcceptedL2, Some(80)));
+    let (early, at_99, at_80) =
+        (landed(Preconfirmed, None), landed(AcceptedL2, Some(99)), landed(AcceptedL2, Some(80)));
     let told = |landed: &Landed| Step::Landed(Box::new(landed.clone()));
     let other_hash = Landed { hash: Felt::from(2u64), ..at_99.clone() };
     let final_ = landed(AcceptedL1, Some(99));
@@ -139,8 +140,8 @@ fn a_reason_that_is_kept_cut_is_the_same() {
 
 fn any_seen() -> impl Strategy<Value = Seen> {
     let time = || proptest::option::of((0u64..200).prop_map(Duration::from_secs));
-    let refusals = [Refusal::Taken, Refusal::Cheap, Refusal::Hopeful, Refusal::Final];
-    let refused = proptest::option::of(proptest::sample::select(&refusals[..]));
+    let refusals = vec![Refusal::Taken, Refusal::Cheap, Refusal::Hopeful, Refusal::Final];
+    let refused = proptest::option::of(proptest::sample::select(refusals));
     (time(), time(), any::<bool>(), refused, 0u32..9, time()).prop_map(
         |(first_sent, last_sent, accepted, refused, refusals, amiss)| Seen {
             first_sent,

@@ -2,22 +2,14 @@
 
 use super::*;
 use crate::chain::{Account, Contract, Generation, Token};
-use crate::domain::chain::{Call, Felt};
 use crate::domain::JobId;
+use crate::domain::chain::{Call, Felt};
 
-const ROOMY: Purse =
-    Purse { balance: None, max_fee: None, max_spend_per_hour: None, spent: 0, reserved: 0 };
+const ROOMY: Purse = Purse { balance: None, max_fee: None, max_spend_per_hour: None, spent: 0, reserved: 0 };
 
 /// At most 1 000.
-const BOUNDS: Bounds = Bounds {
-    l1_gas: 0,
-    l1_gas_price: 0,
-    l2_gas: 90,
-    l2_gas_price: 9,
-    l1_data_gas: 10,
-    l1_data_gas_price: 10,
-    tip: 1,
-};
+const BOUNDS: Bounds =
+    Bounds { l1_gas: 0, l1_gas_price: 0, l2_gas: 90, l2_gas_price: 9, l1_data_gas: 10, l1_data_gas_price: 10, tip: 1 };
 
 fn amount(low: u128) -> U256 {
     U256 { high: 0, low }
@@ -31,10 +23,7 @@ fn what_can_be_paid_for() {
         (Purse { max_fee: Some(1_000), balance: exact, max_spend_per_hour: Some(1_000), ..ROOMY }, Ok(())),
         (Purse { max_fee: Some(999), ..ROOMY }, Err(Short::Fee { most: 1_000, limit: 999 })),
         (Purse { balance: Some(amount(999)), ..ROOMY }, Err(Short::Balance { most: 1_000, balance: amount(999) })),
-        (
-            Purse { balance: exact, reserved: 1, ..ROOMY },
-            Err(Short::Balance { most: 1_001, balance: amount(1_000) }),
-        ),
+        (Purse { balance: exact, reserved: 1, ..ROOMY }, Err(Short::Balance { most: 1_001, balance: amount(1_000) })),
         (Purse { balance: Some(U256 { high: 1, low: 0 }), ..ROOMY }, Ok(())),
         (
             Purse { max_spend_per_hour: Some(1_500), spent: 300, reserved: 201, ..ROOMY },
@@ -94,12 +83,7 @@ fn view() -> View {
         payment: Some(Token { balance: amount(500), allowance: amount(700) }),
         key_fits: Some(true),
     };
-    View {
-        state: Connection::Connected,
-        contract: Some(contract),
-        account: Some(account),
-        ..View::disabled()
-    }
+    View { state: Connection::Connected, contract: Some(contract), account: Some(account), ..View::disabled() }
 }
 
 fn site() -> Site {
