@@ -34,7 +34,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("kafka", &["clock", "domain", "tasks", "telemetry"]),
     ("leader", &["clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry", "wire"]),
     ("worker", &["clock", "domain", "mesh", "tasks", "telemetry", "wire"]),
-    ("api", &["clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry"]),
+    ("api", &["chain", "clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry"]),
     ("intake", &["clock", "consensus", "domain", "mesh", "telemetry", "wire"]),
     // What each layer may be told: one function per layer, from keys to its options.
     ("config", &["api", "consensus", "domain", "kafka", "leader", "mesh", "storage", "telemetry"]),
@@ -52,6 +52,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "leader",
             "mesh",
             "storage",
+            "submission",
             "tasks",
             "telemetry",
             "wire",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::{Config, Secret};
 use crate::domain::NodeId;
+use crate::submission::Door;
 use crate::{api, consensus, kafka, leader, mesh};
 
 /// Largest message between members: a record of Raft with room to spare.
@@ -65,8 +66,13 @@ impl Config {
             lease: Duration::from_secs(scheduler.lease_secs),
             offline_after: Duration::from_millis(scheduler.offline_after_ms),
             announced_max: scheduler.max_open_per_announcement,
-            inline_bytes: self.api.max_payload_bytes,
+            door: self.door(),
         }
+    }
+
+    /// What submissions are held to, whichever way they come.
+    fn door(&self) -> Door {
+        Door { inline_bytes: self.api.max_payload_bytes, settlement: None }
     }
 
     /// `None`: disabled.
@@ -133,7 +139,7 @@ impl Config {
             body_bytes: self.api.max_body_bytes,
             batch_bytes: self.api.max_batch_body_bytes,
             batch_items: self.api.max_batch_items,
-            inline_bytes: self.api.max_payload_bytes,
+            door: self.door(),
             ..api::Limits::default()
         }
     }
