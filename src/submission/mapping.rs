@@ -41,9 +41,10 @@ pub(super) fn map(value: Value) -> Mapped {
     let mut changed = false;
     match object("", fields, &mut changed) {
         Err(field) => Mapped::Twice(field),
-        Ok(mut fields) if settlement(&mut fields) => Mapped::To(Value::Object(fields)),
-        Ok(fields) if changed => Mapped::To(Value::Object(fields)),
-        Ok(_) => Mapped::Same,
+        Ok(mut fields) => {
+            changed |= settlement(&mut fields);
+            if changed { Mapped::To(Value::Object(fields)) } else { Mapped::Same }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
-use utoipa::openapi::schema::{ObjectBuilder, OneOf, OneOfBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
 
 use super::{Fault, FieldError, invalid, unavailable};
 use crate::domain::Price;
@@ -184,15 +184,15 @@ pub fn confirmation_name(confirmation: Confirmation) -> &'static str {
     CONFIRMATIONS.iter().find(|(known, _)| *known == confirmation).map_or("", |(_, name)| *name)
 }
 
-pub(super) fn schema() -> OneOf {
+pub(super) fn schema() -> Schema {
     let names: Vec<&str> = [NONE].into_iter().chain(POLICIES.map(|(_, name)| name)).collect();
     let word = |words: Vec<&'static str>| ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words));
     let terms = ObjectBuilder::new()
         .schema_type(Type::Object)
         .property("policy", word(names.clone()))
         .property("confirmation", word(CONFIRMATIONS.map(|(_, name)| name).to_vec()))
-        .additional_properties(Some(false));
-    OneOfBuilder::new()
+        .additional_properties(Some(AdditionalProperties::FreeForm(false)));
+    let choice = OneOfBuilder::new()
         .description(Some(
             "How the job is settled on chain: a policy, or policy and confirmation (what must be reached before a \
              stage counts). Left out: as the cluster is configured. A settled job needs a max_price, unless the \
@@ -200,8 +200,8 @@ pub(super) fn schema() -> OneOf {
         ))
         .item(word(names))
         .item(terms)
-        .item(ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Null])))
-        .build()
+        .item(ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Null])));
+    Schema::OneOf(choice.build())
 }
 
 #[cfg(test)]

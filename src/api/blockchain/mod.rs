@@ -17,8 +17,7 @@ mod status;
 mod tests;
 mod transactions;
 
-pub use self::alarms::Alarm;
-pub use self::picture::{Own, Picture};
+pub use self::picture::Picture;
 
 use super::problem::{Code, Problem};
 use super::route::Route;
