@@ -94,7 +94,7 @@ impl SettlementBody {
         body.settled = links(Stage::Settle).last();
         body.refunded = links(Stage::Refund).last();
         body.parked = settlement.parked.iter().map(u64::to_string).collect();
-        body.paid = Some(settlement.paid.to_string());
+        body.paid = Some(settlement.paid().to_string());
         body
     }
 
@@ -180,7 +180,7 @@ impl ReceiptSettlement {
             contract_address: chain.site().map(|site| site.contract.to_string()),
             chain_job: settlement.chain_job.map(|id| id.to_string()),
             transactions: settlement.links.iter().map(StageBody::of).collect(),
-            paid: settlement.paid.to_string(),
+            paid: settlement.paid().to_string(),
         })
     }
 }

@@ -12,7 +12,7 @@ use crate::api::request::Request;
 use crate::api::route::Route;
 use crate::api::settlement::{SettlementBody, StageBody};
 use crate::api::{Api, respond};
-use crate::domain::chain::{Again, U256};
+use crate::domain::chain::{Again, Payment, U256};
 use crate::domain::{Job, State};
 
 pub fn routes() -> Vec<Route> {
@@ -41,11 +41,29 @@ pub struct JobOnChain {
     pub price: Option<String>,
     /// Its stages, in the order of the log.
     pub transactions: Vec<StageBody>,
+    /// What the contract paid for it, as its events say, whoever asked for it.
+    pub payments: Vec<PaymentBody>,
     /// Stages whose transaction came to nothing: they are planned again.
     pub again: Vec<AgainBody>,
     /// Stages that can not be settled until somebody says so.
     pub parked: Vec<ParkedBody>,
     pub applied_index: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChainPayment)]
+pub struct PaymentBody {
+    pub payee: String,
+    /// In the smallest unit of the token, less the contract's fee.
+    pub amount: String,
+    pub block: u64,
+}
+
+impl PaymentBody {
+    fn of(payment: &Payment) -> Self {
+        let Payment { payee, amount, block, .. } = payment;
+        Self { payee: payee.to_string(), amount: amount.to_string(), block: *block }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -88,6 +106,7 @@ pub fn job_of(state: &State, job: &Job) -> JobOnChain {
         escrow: job.spec.settlement.and(job.spec.max_price).map(|price| deposit(price).to_string()),
         price: job.price().map(|price| price.to_string()),
         transactions: settlement.iter().flat_map(|settlement| &settlement.links).map(StageBody::of).collect(),
+        payments: settlement.iter().flat_map(|settlement| &settlement.payments).map(PaymentBody::of).collect(),
         again: books.again().filter(|again| again.item.job == job.id).map(|again| AgainBody::of(again)).collect(),
         parked: parked.iter().filter_map(|seq| books.parked(*seq)).map(|parked| ParkedBody::of(parked)).collect(),
         applied_index: state.applied(),

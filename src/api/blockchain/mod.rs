@@ -14,7 +14,7 @@ mod picture;
 mod site;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(in crate::api) mod tests;
 mod transactions;
 
 pub use self::picture::Picture;

@@ -31,7 +31,7 @@ fn felt(number: u64) -> Felt {
     Felt::from(number)
 }
 
-fn job(n: u8) -> JobId {
+pub(in crate::api) fn job(n: u8) -> JobId {
     JobId([n; 16])
 }
 
@@ -45,7 +45,7 @@ fn apply(state: &mut State, command: Command) -> Reply {
     state.apply(position, &Record { at, commands: vec![command] }).remove(0)
 }
 
-fn act(state: &mut State, act: Act) {
+pub(in crate::api) fn act(state: &mut State, act: Act) {
     let reply = apply(state, Command::Chain(act));
     assert!(reply.is_ok(), "{reply:?}");
 }
@@ -71,14 +71,15 @@ fn transaction(nonce: u64, hash: u64, items: Vec<Item>) -> Box<Transaction> {
     Box::new(Transaction { nonce, hash: felt(hash), epoch: 1, lead, items, bounds })
 }
 
-fn landed(hash: u64, confirmation: Confirmation, reverted: Option<&str>) -> Box<Landed> {
+pub(in crate::api) fn landed(hash: u64, confirmation: Confirmation, reverted: Option<&str>) -> Box<Landed> {
     let block = (confirmation > Confirmation::Preconfirmed).then_some(Block { number: 9, hash: felt(0xb10c) });
     let reverted = reverted.map(Into::into);
     Box::new(Landed { hash: felt(hash), block, confirmation, fee: 100, reverted, ids: vec![] })
 }
 
-/// Four jobs: 1 is registered (nonce 5), 2 reverted (nonce 6) and is planned again, 3 waits (nonce 7, twice tried), 4 is parked.
-fn state() -> State {
+/// Four jobs: 1 is registered (nonce 5), 2 reverted (nonce 6) and is planned again, 3 waits to be run (nonce 7, twice
+/// tried), 4 is parked.
+pub(in crate::api) fn state() -> State {
     let mut state = State::default();
     act(&mut state, Act::Claim { site: site(), least: 1 });
     for n in 1..=4 {
@@ -127,7 +128,7 @@ fn small(number: u128) -> U256 {
     U256 { high: 0, low: number }
 }
 
-fn own() -> Own {
+pub(in crate::api) fn own() -> Own {
     let contract = chain::Contract {
         address: felt(CONTRACT),
         class_hash: felt(0xc1a55),
@@ -307,9 +308,11 @@ fn a_job_tells_its_settlement_in_full() {
     act(&mut state, Act::Landed { nonce: 7, landed: landed(0x207, Confirmation::AcceptedL2, None) });
     assert_eq!(of(&state, 3)["awaits_chain"], false);
     let to = Block { number: 9, hash: felt(1) };
-    let payments = vec![Payment { job: U256::of(job(1)), payee: felt(5), amount: 39 }];
+    let payments = vec![Payment { job: U256::of(job(1)), block: 9, payee: felt(5), amount: 39 }];
     act(&mut state, Act::Followed { from: 9, to, arrivals: vec![], payments });
-    assert_eq!(of(&state, 1)["settlement"]["paid"], "39");
+    let paid = of(&state, 1);
+    assert_eq!(paid["settlement"]["paid"], "39");
+    assert_eq!(paid["payments"], json!([{"payee": "0x5", "amount": "39", "block": 9}]));
 }
 
 #[test]

@@ -41,6 +41,8 @@ const STAGES: &[(&str, &str)] = &[
     ("block", "block"),
 ];
 
+const PAYMENTS: &[(&str, &str)] = &[("payee", "payee"), ("amount", "amount"), ("block", "block")];
+
 const PARKED: &[(&str, &str)] = &[
     ("id", "id"),
     ("job", "job_id"),
@@ -208,7 +210,7 @@ async fn job(client: &Client, id: &str, remote: &Remote) -> Result<(), Failure> 
     if remote.json {
         return output::json(&job);
     }
-    let lists = [("transactions", STAGES), ("again", AGAIN), ("parked", PARKED)];
+    let lists = [("transactions", STAGES), ("payments", PAYMENTS), ("again", AGAIN), ("parked", PARKED)];
     let taken = lists.map(|(name, columns)| (name, columns, job.as_object_mut().and_then(|job| job.remove(name))));
     // Its stages are told of below.
     for field in ["registered", "assigned", "settled", "refunded", "parked"] {

@@ -69,3 +69,45 @@ fn chain_is(view: Option<&View>) -> String {
         Connection::Disabled => "; the chain is disabled on this node".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::blockchain::tests::{act, job, landed, own, state};
+    use crate::domain::chain::{Act, Confirmation};
+
+    fn told(state: &State, view: Option<&View>, n: u8) -> String {
+        let now = Timestamp(state.now().0 + 3_000);
+        let (code, detail) = why(state, view, state.job(job(n)).unwrap(), now);
+        assert_eq!(code, "awaits_chain");
+        detail.strip_prefix("the job waits for its registration on chain: ").unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_job_tells_which_transaction_it_waits_for() {
+        let (mut state, own) = (state(), own());
+        // Two records came after the one that prepared it, a second each.
+        assert_eq!(told(&state, Some(&own.view), 3), "transaction 0x207, prepared 5 s ago");
+        let down = View { state: Connection::Down, last_error: Some("timed out".to_owned()), ..own.view.clone() };
+        let seen = "the chain is down (timed out) and was seen last at 2025-11-24T16:00:00.000Z";
+        assert_eq!(told(&state, Some(&down), 3), format!("transaction 0x207, prepared 5 s ago; {seen}"));
+        act(&mut state, Act::Landed { nonce: 7, landed: landed(0x207, Confirmation::Preconfirmed, None) });
+        let early = "transaction 0x207 is preconfirmed, and accepted_l2 is asked for, prepared 6 s ago";
+        assert_eq!(told(&state, None, 3), early);
+    }
+
+    #[test]
+    fn a_job_without_a_transaction_tells_why() {
+        let (mut state, own) = (state(), own());
+        let reverted = landed(0x207, Confirmation::AcceptedL2, Some("('PAYMENT_TOO_LOW')"));
+        act(&mut state, Act::Landed { nonce: 7, landed: reverted });
+        let again = "its transaction came to nothing (('PAYMENT_TOO_LOW')) and is planned again";
+        assert_eq!(told(&state, Some(&own.view), 3), again);
+        assert!(told(&state, Some(&own.view), 4).starts_with("it is parked (payment_too_low: the contract takes no less"));
+        let unseen = View { state: Connection::Down, as_of: None, ..own.view.clone() };
+        assert_eq!(chain_is(Some(&unseen)), "; the chain is down and was never seen");
+        let paused = View { state: Connection::Paused, last_error: Some("PAUSED".to_owned()), ..own.view };
+        assert_eq!(chain_is(Some(&paused)), "; nothing is settled now (PAUSED)");
+        assert!(chain_is(None).contains("disabled on this node"));
+    }
+}
