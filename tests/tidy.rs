@@ -31,18 +31,20 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("submission", &["domain", "wire"]),
     ("mesh", &["clock", "domain", "tasks", "telemetry", "wire"]),
     ("consensus", &["clock", "domain", "mesh", "storage", "tasks", "telemetry", "wire"]),
+    ("chain", &["clock", "domain", "tasks", "telemetry"]),
     ("kafka", &["clock", "domain", "tasks", "telemetry"]),
-    ("leader", &["clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry", "wire"]),
+    ("leader", &["chain", "clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry", "wire"]),
     ("worker", &["clock", "domain", "mesh", "tasks", "telemetry", "wire"]),
     ("api", &["chain", "clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry"]),
     ("intake", &["clock", "consensus", "domain", "mesh", "telemetry", "wire"]),
     // What each layer may be told: one function per layer, from keys to its options.
-    ("config", &["api", "consensus", "domain", "kafka", "leader", "mesh", "storage", "telemetry"]),
-    ("bench", &["clock", "domain", "kafka", "submission", "tasks", "telemetry", "wire"]),
+    ("config", &["api", "chain", "consensus", "domain", "kafka", "leader", "mesh", "storage", "telemetry"]),
+    ("bench", &["chain", "clock", "domain", "kafka", "submission", "tasks", "telemetry", "wire"]),
     (
         "node",
         &[
             "api",
+            "chain",
             "clock",
             "config",
             "consensus",
