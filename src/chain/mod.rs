@@ -45,8 +45,12 @@ pub use options::{Generation, Hidden, Options, Password, Rpc, Signer, Timing};
 pub use records::{Details, JobStatus, Reference, Spec};
 pub use view::{Account, Contract, GasPrices, State, Token, View};
 
+#[cfg(all(test, feature = "chain"))]
+pub(crate) use client::tests::devnet;
 #[cfg(feature = "chain")]
 pub use client::{deploy, keys};
+#[cfg(test)]
+pub(crate) use sample::job as sample_job;
 
 /// This node's way to the chain. Cheap to clone.
 #[derive(Clone)]

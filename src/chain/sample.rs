@@ -5,7 +5,7 @@ use crate::domain::job::{Input, Job, JobSpec, JobState, Requirements, Retry, Sou
 use crate::domain::{Digest, JobId, Price, Timestamp};
 
 /// A pending job of `kind` `ai_inference` with a deadline in 2100.
-pub(super) fn job(id: JobId) -> Job {
+pub(crate) fn job(id: JobId) -> Job {
     Job {
         id,
         spec: spec(),

@@ -12,7 +12,7 @@ mod send;
 mod transport;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::{Arc, Mutex, RwLock};
 

@@ -3,7 +3,7 @@
 //! The node is starknet-devnet: `CIRO_TEST_DEVNET=PATH_OF_ITS_BINARY cargo test --lib chain:: -- --ignored`.
 //! Each story starts its own.
 
-mod devnet;
+pub(crate) mod devnet;
 mod endpoint;
 mod failures;
 mod settling;

@@ -16,7 +16,7 @@ use crate::tasks::Tasks;
 /// Everything here is done within.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) struct Devnet {
+pub(crate) struct Devnet {
     child: Child,
     pub url: String,
     pub accounts: Vec<(Felt, String)>,
@@ -25,7 +25,7 @@ pub(super) struct Devnet {
 
 impl Devnet {
     /// Starts one with further arguments.
-    pub(super) async fn start(arguments: &[&str]) -> Self {
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
         let binary = std::env::var("CIRO_TEST_DEVNET").expect("CIRO_TEST_DEVNET names starknet-devnet's binary");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new(binary)
@@ -66,11 +66,11 @@ impl Devnet {
         }
     }
 
-    pub(super) async fn ask(&self, method: &str, params: Value) -> Value {
+    pub(crate) async fn ask(&self, method: &str, params: Value) -> Value {
         self.try_ask(method, params).await.unwrap()
     }
 
-    pub(super) fn options(&self, account: usize) -> Options {
+    pub(crate) fn options(&self, account: usize) -> Options {
         let (address, key) = &self.accounts[account];
         Options {
             rpc: vec![Rpc { url: Hidden::new(self.url.clone()), shown: self.url.clone() }],
@@ -95,14 +95,14 @@ impl Devnet {
     }
 
     /// A handle that nobody probes for, and that knows its chain.
-    pub(super) async fn handle(&self, options: Options) -> Handle {
+    pub(crate) async fn handle(&self, options: Options) -> Handle {
         let handle = Handle::for_one_use(options, &self.tasks).unwrap();
         handle.head().await.unwrap();
         handle
     }
 
     /// Our contract and token, put there by the first account.
-    pub(super) async fn deploy(&self) -> Site {
+    pub(crate) async fn deploy(&self) -> Site {
         let first = self.handle(self.options(0)).await;
         let mut steps = vec![];
         let deployed = deploy(&first, &plan(), &mut |step| steps.push(step.clone())).await.unwrap();
@@ -111,7 +111,7 @@ impl Devnet {
         Site { handle: self.handle(options.clone()).await, options, deployed }
     }
 
-    pub(super) fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
         nix::sys::signal::kill(pid, signal).unwrap();
     }
@@ -125,7 +125,7 @@ impl Drop for Devnet {
     }
 }
 
-pub(super) fn plan() -> Plan {
+pub(crate) fn plan() -> Plan {
     Plan {
         token: None,
         fee_recipient: Some(Felt::from(0xfeeu64)),
@@ -138,7 +138,7 @@ pub(super) fn plan() -> Plan {
 }
 
 /// The contract, and its first coordinator.
-pub(super) struct Site {
+pub(crate) struct Site {
     pub handle: Handle,
     pub options: Options,
     pub deployed: Deployed,
@@ -146,7 +146,7 @@ pub(super) struct Site {
 
 impl Site {
     /// Sends calls, and waits until they are done.
-    pub(super) async fn settle(&self, epoch: u64, items: Vec<Item>) -> (Transaction, Landed) {
+    pub(crate) async fn settle(&self, epoch: u64, items: Vec<Item>) -> (Transaction, Landed) {
         let lead = vec![calls::assert_epoch(self.deployed.contract, epoch)];
         let nonce = self.handle.nonce().await.unwrap();
         let estimate = self.handle.estimate(nonce, &lead, &items).await.unwrap();
@@ -156,7 +156,7 @@ impl Site {
     }
 
     /// Like an item that was planned: its calls are sent without an estimate.
-    pub(super) async fn bounds(&self) -> Bounds {
+    pub(crate) async fn bounds(&self) -> Bounds {
         let lead = [calls::assert_epoch(self.deployed.contract, 0)];
         let nonce = self.handle.nonce().await.unwrap();
         self.handle.estimate(nonce, &lead, &[]).await.unwrap().bounds
@@ -164,7 +164,7 @@ impl Site {
 }
 
 /// What becomes of a transaction.
-pub(super) async fn landed(handle: &Handle, transaction: &Transaction) -> Landed {
+pub(crate) async fn landed(handle: &Handle, transaction: &Transaction) -> Landed {
     let deadline = clock::instant() + PATIENCE;
     loop {
         if let Some(landed) = handle.status(transaction).await.unwrap() {
@@ -175,14 +175,14 @@ pub(super) async fn landed(handle: &Handle, transaction: &Transaction) -> Landed
     }
 }
 
-pub(super) fn id(number: u128) -> JobId {
+pub(crate) fn id(number: u128) -> JobId {
     JobId((1u128 << 100 | number).to_be_bytes())
 }
 
-pub(super) fn worker(number: u8) -> WorkerId {
+pub(crate) fn worker(number: u8) -> WorkerId {
     PeerId([number; 32])
 }
 
-pub(super) fn item(seq: u64, job: JobId, stage: Stage, calls: Vec<Call>) -> Item {
+pub(crate) fn item(seq: u64, job: JobId, stage: Stage, calls: Vec<Call>) -> Item {
     Item { seq, job, stage, calls, payees: vec![] }
 }
