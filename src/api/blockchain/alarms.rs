@@ -109,8 +109,8 @@ fn balance_low(own: &Own) -> Found {
     let least = own.options.max_fee.unwrap_or(1);
     (account.balance < U256 { high: 0, low: least }).then(|| {
         let detail = format!(
-            "account {} has {} of the fee token, and a transaction may cost {least}: fund it (`ciro-coordinator \
-             blockchain account fund-hint`). Settling goes on by itself then",
+            "account {} has {} of the fee token, and a transaction may cost up to {least}: fund it \
+             (`ciro-coordinator blockchain account fund-hint`), before settling has to wait for it",
             account.address,
             amount(account.balance)
         );
