@@ -10,11 +10,12 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-# NAME PATH-TO-COMPILE [OPTIONS...], paths from contracts/
+# Paths are seen from contracts/. The last two are for tests.
 build_all() { # INTO
   build "$1" job_manager . --contract-path ciro_contracts::job_manager::JobManager \
     && build "$1" token . --contract-path ciro_contracts::token::Token \
-    && build "$1" job_manager_v1 tests/job_manager_v1.cairo --single-file
+    && build "$1" job_manager_v1 tests/job_manager_v1.cairo --single-file \
+    && build "$1" hostile_token tests/hostile_token.cairo --single-file
 }
 
 build() { # INTO NAME PATH OPTIONS...

@@ -7,6 +7,8 @@
 # shellcheck source=../scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
 
+export PYTHONDONTWRITEBYTECODE=1
+
 CONTRACTS=$ROOT/contracts
 COMPILER_VERSION=0.12.3 # of the package cairo-lang: Cairo 2.1.0
 COMPILER_SHA256=651abdaa5f911d1d8f5605749e3540e7fc4efb7fb625925e5a499c4ca04fcc85
