@@ -59,6 +59,8 @@ pub const LINKS_MAX: usize = 16;
 pub const RECENT_MAX: usize = 1_000;
 /// Blocks kept to notice that the chain took another turn.
 pub const TAIL_MAX: usize = 64;
+/// Payments kept of one job. Beyond it further ones are not noted: no job of ours has so many.
+pub const PAYMENTS_MAX: usize = 16;
 /// Bytes kept of a reason.
 pub const REASON_MAX: usize = 1 << 10;
 
@@ -212,6 +214,8 @@ pub struct Slot {
     pub prepared_index: u64,
     pub landed: Option<Landed>,
     pub landed_at: Option<Timestamp>,
+    /// It was reverted: its items are planned elsewhere, whatever becomes of it now.
+    pub given_back: bool,
 }
 
 impl Slot {
@@ -254,8 +258,15 @@ pub struct Settlement {
     pub links: Vec<Link>,
     /// Entries whose items are parked.
     pub parked: Vec<u64>,
-    /// Paid to workers and others by anyone, as the contract's events say.
-    pub paid: u128,
+    /// What the contract paid for it, as its events say, whoever asked for it. At most [`PAYMENTS_MAX`].
+    pub payments: Vec<Payment>,
+}
+
+impl Settlement {
+    /// Paid in all, in the payment token's smallest unit.
+    pub fn paid(&self) -> u128 {
+        self.payments.iter().fold(0, |sum, payment| sum.saturating_add(payment.amount))
+    }
 }
 
 /// Which transaction carries a stage.
@@ -292,6 +303,8 @@ pub struct Closed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment {
     pub job: U256,
+    /// Number of the block it is in.
+    pub block: u64,
     pub payee: Felt,
     pub amount: u128,
 }

@@ -197,6 +197,8 @@ pub enum Done {
     },
     /// The epoch that a leader's transactions carry.
     Epoch(u64),
+    /// It is in the books of the chain.
+    Booked,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -45,6 +45,8 @@ pub struct Ledger {
 pub struct Books {
     pub site: Option<Site>,
     pub epoch: u64,
+    /// Where planning is; also known when the sink was forgotten meanwhile.
+    pub planned: u64,
     pub next_nonce: Option<u64>,
     pub totals: Totals,
     /// Number of the last closed transaction.

@@ -6,9 +6,11 @@
 
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
+use super::chain::{check_books, felt, item, landed, site, transaction};
 use super::fixture::{SMALL, bytes, check, complete, fail, job, register, reread, spec, submit, worker};
 use super::kafka::{letter, partition};
 use crate::domain::apply::Position;
+use crate::domain::chain::{Act, Block, Confirmation, Item as ChainItem, Landed, Policy, Stage, Terms};
 use crate::domain::command::{Command, Done, Record, Refusal, Reply};
 use crate::domain::ids::{JobId, Price};
 use crate::domain::job::{Cause, Job, JobState, Retry};
@@ -28,7 +30,7 @@ fn record(state: &State, (step, drafts): &Draft) -> Record {
 
 fn command(state: &State, &[kind, which, who, nudge, a, b]: &[u8; 6]) -> Command {
     let held: Vec<JobId> = state.held_runs().map(|(job, _)| job.id).collect();
-    let about_an_attempt = kind % 28 >= 15 && which % 4 != 0 && !held.is_empty();
+    let about_an_attempt = kind % 31 >= 15 && which % 4 != 0 && !held.is_empty();
     let job = if about_an_attempt { held[usize::from(which) % held.len()] } else { job(which % 12) };
     let known = state.job(job);
     let run = known.and_then(|job| {
@@ -37,14 +39,14 @@ fn command(state: &State, &[kind, which, who, nudge, a, b]: &[u8; 6]) -> Command
     });
     let holder = run.map(|run| run.award.worker);
     // Who is to get a run is anybody; who speaks about one mostly has it.
-    let awarded = (11..=14).contains(&(kind % 28));
+    let awarded = (11..=14).contains(&(kind % 31));
     let worker = holder.filter(|_| who % 4 != 0 && !awarded).unwrap_or(worker(who / 4 % 4));
     let newest = known.map_or(0, |job| job.attempt);
     let attempt = run.map_or(newest, |run| run.attempt);
     let said = attempt.saturating_add_signed(i32::from(nudge % 8 == 0) - i32::from(nudge % 8 == 1));
     let next = newest.saturating_add(1).saturating_add(u32::from(nudge % 8 == 0));
     let lease_ms = u64::from(a) * 50;
-    match kind % 28 {
+    match kind % 31 {
         0..=4 => draft_submit(state, job, a, b),
         5 if a % 3 == 0 => Command::Cancel { job, reason: "no longer wanted".to_owned() },
         5..=7 => register(worker, u32::from(worker.0[0]) + 1),
@@ -77,6 +79,7 @@ fn command(state: &State, &[kind, which, who, nudge, a, b]: &[u8; 6]) -> Command
             let letter = state.kafka().letters_after(None).nth(usize::from(a % 4)).map_or(999, |dead| dead.id);
             if b % 2 == 0 { Command::ReplayLetter { letter } } else { Command::DropLetter { letter } }
         }
+        28..=30 => draft_chain(state, which, nudge, a, b),
         _ => Command::Delivered {
             sink: if b % 2 == 0 { Sink::Kafka } else { Sink::Chain },
             through: state.journal().last_seq().saturating_sub(u64::from(a) / 16).saturating_add(u64::from(a % 9 == 8)),
@@ -102,6 +105,67 @@ fn draft_ingest(state: &State, which: u8, nudge: u8, a: u8, b: u8) -> Command {
     Command::Ingest(Box::new(Ingest { cluster: cluster.to_owned(), partition, from: 0, items, next }))
 }
 
+/// Something about the books that nearly fits them.
+fn draft_chain(state: &State, which: u8, nudge: u8, a: u8, b: u8) -> Command {
+    let chain = state.chain();
+    let nonces: Vec<u64> = chain.lane().map(|(nonce, _)| nonce).collect();
+    let nonce = nonces.get(usize::from(b) % nonces.len().max(1)).copied().unwrap_or(0);
+    let cursor = state.journal().cursor(Sink::Chain).unwrap_or(0);
+    Command::Chain(match which % 16 {
+        0 => Act::Claim { site: site(u64::from(a / 250 + 1)), least: u64::from(b % 4) },
+        1..=6 => draft_prepare(state, nonce, nudge, a, b),
+        7..=9 => {
+            let reverted = (a % 3 == 0).then_some("('NO_ROOM')");
+            let known = chain.slot(nonce).and_then(|slot| slot.newest()).map_or(felt(1), |newest| newest.hash);
+            let confirmation = [Confirmation::Preconfirmed, Confirmation::AcceptedL2][usize::from(b / 128)];
+            Act::Landed { nonce, landed: Box::new(Landed { hash: known, ..landed(1, confirmation, reverted) }) }
+        }
+        10 => Act::Lost { nonce },
+        11 => Act::Close { nonce },
+        12 => Act::Abandon { nonce },
+        13 => {
+            let items = due(state, usize::from(a % 3));
+            let through = items.iter().map(|item| item.seq).fold(cursor, u64::max);
+            let parked = items.into_iter().map(|item| (item, "no".into(), "it is not to be".into())).collect();
+            Act::Park { parked, through }
+        }
+        14 => match chain.parked_after(None).nth(usize::from(a % 3)) {
+            Some(parked) if b % 3 == 0 => Act::Drop { seq: parked.item.seq },
+            parked => Act::Retry { seq: parked.map_or(1, |parked| parked.item.seq) },
+        },
+        _ => match a % 4 {
+            0 => Act::Skip { through: cursor + u64::from(b % 4) },
+            1 if b % 8 == 0 => Act::Reset { site: site(u64::from(b / 128 + 1)) },
+            1 => Act::Rewind { to: u64::from(b / 32) },
+            _ => {
+                let from = chain.next_block().unwrap_or(1);
+                Act::Followed { from, to: Block { number: from, hash: felt(from) }, arrivals: vec![], payments: vec![] }
+            }
+        },
+    })
+}
+
+/// At most `most` items that may be planned.
+fn due(state: &State, most: usize) -> Vec<ChainItem> {
+    let cursor = state.journal().cursor(Sink::Chain).unwrap_or(0);
+    let entries = state.journal().after(cursor, 8);
+    let new =
+        entries.iter().filter_map(|entry| Stage::of(&entry.event).map(|(job, stage)| item(entry.seq, job, stage)));
+    state.chain().again().map(|again| again.item.clone()).chain(new).take(most).collect()
+}
+
+fn draft_prepare(state: &State, nonce: u64, nudge: u8, a: u8, b: u8) -> Act {
+    let chain = state.chain();
+    let epoch = chain.epoch().saturating_sub(u64::from(nudge % 16 == 0));
+    let cursor = state.journal().cursor(Sink::Chain).unwrap_or(0);
+    let (nonce, items) = match chain.slot(nonce) {
+        Some(slot) if nudge % 4 == 1 => (nonce, slot.items().to_vec()),
+        _ => (chain.next_nonce().unwrap_or(0) + u64::from(nudge % 16 == 2), due(state, usize::from(a % 4))),
+    };
+    let through = items.iter().map(|item| item.seq).fold(cursor, u64::max);
+    Act::Prepare { transaction: Box::new(transaction(nonce, u64::from(b) + 256 * nonce, epoch, items)), through }
+}
+
 fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
     let payload = vec![a % 3; usize::from(b) * 2];
     let mut spec = spec(&payload);
@@ -113,6 +177,9 @@ fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
         Retry { max_attempts: u32::from(a % 9), initial_delay_ms: u64::from(b) * 10, ..Retry::default() }.into();
     spec.redundancy = if a % 3 == 1 { 2 + b / 16 % 3 } else { 1 };
     spec.max_price = a.is_multiple_of(2).then_some(Price(100));
+    let policy = [Policy::SettleLater, Policy::RegisterBeforeDistribution][usize::from(b / 8 % 2)];
+    let confirmation = Confirmation::Preconfirmed;
+    spec.settlement = (b / 32 % 2 == 1).then_some(Terms { policy, confirmation });
     spec.deadline = b.is_multiple_of(3).then_some(state.now().after_ms(u64::from(a) * 100));
     submit(job, spec, &payload)
 }
@@ -120,6 +187,7 @@ fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
 /// What must hold between a state and the next.
 fn check_step(was: &State, is: &State, record: &Record, replies: &[Reply]) {
     assert_eq!(record.commands.len(), replies.len());
+    check_books(is);
     assert!(is.now() >= was.now() && is.now() >= record.at, "the clock went back");
     assert_ne!(is.hash(), was.hash());
     assert!(is.journal().last_seq() >= was.journal().last_seq());
@@ -225,7 +293,7 @@ fn random_commands_reach_every_state_and_most_refusals() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let (mut ended, mut codes) = ([0u64; 3], std::collections::BTreeSet::new());
     let (mut voted, mut elected) = (0, 0);
-    for _ in 0..120 {
+    for _ in 0..160 {
         let drafts = drafts().new_tree(&mut runner).unwrap().current();
         let mut state = State::within(SMALL);
         for (index, draft) in (1..).zip(&drafts) {
