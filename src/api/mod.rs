@@ -69,6 +69,8 @@ pub struct Context {
     pub limits: Limits,
     /// `None`: disabled.
     pub kafka: Option<crate::kafka::Handle>,
+    /// `None`: disabled.
+    pub chain: Option<crate::chain::Handle>,
 }
 
 impl Context {

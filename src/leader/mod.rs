@@ -35,6 +35,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use crate::chain;
 use crate::consensus::{self, Client, Committed};
 use crate::domain::command::Reply;
 use crate::domain::{Command, WorkerId};
@@ -88,6 +89,8 @@ pub struct Context {
     pub coordinators: Vec<String>,
     /// `None`: disabled.
     pub kafka: Option<kafka::Handle>,
+    /// `None`: disabled.
+    pub chain: Option<chain::Handle>,
 }
 
 /// One leadership, from election to step-down.

@@ -85,7 +85,7 @@ impl Bench {
             inline_bytes: 1,
         };
         let (roster, coordinators) = (Roster::default(), vec![]);
-        let context = Context { client, mesh, roster, options, coordinators, kafka: Some(kafka.clone()) };
+        let context = Context { client, mesh, roster, options, coordinators, kafka: Some(kafka.clone()), chain: None };
         Self { reign: Reign { number: term, context }, kafka, control, _raft: raft, tasks, _dir: dir }
     }
 
