@@ -54,7 +54,7 @@ pub fn raised(before: &Bounds, now: &Bounds) -> Bounds {
 
 /// An eighth more, and one at least.
 fn more(number: u128) -> u128 {
-    number.saturating_add((number / 8).max(1))
+    number.saturating_add(number.div_ceil(8).max(1))
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ mod events;
 pub mod fees;
 mod options;
 mod records;
+#[cfg(test)]
+mod sample;
 mod selectors;
 mod view;
 

@@ -42,6 +42,7 @@ names! {
     ASSERT_EPOCH "assert_epoch" [0x0297_28da_b43c_bece, 0x6f1f_b220_24b5_9bcb, 0xfda9_377d_0821_9caf, 0x760b_ba12_4bbe_7c4c];
     PAUSE "pause" [0x03f6_1871_8f1c_de37, 0xd9c5_27a9_237b_04e6, 0xac04_89a8_647d_0517, 0xbb15_8277_58ec_e720];
     UNPAUSE "unpause" [0x00c1_48ef_471f_6869, 0xf253_bc8f_5eaf_00f6, 0x51d0_c021_e8cb_7477, 0x0421_1d11_0d5e_9b00];
+    DEPLOY_CONTRACT "deployContract" [0x0198_7cbd_1780_8b9a, 0x2369_3d4d_e7e2_46a4, 0x43cf_e37e_6e7f_baea, 0xbd7d_7e65_32b0_7c3d];
     APPROVE "approve" [0x0219_209e_0832_7517, 0x1774_dab1_df80_982e, 0x9df2_0965_16f0_6319, 0xc5c6_d71a_e0a8_480c];
     GET_EPOCH "get_epoch" [0x01a8_a82c_8c7f_0f4e, 0x45ef_b5be_742b_4257, 0x0947_fae2_942a_3246, 0x5858_b079_02b3_e419];
     GET_GENERATION "get_generation" [0x024d_d89f_d6b2_6c84, 0x3ec8_6f7a_4f30_212d, 0xcdfe_10ae_6544_a6e6, 0x3d48_655f_52ef_e857];

@@ -130,7 +130,7 @@ enum Command {
     /// Kafka as the nodes see it, its dead letters, and records sent and read here
     #[command(subcommand)]
     Kafka(kafka::Command),
-    /// The chain as the nodes see it: transactions, what could not be settled, the contract's events
+    /// The chain: transactions, what could not be settled, events; the contract, and the account that nodes pay with
     #[command(subcommand)]
     Blockchain(blockchain::Command),
     /// A node's status

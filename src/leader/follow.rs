@@ -13,8 +13,6 @@
 //! and what becomes of them is settled like that of any other.
 
 mod arrivals;
-#[cfg(test)]
-mod tests;
 
 use std::time::{Duration, Instant};
 

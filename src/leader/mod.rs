@@ -15,6 +15,8 @@ mod deadlines;
 mod dispatch;
 mod errand;
 mod flights;
+#[cfg(feature = "chain")]
+mod follow;
 mod hours;
 #[cfg(feature = "kafka")]
 mod ingest;
@@ -26,6 +28,8 @@ mod quorum;
 mod reconcile;
 mod round;
 mod sends;
+#[cfg(feature = "chain")]
+mod settle;
 mod signed;
 mod verdicts;
 
@@ -118,6 +122,10 @@ impl Term {
         tasks.spawn_until_stopped("publish", publish::run(reign.clone()));
         #[cfg(feature = "kafka")]
         tasks.spawn_until_stopped("ingest", ingest::run(reign.clone(), tasks.clone()));
+        #[cfg(feature = "chain")]
+        tasks.spawn_until_stopped("settle", settle::run(reign.clone()));
+        #[cfg(feature = "chain")]
+        tasks.spawn_until_stopped("follow", follow::run(reign.clone()));
         drive(&tasks, &reign, hours::Hours);
         Self { tasks, offers, number }
     }

@@ -208,11 +208,11 @@ impl Settler {
         self.begin().await?;
         let tended = self.tend().await;
         let place = self.place();
-        let plan = self.plan(&place).await;
+        let plan = self.plan(place).await;
         // Also while the chain does not answer.
         self.pass_over(&plan).await?;
         tended?;
-        if let Some(rest) = self.held_up(&place).await? {
+        if let Some(rest) = self.held_up(place).await? {
             return Ok(rest);
         }
         self.unpark().await?;
@@ -223,7 +223,7 @@ impl Settler {
         if plan.items.is_empty() {
             return Ok(self.until_next_look());
         }
-        self.go_on(plan, &place).await
+        self.go_on(plan, place).await
     }
 
     /// Reads the books of the chain. Keep it short.
@@ -244,7 +244,7 @@ impl Settler {
         Place { contract: options.contract, account: options.account, generation }
     }
 
-    fn lead(&self, place: &Place, epoch: u64) -> Vec<Call> {
+    fn lead(&self, place: Place, epoch: u64) -> Vec<Call> {
         match place.generation {
             Generation::SubmissionOnly => vec![],
             _ => vec![chain::calls::assert_epoch(place.contract, epoch)],
@@ -264,7 +264,7 @@ impl Settler {
     }
 
     /// What is settled next: what came to nothing so far, or else what follows in the journal.
-    async fn plan(&mut self, place: &Place) -> Plan {
+    async fn plan(&mut self, place: Place) -> Plan {
         self.held.retain(|_, since| since.elapsed() < SHUT);
         let again = self.plan_again(place);
         if !again.is_empty() {
@@ -281,20 +281,20 @@ impl Settler {
         plan
     }
 
-    fn plan_again(&self, place: &Place) -> Plan {
+    fn plan_again(&self, place: Place) -> Plan {
         let held = self.held.keys().copied().collect();
         let room = self.room();
         self.reign.context.client.read(|state| {
             if state.chain().again_len() == 0 {
                 return Plan::default();
             }
-            Plan::again(state, place, room, &held, &self.reverts)
+            Plan::again(state, &place, room, &held, &self.reverts)
         })
     }
 
-    fn extend(&self, plan: &mut Plan, place: &Place) -> bool {
+    fn extend(&self, plan: &mut Plan, place: Place) -> bool {
         let room = self.room();
-        self.reign.context.client.read(|state| plan.extend(state, place, room))
+        self.reign.context.client.read(|state| plan.extend(state, &place, room))
     }
 
     /// Up to which entry everything is planned or passed over.

@@ -10,6 +10,9 @@ mod ready;
 mod reign;
 mod route;
 
+#[cfg(feature = "chain")]
+pub(crate) use options::PASSWORD_VARIABLE;
+
 use std::sync::Arc;
 use std::time::Duration;
 

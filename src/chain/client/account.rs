@@ -15,6 +15,20 @@ use super::{Client, Provider};
 use crate::chain::{Error, Handle};
 use crate::domain::chain::{Bounds, Call, Felt};
 
+/// Points on the curve, big-endian; a key is less.
+const ORDER: [u8; 32] = {
+    let (high, low) = (0x0800_0000_0000_0010_ffff_ffff_ffff_ffff_u128, 0xb781_126d_cae7_b232_1e66_a241_adc6_4d2f_u128);
+    let (high, low) = (high.to_be_bytes(), low.to_be_bytes());
+    let mut order = [0; 32];
+    let mut at = 0;
+    while at < 16 {
+        order[at] = high[at];
+        order[at + 16] = low[at];
+        at += 1;
+    }
+    order
+};
+
 /// A private key. Has no `Debug`, and leaves nothing of itself behind; the crate's own copies live for one signature.
 pub struct Key {
     secret: [u8; 32],
@@ -27,12 +41,11 @@ impl Key {
     /// [`Error::Key`]: it is no key of the curve.
     pub fn new(secret: Felt) -> Result<Self, Error> {
         let unfit = || Error::Key("the private key is no key of Starknet's curve".to_owned());
-        if secret == Felt::ZERO {
+        // The crate panics on some of the others.
+        if secret == Felt::ZERO || secret.to_bytes() >= ORDER {
             return Err(unfit());
         }
         let signing = SigningKey::from_secret_scalar(theirs(secret));
-        // Also refuses numbers beyond the curve's order.
-        signing.sign(&Theirs::ONE).map_err(|_| unfit())?;
         Ok(Self { secret: secret.to_bytes(), public: ours(signing.verifying_key().scalar()) })
     }
 

@@ -27,6 +27,12 @@ const PASSWORD_MAX: u64 = 4 << 10;
 /// The account contract that new accounts are: OpenZeppelin's, declared on public networks and on devnets.
 pub const ACCOUNT_CLASS: &str = "0x5b4b537eaa2399e3aa99c4e2e0208ebd6c71bc1467938cd52c798c601e43564";
 
+/// STRK, the same on all public networks and on devnets: fees are paid in it.
+pub fn fee_token() -> Felt {
+    const STRK: &str = "0x4718f5a0fc34cc1af16a1cdee98ffb20c31f5cd61d6ab07201858f4287c938d";
+    STRK.parse().unwrap_or_default()
+}
+
 /// The key that a node is told to sign with.
 pub(super) fn load(signer: &Signer) -> Result<Option<Key>, Error> {
     match signer {

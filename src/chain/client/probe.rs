@@ -22,9 +22,6 @@ const DETAILS_EVERY: Duration = Duration::from_secs(2);
 /// this has passed.
 const DETAILS_WITHIN: Duration = Duration::from_secs(15);
 
-/// STRK, the same on all public networks and on devnets: fees are paid in it.
-pub(super) const FEE_TOKEN: &str = "0x4718f5a0fc34cc1af16a1cdee98ffb20c31f5cd61d6ab07201858f4287c938d";
-
 /// Functions of our contract that coordinators use.
 const ALL: &[&str] = &[
     "submit_ai_job",
@@ -245,7 +242,7 @@ impl Handle {
             Err(Error::Unfit(_)) => None,
             Err(error) => return Err(error),
         };
-        let balance = self.balance(FEE_TOKEN.parse().unwrap_or_default(), address).await?;
+        let balance = self.balance(super::keys::fee_token(), address).await?;
         let payment = match token {
             Some(token) => Some(self.payment_token(token).await?),
             None => None,

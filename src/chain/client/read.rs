@@ -105,10 +105,19 @@ impl Handle {
         self.ask_at(token, selectors::BALANCE_OF, &[of], |felts| felts.u256()).await
     }
 
+    /// What `spender` may take of somebody's token.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Self::balance`].
+    pub async fn allowance(&self, token: Felt, of: Felt, spender: Felt) -> Result<U256, Error> {
+        self.ask_at(token, selectors::ALLOWANCE, &[of, spender], |felts| felts.u256()).await
+    }
+
     pub(super) async fn payment_token(&self, token: Felt) -> Result<Token, Error> {
         let (account, contract) = (self.options().account, self.options().contract);
         let balance = self.balance(token, account).await?;
-        let allowance = self.ask_at(token, selectors::ALLOWANCE, &[account, contract], |felts| felts.u256()).await?;
+        let allowance = self.allowance(token, account, contract).await?;
         Ok(Token { balance, allowance })
     }
 

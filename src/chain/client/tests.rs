@@ -1,1 +1,11 @@
-//! Against a node.
+//! The client against a real node, and its transport against endpoints that misbehave.
+//!
+//! The node is starknet-devnet: `CIRO_TEST_DEVNET=PATH_OF_ITS_BINARY cargo test --lib chain:: -- --ignored`.
+//! Each story starts its own.
+
+mod devnet;
+mod endpoint;
+mod failures;
+mod settling;
+mod sites;
+mod transport;

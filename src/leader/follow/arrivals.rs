@@ -37,13 +37,12 @@ pub(super) async fn taken(reign: &Reign, chain: &Handle, events: &[Event]) -> Re
     for jobs in unknown(reign, events).chunks(ASKED) {
         let ids: Vec<U256> = jobs.iter().map(|job| job.id).collect();
         let details = chain.details(&ids).await?;
-        let open = details.iter().map(|details| details.state == JobStatus::Queued);
-        let questions = jobs.iter().zip(open).map(|(job, open)| async move {
-            let spec = if open { spec(chain, job.id).await? } else { None };
-            Ok::<_, chain::Error>((job, spec))
-        });
+        let mut questions = Vec::with_capacity(jobs.len());
+        for (job, details) in jobs.iter().zip(details) {
+            questions.push(spec(chain.clone(), job.id, details.state == JobStatus::Queued));
+        }
         let now = reign.context.client.log_now();
-        for (job, spec) in try_join_all(questions).await? {
+        for (job, spec) in jobs.iter().zip(try_join_all(questions).await?) {
             let submit = spec.and_then(|spec| submit(chain, job, &spec, now));
             arrivals.push(Arrival { job: job.id, submit: submit.map(Box::new) });
         }
@@ -71,8 +70,11 @@ fn unknown(reign: &Reign, events: &[Event]) -> Vec<Told> {
         .read(|state| theirs.into_iter().filter(|job| state.chain().arrived(job.id).is_none()).collect())
 }
 
-/// `None`: the contract keeps none, so it is not for us.
-async fn spec(chain: &Handle, job: U256) -> Result<Option<Spec>, chain::Error> {
+/// `None`: the contract keeps none, so it is not for us; or it is not `open` any more.
+async fn spec(chain: Handle, job: U256, open: bool) -> Result<Option<Spec>, chain::Error> {
+    if !open {
+        return Ok(None);
+    }
     match chain.spec_of(job).await {
         Ok(spec) => Ok(Some(spec)),
         Err(chain::Error::Reverted { .. }) => Ok(None),

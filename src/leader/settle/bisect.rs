@@ -25,22 +25,24 @@ pub(super) struct Culprit {
     pub reason: String,
 }
 
-/// Estimates `items`, and if they revert, looks for the first that makes them. `estimate` is asked about the first
-/// so many of them, at most 2 + log2 times.
+/// Says what items cost together, or that they revert.
+pub(super) trait Estimator {
+    fn estimate(&mut self, items: &[Item]) -> impl Future<Output = Result<Estimate, EstimateError>> + Send;
+}
+
+/// Estimates `items`, and if they revert, looks for the first that makes them. Asks about the first so many of them,
+/// at most 2 + log2 times.
 ///
 /// # Errors
 ///
 /// An estimate could not be had.
-pub(super) async fn find(
-    items: &[Item],
-    mut estimate: impl AsyncFnMut(&[Item]) -> Result<Estimate, EstimateError>,
-) -> Result<Found, EstimateError> {
-    let (mut word, mut reason) = match estimate(items).await {
+pub(super) async fn find(items: &[Item], estimator: &mut impl Estimator) -> Result<Found, EstimateError> {
+    let (mut word, mut reason) = match estimator.estimate(items).await {
         Ok(found) => return Ok(Found::Fine(found)),
         Err(EstimateError::Reverted { word, reason }) => (word, reason),
         Err(error) => return Err(error),
     };
-    let mut fine = match estimate(&[]).await {
+    let mut fine = match estimator.estimate(&[]).await {
         Ok(found) => (0, found),
         Err(EstimateError::Reverted { word, reason }) => {
             return Ok(Found::Culprit(Culprit { fine: None, word, reason }));
@@ -50,7 +52,7 @@ pub(super) async fn find(
     let mut failing = items.len();
     while failing > fine.0 + 1 {
         let middle = fine.0 + (failing - fine.0) / 2;
-        match estimate(items.get(..middle).unwrap_or(items)).await {
+        match estimator.estimate(items.get(..middle).unwrap_or(items)).await {
             Ok(found) => fine = (middle, found),
             Err(EstimateError::Reverted { word: said, reason: told }) => (failing, word, reason) = (middle, said, told),
             Err(error) => return Err(error),

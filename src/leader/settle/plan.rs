@@ -82,6 +82,11 @@ impl Plan {
         Self { through: seq, ..Self::default() }
     }
 
+    /// Nothing but one item to be parked.
+    pub fn parking(parked: Park, idle: Vec<u64>, through: u64) -> Self {
+        Self { parked: vec![parked], idle, ..Self::after(through) }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.is_empty() && self.parked.is_empty()
     }

@@ -43,7 +43,7 @@ impl Settler {
     }
 
     /// What keeps this leader from new work, if anything, and when to look again.
-    pub(super) async fn held_up(&mut self, place: &Place) -> Result<Option<Rest>, Trouble> {
+    pub(super) async fn held_up(&mut self, place: Place) -> Result<Option<Rest>, Trouble> {
         let Some(site) = self.chain.site() else {
             self.worries.only(&SHUTS, Some((Worry::Down, "the chain has not answered yet".to_owned())));
             return Ok(Some(Rest::For(SHUT)));

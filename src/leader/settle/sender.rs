@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::bisect::{self, Culprit, Found};
+use super::bisect::{self, Culprit, Estimator, Found};
 use super::items::Place;
 use super::lane::Refusal;
 use super::plan::Plan;
@@ -16,9 +16,9 @@ use super::purse::{Blame, Purse, blame, lacks_payment};
 use super::rates::{Rates, at_prices};
 use super::worries::Worry;
 use super::{GATHER, IN_FLIGHT, POLL, PAUSE, Rest, SHUT, Settler, Trouble};
-use crate::chain::{EstimateError, Kind, SendError, fees};
+use crate::chain::{self, Estimate, EstimateError, Kind, SendError, fees};
 use crate::clock;
-use crate::domain::chain::{Act, Bounds, Item, Slot, Stage, Transaction};
+use crate::domain::chain::{Act, Bounds, Call, Item, Slot, Stage, Transaction};
 use crate::domain::command::Refusal as Refused;
 
 /// What can be short.
@@ -31,9 +31,23 @@ enum Cost {
     Not(Rest),
 }
 
+/// Estimates transactions of a nonce.
+struct At {
+    chain: chain::Handle,
+    nonce: u64,
+    /// What comes before all items.
+    lead: Vec<Call>,
+}
+
+impl Estimator for At {
+    async fn estimate(&mut self, items: &[Item]) -> Result<Estimate, EstimateError> {
+        self.chain.estimate(self.nonce, &self.lead, items).await
+    }
+}
+
 impl Settler {
     /// Prepares the next transaction, if it is time.
-    pub(super) async fn go_on(&mut self, mut plan: Plan, place: &Place) -> Result<Rest, Trouble> {
+    pub(super) async fn go_on(&mut self, mut plan: Plan, place: Place) -> Result<Rest, Trouble> {
         let waiting = self.waiting();
         // Its estimate must see what all others have done.
         let alone = plan.again || !self.rates.is_some_and(|rates| rates.are_fresh());
@@ -91,11 +105,10 @@ impl Settler {
     // ------------------------------------------------------------ what it costs
 
     /// Estimates a plan, and looks for what makes it revert.
-    async fn examine(&mut self, plan: &mut Plan, place: &Place, nonce: u64) -> Result<Cost, Trouble> {
+    async fn examine(&mut self, plan: &mut Plan, place: Place, nonce: u64) -> Result<Cost, Trouble> {
         let lead = self.lead(place, self.books(|chain| chain.epoch()));
-        let chain = self.chain.clone();
-        let estimate = async |items: &[Item]| chain.estimate(nonce, &lead, items).await;
-        match bisect::find(&plan.items, estimate).await {
+        let mut chain = At { chain: self.chain.clone(), nonce, lead };
+        match bisect::find(&plan.items, &mut chain).await {
             Ok(Found::Fine(estimate)) => {
                 self.rates = Some(Rates::learn(self.rates, &plan.items, &estimate.bounds));
                 Ok(Cost::Bounds(at_prices(&estimate.bounds, self.chain.view().gas_prices)))
@@ -108,7 +121,7 @@ impl Settler {
     }
 
     /// The node does not even try: fewer calls may do.
-    fn not_estimated(&mut self, plan: &Plan, refused: &crate::chain::Refused) -> Rest {
+    fn not_estimated(&mut self, plan: &Plan, refused: &chain::Refused) -> Rest {
         debug!(%refused, calls = plan.calls(), "not estimated");
         if plan.items.len() > 1 && refused.kind != Kind::NonceUsed {
             self.calls = Some((plan.calls() / 2).max(1));
@@ -138,8 +151,7 @@ impl Settler {
         let through = if plan.again { plan.through } else { item.seq };
         self.reverts.remove(&item.seq);
         let idle = if is_idle(item.stage, &word) { vec![item.seq] } else { vec![] };
-        let parked = vec![(item, word.into(), reason.into())];
-        self.park(&Plan { parked, idle, again: plan.again, ..Plan::after(through) }).await?;
+        self.park(&Plan::parking((item, word.into(), reason.into()), idle, through)).await?;
         Ok(Cost::Not(Rest::No))
     }
 
@@ -200,7 +212,7 @@ impl Settler {
 
     // ------------------------------------------------------------ the log first
 
-    async fn prepare(&mut self, plan: Plan, place: &Place, nonce: u64, bounds: Bounds) -> Result<Rest, Trouble> {
+    async fn prepare(&mut self, plan: Plan, place: Place, nonce: u64, bounds: Bounds) -> Result<Rest, Trouble> {
         let epoch = self.books(|chain| chain.epoch());
         let (calls, items, through) = (plan.calls(), plan.items.len(), plan.through);
         let transaction = self.chain.transaction(nonce, epoch, self.lead(place, epoch), plan.items, bounds)?;
@@ -242,7 +254,7 @@ impl Settler {
         }
         let place = self.place();
         let epoch = self.books(|chain| chain.epoch());
-        let lead = self.lead(&place, epoch);
+        let lead = self.lead(place, epoch);
         let transaction = self.chain.transaction(nonce, epoch, lead, newest.items.clone(), bounds)?;
         let hash = transaction.hash;
         self.commit(transaction, 0).await?;
@@ -284,7 +296,7 @@ impl Settler {
         }
     }
 
-    fn tell_refused(&mut self, nonce: u64, refused: &crate::chain::Refused) {
+    fn tell_refused(&mut self, nonce: u64, refused: &chain::Refused) {
         let worry = match refusal(&refused.kind) {
             Refusal::Taken | Refusal::Cheap => return,
             _ if refused.kind == Kind::InsufficientBalance => Worry::Balance,

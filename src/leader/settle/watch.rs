@@ -90,16 +90,12 @@ impl Settler {
 
     /// Asks for what waits, and decides.
     async fn look(&mut self, landed: &Lane, waiting: &Lane) -> Result<Vec<Step>, Trouble> {
-        let asked = |traces: &super::traces::Traces, nonce: u64, slot: &Slot| {
-            !slot.newest().is_some_and(|newest| slot.tries.len() == 1 && traces.is_fresh(nonce, newest.hash))
-        };
-        let any = waiting.iter().any(|(nonce, slot)| asked(&self.traces, *nonce, slot));
-        let account = if any { Some(self.chain.nonce().await?) } else { None };
-        let questions = waiting.iter().map(|(nonce, slot)| {
-            let ask = asked(&self.traces, *nonce, slot);
-            let chain = &self.chain;
-            async move { if ask { found(chain, slot).await } else { Ok(None) } }
-        });
+        let asked: Vec<bool> = waiting.iter().map(|(nonce, slot)| self.is_asked_for(*nonce, slot)).collect();
+        let account = if asked.contains(&true) { Some(self.chain.nonce().await?) } else { None };
+        let mut questions = Vec::with_capacity(waiting.len());
+        for ((_, slot), ask) in waiting.iter().zip(asked) {
+            questions.push(found(self.chain.clone(), Arc::clone(slot), ask));
+        }
         let found = try_join_all(questions).await?;
         let lowest = waiting.first().map_or(0, |(nonce, _)| *nonce);
         let rules = self.rules();
@@ -114,6 +110,12 @@ impl Settler {
         }
         self.tell_late(waiting);
         Ok(steps)
+    }
+
+    /// Not what this leader has prepared a moment ago: nobody can have sent it.
+    fn is_asked_for(&self, nonce: u64, slot: &Slot) -> bool {
+        let fresh = slot.newest().is_some_and(|newest| self.traces.is_fresh(nonce, newest.hash));
+        slot.tries.len() > 1 || !fresh
     }
 
     /// What is tried for the last time and does not land needs somebody.
@@ -164,7 +166,7 @@ impl Settler {
         }
         let Some(reason) = &landed.reverted else {
             info!(nonce, transaction = %hash, block, confirmation = ?landed.confirmation, "landed");
-            slot.items().iter().for_each(|item| drop(self.reverts.remove(&item.seq)));
+            self.reverts.retain(|seq, _| !slot.items().iter().any(|item| item.seq == *seq));
             self.not_overtaken();
             return;
         };
@@ -203,8 +205,11 @@ impl Settler {
         let head = self.chain.view().block.map_or(0, |block| block.number);
         let rules = self.rules();
         let account = if due.is_empty() { 0 } else { self.chain.nonce().await? };
-        let chain = &self.chain;
-        let found = try_join_all(due.iter().map(|(_, slot)| found(chain, slot))).await?;
+        let mut questions = Vec::with_capacity(due.len());
+        for (_, slot) in &due {
+            questions.push(found(self.chain.clone(), Arc::clone(slot), true));
+        }
+        let found = try_join_all(questions).await?;
         let mut found: BTreeMap<u64, Option<Landed>> = due.iter().map(|(nonce, _)| *nonce).zip(found).collect();
         let mut steps = Vec::with_capacity(landed.len());
         for (nonce, slot) in landed {
@@ -266,8 +271,8 @@ fn elapsed(since: &mut Option<Instant>, pause: Duration) -> bool {
 }
 
 /// What the chain says of a slot: the newest of its tries that it knows.
-async fn found(chain: &chain::Handle, slot: &Slot) -> Result<Option<Landed>, chain::Error> {
-    for try_ in slot.tries.iter().rev() {
+async fn found(chain: chain::Handle, slot: Arc<Slot>, ask: bool) -> Result<Option<Landed>, chain::Error> {
+    for try_ in slot.tries.iter().rev().filter(|_| ask) {
         if let Some(landed) = chain.status(try_).await? {
             return Ok(Some(landed));
         }

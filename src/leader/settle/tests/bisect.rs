@@ -22,18 +22,32 @@ fn reverted(word: &str) -> EstimateError {
     EstimateError::Reverted { word: word.to_owned(), reason: word.to_uppercase() }
 }
 
+/// Answers as it is told, and counts the questions.
+struct Told<F>(F, usize);
+
+impl<F: FnMut(&[Item], usize) -> Result<Estimate, EstimateError> + Send> Estimator for Told<F> {
+    async fn estimate(&mut self, items: &[Item]) -> Result<Estimate, EstimateError> {
+        self.1 += 1;
+        (self.0)(items, self.1)
+    }
+}
+
+fn ask(
+    count: usize,
+    answer: impl FnMut(&[Item], usize) -> Result<Estimate, EstimateError> + Send,
+) -> (Result<Found, EstimateError>, usize) {
+    let mut told = Told(answer, 0);
+    let found = block_on(find(&items(count), &mut told));
+    (found, told.1)
+}
+
 /// What is found if calls of these entries revert, and how many questions it takes.
 fn found(count: usize, poisoned: &[u64]) -> (Found, usize) {
-    let mut asked = 0;
-    let estimate = async |items: &[Item]| {
-        asked += 1;
-        match items.iter().find(|item| poisoned.contains(&item.seq)) {
-            Some(item) => Err(reverted(&format!("bad_{}", item.seq))),
-            None => Ok(cost(items)),
-        }
-    };
-    let found = block_on(find(&items(count), estimate)).unwrap();
-    (found, asked)
+    let (found, asked) = ask(count, |items, _| match items.iter().find(|item| poisoned.contains(&item.seq)) {
+        Some(item) => Err(reverted(&format!("bad_{}", item.seq))),
+        None => Ok(cost(items)),
+    });
+    (found.unwrap(), asked)
 }
 
 #[test]
@@ -43,26 +57,22 @@ fn good_items_go_at_the_first_question() {
 
 #[test]
 fn what_comes_before_all_items_may_be_the_culprit() {
-    let estimate = async |_: &[Item]| Err(reverted("stale_epoch"));
-    let Found::Culprit(culprit) = block_on(find(&items(9), estimate)).unwrap() else { panic!() };
+    let (Ok(Found::Culprit(culprit)), _) = ask(9, |_, _| Err(reverted("stale_epoch"))) else { panic!() };
     assert_eq!((culprit.fine, culprit.word.as_str()), (None, "stale_epoch"));
 }
 
 #[test]
 fn an_estimate_that_can_not_be_had_is_no_verdict() {
-    let mut asked = 0;
-    let estimate = async |items: &[Item]| {
-        asked += 1;
-        match asked {
-            1 => Err(reverted("bad")),
-            2 => Ok(cost(items)),
-            _ => Err(EstimateError::Failed(Error::Down("no answer".to_owned()))),
-        }
-    };
-    assert!(matches!(block_on(find(&items(9), estimate)), Err(EstimateError::Failed(_))));
+    let down = || EstimateError::Failed(Error::Down("no answer".to_owned()));
+    let (found, asked) = ask(9, |items, asked| match asked {
+        1 => Err(reverted("bad")),
+        2 => Ok(cost(items)),
+        _ => Err(down()),
+    });
+    assert_eq!((found, asked), (Err(down()), 3));
     let refused = Refused { kind: Kind::InsufficientBalance, detail: String::new() };
-    let estimate = async |_: &[Item]| Err(EstimateError::Refused(refused.clone()));
-    assert!(matches!(block_on(find(&items(9), estimate)), Err(EstimateError::Refused(_))));
+    let refused = || EstimateError::Refused(refused.clone());
+    assert_eq!(ask(9, |_, _| Err(refused())).0, Err(refused()));
 }
 
 proptest! {
