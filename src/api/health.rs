@@ -12,13 +12,13 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Api;
+use super::blockchain;
 use super::kafka::Picture;
 use super::problem::{Code, Problem};
 use super::request::Request;
 use super::respond;
 use super::route::Route;
 use super::status::worker_counts;
-use super::blockchain;
 use crate::chain;
 use crate::consensus;
 
@@ -172,10 +172,8 @@ fn blockchain(picture: &blockchain::Picture) -> Component {
     };
     let known = own.view.generation() == Some(chain::Generation::SubmissionOnly);
     let only = if known { "; the contract takes submissions only" } else { "" };
-    let detail = format!(
-        "block {}; {} transactions and {} events wait{only}",
-        block.number, picture.waiting, picture.unsettled
-    );
+    let detail =
+        format!("block {}; {} transactions and {} events wait{only}", block.number, picture.waiting, picture.unsettled);
     Component::new(Condition::Healthy, detail)
 }
 

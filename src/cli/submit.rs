@@ -467,7 +467,8 @@ mod tests {
 
     #[test]
     fn how_a_job_is_settled_is_said_by_one_flag_or_two() {
-        let of = |words: &[&str]| line(&[&["--type", "a"], words].concat()).unwrap().spec().unwrap()["settlement"].clone();
+        let of =
+            |words: &[&str]| line(&[&["--type", "a"], words].concat()).unwrap().spec().unwrap()["settlement"].clone();
         assert_eq!(of(&["--settlement", "settle_later"]), "settle_later");
         let both = of(&["--settlement", "settle_later", "--confirmation", "accepted_l1"]);
         assert_eq!(both, json!({ "policy": "settle_later", "confirmation": "accepted_l1" }));

@@ -235,11 +235,7 @@ impl Submission {
     }
 
     /// The same with the payload's bytes as they are: `payload` in base64 is not looked at.
-    fn check_with(
-        self,
-        payload: Option<Result<Vec<u8>, FieldError>>,
-        door: Door,
-    ) -> Result<Checked, FieldError> {
+    fn check_with(self, payload: Option<Result<Vec<u8>, FieldError>>, door: Door) -> Result<Checked, FieldError> {
         refuse_unavailable(&self)?;
         let settled = settlement::check(self.settlement, door.settlement.as_ref())?;
         if !is_name(&self.r#type) {

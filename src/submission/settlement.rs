@@ -17,10 +17,8 @@ use crate::domain::chain::{Confirmation, Policy, Terms};
 /// The word for a job that is not settled.
 pub const NONE: &str = "none";
 
-pub const POLICIES: [(Policy, &str); 2] = [
-    (Policy::SettleLater, "settle_later"),
-    (Policy::RegisterBeforeDistribution, "register_before_distribution"),
-];
+pub const POLICIES: [(Policy, &str); 2] =
+    [(Policy::SettleLater, "settle_later"), (Policy::RegisterBeforeDistribution, "register_before_distribution")];
 
 pub const CONFIRMATIONS: [(Confirmation, &str); 3] = [
     (Confirmation::Preconfirmed, "preconfirmed"),
@@ -107,7 +105,10 @@ pub(super) fn check(dto: Option<SettlementDto>, defaults: Option<&Defaults>) -> 
     let confirmation = dto.confirmation.as_deref().map(confirmation).transpose()?;
     let policy = match dto.policy.as_deref() {
         Some(NONE) if confirmation.is_some() => {
-            return Err(invalid("settlement.confirmation", "settlement.confirmation needs a policy that settles".into()));
+            return Err(invalid(
+                "settlement.confirmation",
+                "settlement.confirmation needs a policy that settles".into(),
+            ));
         }
         Some(NONE) => return Ok(Settled::default()),
         Some(name) => policy(field, name)?,
@@ -118,7 +119,10 @@ pub(super) fn check(dto: Option<SettlementDto>, defaults: Option<&Defaults>) -> 
         })?,
     };
     let with = |confirmation| Some(Terms { policy, confirmation });
-    Ok(Settled { asked: with(confirmation.unwrap_or(UNSPOKEN)), terms: with(confirmation.unwrap_or(defaults.confirmation)) })
+    Ok(Settled {
+        asked: with(confirmation.unwrap_or(UNSPOKEN)),
+        terms: with(confirmation.unwrap_or(defaults.confirmation)),
+    })
 }
 
 fn without_chain(dto: Option<&SettlementDto>) -> Result<Settled, FieldError> {

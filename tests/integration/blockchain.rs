@@ -87,7 +87,10 @@ async fn lists_of_transactions_and_letters_take_good_parameters_and_refuse_bad_o
         "/blockchain/transactions?consistency=linearizable&state=prepared".to_owned(),
     ] {
         let page = node.get(&path).await;
-        assert_eq!((page.status, &page.body["transactions"], &page.body["next_cursor"]), (200, &json!([]), &Value::Null));
+        assert_eq!(
+            (page.status, &page.body["transactions"], &page.body["next_cursor"]),
+            (200, &json!([]), &Value::Null)
+        );
     }
     let page = node.get(&format!("{queue}?limit=10&cursor={}", "0".repeat(16))).await.body;
     assert_eq!((&page["size"], &page["entries"]), (&json!(0), &json!([])));
@@ -144,9 +147,7 @@ async fn a_job_that_is_not_settled_says_so_everywhere() {
 #[tokio::test]
 async fn an_operators_slip_is_refused_by_field() {
     let node = Node::start().await;
-    let reset = |chain: &str, contract: &str, account: &str| {
-        json!({"chain_id": chain, "job_manager_address": contract, "account_address": account})
-    };
+    let reset = |chain: &str, contract: &str, account: &str| json!({"chain_id": chain, "job_manager_address": contract, "account_address": account});
     let cases = [
         (reset("", "0x1", "0x2"), "invalid_field", "chain_id"),
         (reset(&"x".repeat(32), "0x1", "0x2"), "invalid_field", "chain_id"),

@@ -65,10 +65,10 @@ type Found = Option<(&'static str, String)>;
 fn down(own: &Own, picture: &Picture) -> Found {
     (own.view.state == State::Down).then(|| {
         let why = own.view.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-        let seen = own.view.as_of.map_or_else(
-            || "it was never seen".to_owned(),
-            |at| format!("it was seen last at {}", text::time(at)),
-        );
+        let seen = own
+            .view
+            .as_of
+            .map_or_else(|| "it was never seen".to_owned(), |at| format!("it was seen last at {}", text::time(at)));
         let detail = format!(
             "the chain can not be used{why}; {seen}, and is tried again by itself. Jobs under settle_later go on; \
              {} events and {} transactions wait",

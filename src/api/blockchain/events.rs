@@ -144,7 +144,8 @@ pub fn range(request: &Request, head: u64) -> Result<(u64, u64), Problem> {
 async fn events(api: Api, request: Request) -> Result<Response, Problem> {
     let Some(chain) = api.context.chain.clone() else { return Err(disabled("it can not read the contract's events")) };
     let head = chain.view().block.map(|block| block.number);
-    let (from, to) = range(&request, head.ok_or_else(|| unreachable("this node has not seen the chain yet".to_owned()))?)?;
+    let (from, to) =
+        range(&request, head.ok_or_else(|| unreachable("this node has not seen the chain yet".to_owned()))?)?;
     read(&api, &chain, from, to, head).await
 }
 

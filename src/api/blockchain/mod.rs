@@ -63,6 +63,11 @@ const LOW: u128 = (1 << 64) - 1;
 
 /// Why a node without a chain can not serve.
 fn disabled(what: &str) -> Problem {
-    let why = if cfg!(feature = "chain") { "the chain is not enabled on this node" } else { "this build has no chain support" };
-    Problem::new(Code::NotAvailable, format!("{why}, so {what}")).hint("Ask a node on which blockchain.enabled is true.")
+    let why = if cfg!(feature = "chain") {
+        "the chain is not enabled on this node"
+    } else {
+        "this build has no chain support"
+    };
+    Problem::new(Code::NotAvailable, format!("{why}, so {what}"))
+        .hint("Ask a node on which blockchain.enabled is true.")
 }

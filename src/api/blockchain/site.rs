@@ -119,7 +119,8 @@ pub fn may_reset(picture: &Picture, wanted: &Site) -> Result<(), Problem> {
         }
         None => {
             let detail = "this node has not seen the chain yet, so it can not tell whether that contract is there";
-            Err(Problem::new(Code::Conflict, detail).hint("Ask a node that is connected; GET /blockchain/status says so."))
+            Err(Problem::new(Code::Conflict, detail)
+                .hint("Ask a node that is connected; GET /blockchain/status says so."))
         }
     }
 }

@@ -144,8 +144,13 @@ pub(in crate::api) fn own() -> Own {
         coordinator: Some(true),
     };
     let payment = Some(chain::Token { balance: small(5_000), allowance: small(4_000) });
-    let account =
-        chain::Account { address: felt(ACCOUNT), nonce: Some(8), balance: small(70_000), payment, key_fits: Some(true) };
+    let account = chain::Account {
+        address: felt(ACCOUNT),
+        nonce: Some(8),
+        balance: small(70_000),
+        payment,
+        key_fits: Some(true),
+    };
     let view = View {
         state: chain::State::Connected,
         rpc_url: Some("http://127.0.0.1:5050".to_owned()),
@@ -226,7 +231,8 @@ fn a_node_without_the_chain_still_tells_what_is_replicated_and_makes_nothing_up(
 fn transactions_are_told_of_newest_first_with_what_became_of_them() {
     let mut state = state();
     let all = list(&state, vec![]);
-    let told: Vec<_> = all["transactions"].as_array().unwrap().iter().map(|one| (&one["nonce"], &one["state"])).collect();
+    let told: Vec<_> =
+        all["transactions"].as_array().unwrap().iter().map(|one| (&one["nonce"], &one["state"])).collect();
     let [nonces, states] = [[7, 6, 5].map(Value::from), ["prepared", "reverted", "accepted_l2"].map(Value::from)];
     assert_eq!(told, nonces.iter().zip(&states).collect::<Vec<_>>());
     let [waits, reverted, good] = [0, 1, 2].map(|at| all["transactions"][at].clone());
@@ -297,7 +303,10 @@ fn a_job_tells_its_settlement_in_full() {
     assert_eq!(reverted["settlement"]["state"], "waiting", "{reverted}");
     assert_eq!((&reverted["again"][0]["tries"], &reverted["again"][0]["stage"]), (&json!(1), &json!("register")));
     let waits = of(&state, 3);
-    assert_eq!((&waits["awaits_chain"], &waits["settlement"]["registered"]["confirmation"]), (&json!(true), &Value::Null));
+    assert_eq!(
+        (&waits["awaits_chain"], &waits["settlement"]["registered"]["confirmation"]),
+        (&json!(true), &Value::Null)
+    );
     let parked = of(&state, 4);
     assert_eq!((&parked["settlement"]["state"], &parked["settlement"]["parked"]), (&json!("parked"), &json!(["4"])));
     assert_eq!(parked["parked"][0]["code"], "payment_too_low");
@@ -382,7 +391,8 @@ fn each_alarm_is_raised_by_its_cause_alone() {
     assert!(with(|picture| picture.unsettled = 799_999).is_empty());
     assert_eq!(with(|picture| picture.lost = 1), ["events_lost"]);
     let mut unseen = own();
-    unseen.view = View { state: chain::State::Connecting, contract: None, account: None, chain_id: None, ..unseen.view };
+    unseen.view =
+        View { state: chain::State::Connecting, contract: None, account: None, chain_id: None, ..unseen.view };
     assert!(codes(&picture(Some(unseen), &state)).is_empty(), "what was not seen is not alarming");
 }
 

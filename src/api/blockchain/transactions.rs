@@ -28,7 +28,10 @@ pub fn routes() -> Vec<Route> {
             .param(Param::new("state", Kind::Choice(STATES.to_vec()), "In this state."))
             .param(Param::new("job", Kind::JobId, "With a stage of this job."))
             .fresh()
-            .answers::<TransactionList>(200, "A page of transactions: all that are open, and the last 1000 closed ones"),
+            .answers::<TransactionList>(
+                200,
+                "A page of transactions: all that are open, and the last 1000 closed ones",
+            ),
     ]
 }
 
@@ -175,13 +178,7 @@ fn shut(closed: &Closed, state: &'static str) -> TransactionBody {
         tries: vec![closed.hash.to_string()],
         log_index: None,
         closed: true,
-        ..outcome(
-            closed.nonce,
-            state,
-            &closed.jobs,
-            (closed.prepared_at, closed.landed_at),
-            closed.landed.as_ref(),
-        )
+        ..outcome(closed.nonce, state, &closed.jobs, (closed.prepared_at, closed.landed_at), closed.landed.as_ref())
     }
 }
 

@@ -130,9 +130,8 @@ async fn wait_terminal(api: &Api, id: JobId, limit: Duration) -> Result<(), Prob
 }
 
 pub async fn status(api: Api, request: Request) -> Result<Response, Problem> {
-    let body = look(&api, request.job()?, |state, job| {
-        JobStatus::of(state, job, progress::of(&api.context.roster, job))
-    })?;
+    let body =
+        look(&api, request.job()?, |state, job| JobStatus::of(state, job, progress::of(&api.context.roster, job)))?;
     respond::json(&body)
 }
 

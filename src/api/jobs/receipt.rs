@@ -19,9 +19,9 @@ use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::settlement::ReceiptSettlement;
 use crate::api::{Api, respond, text};
-use crate::domain::{Job, State};
 use crate::domain::job::Outcome;
 use crate::domain::run::Run;
+use crate::domain::{Job, State};
 use crate::mesh::Identity;
 use crate::submission::escalation::EscalationBody;
 

@@ -279,8 +279,14 @@ async fn reset(client: &Client, yes: bool, remote: &Remote) -> Result<(), Failur
     }
     if !yes {
         let plan = json!({ "recorded": part("recorded"), "accept": site });
-        if remote.json { output::json(&plan)? } else { output::thing(&plan)? }
-        return Err(Failure::usage("nothing was done").hint("--yes accepts it: what was in flight is planned again there"));
+        if remote.json {
+            output::json(&plan)?
+        } else {
+            output::thing(&plan)?
+        }
+        return Err(
+            Failure::usage("nothing was done").hint("--yes accepts it: what was in flight is planned again there")
+        );
     }
     show(client, &Call::post("/blockchain/reset").body(site).idempotent(), remote).await
 }

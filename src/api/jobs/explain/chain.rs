@@ -57,10 +57,9 @@ fn sent(state: &State, view: Option<&View>, job: &Job, link: &Link, now: Timesta
 fn chain_is(view: Option<&View>) -> String {
     let Some(view) = view else { return "; the chain is disabled on this node, so it does not see more".to_owned() };
     let why = view.last_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
-    let seen = view.as_of.map_or_else(
-        || "and was never seen".to_owned(),
-        |at| format!("and was seen last at {}", text::time(at)),
-    );
+    let seen = view
+        .as_of
+        .map_or_else(|| "and was never seen".to_owned(), |at| format!("and was seen last at {}", text::time(at)));
     match view.state {
         Connection::Connected => String::new(),
         Connection::Connecting => "; this node has not seen the chain yet".to_owned(),
@@ -103,7 +102,9 @@ mod tests {
         act(&mut state, Act::Landed { nonce: 7, landed: reverted });
         let again = "its transaction came to nothing (('PAYMENT_TOO_LOW')) and is planned again";
         assert_eq!(told(&state, Some(&own.view), 3), again);
-        assert!(told(&state, Some(&own.view), 4).starts_with("it is parked (payment_too_low: the contract takes no less"));
+        assert!(
+            told(&state, Some(&own.view), 4).starts_with("it is parked (payment_too_low: the contract takes no less")
+        );
         let unseen = View { state: Connection::Down, as_of: None, ..own.view.clone() };
         assert_eq!(chain_is(Some(&unseen)), "; the chain is down and was never seen");
         let paused = View { state: Connection::Paused, last_error: Some("PAUSED".to_owned()), ..own.view };
