@@ -95,7 +95,14 @@ step_fuzz() {
 }
 
 # What is committed is what the sources give, and does what it should on a real node.
-step_contracts() { contracts/build.sh --check && need_node && contracts/test.sh; }
+step_contracts() { contracts/build.sh --check && need_node && contracts/test.sh && chain_client; }
+
+# The client's own stories: each starts a node.
+chain_client() {
+  local node
+  node=$(compgen -G "$(cache_dir)/starknet-devnet-*/bin/starknet-devnet" | tail -n 1)
+  CIRO_TEST_DEVNET=$node cargo test --locked --lib chain::client::tests -- --ignored
+}
 
 fuzzed_api() { scripts/devnet.sh status --json | jq -r '.nodes[0].api'; }
 

@@ -4,12 +4,13 @@ Everything goes through starknet.py, and so by the ABI of the class that is
 declared: what the contract reads and writes is encoded by somebody else's code.
 """
 
+import functools
 import json
 import pathlib
 import secrets
 
 import aiohttp
-from starknet_py.contract import Contract
+from starknet_py.abi.v2 import AbiParser
 from starknet_py.hash.selector import get_selector_from_name
 from starknet_py.net.account.account import Account
 from starknet_py.net.client_errors import ClientError
@@ -18,22 +19,33 @@ from starknet_py.net.client_models import TransactionExecutionStatus
 from starknet_py.net.full_node_client import FullNodeClient
 from starknet_py.net.signer.stark_curve_signer import KeyPair
 from starknet_py.net.udc_deployer.deployer import Deployer
+from starknet_py.serialization.factory import serializer_for_function_v1
 
+from signer import QuickSigner
+
+ALREADY_DECLARED = 51
 ARTIFACTS = pathlib.Path(__file__).resolve().parent.parent / "artifacts"
+
+
+def bounds(l2_gas):
+    return ResourceBoundsMapping(
+        l1_gas=ResourceBounds(max_amount=100_000, max_price_per_unit=10**12),
+        l1_data_gas=ResourceBounds(max_amount=100_000, max_price_per_unit=10**12),
+        l2_gas=ResourceBounds(max_amount=l2_gas, max_price_per_unit=10**11),
+    )
+
 
 # Above what any call here costs, so that a refusal shows as a reverted
 # transaction, as it does to a coordinator, and not already as an estimate.
-BOUNDS = ResourceBoundsMapping(
-    l1_gas=ResourceBounds(max_amount=100_000, max_price_per_unit=10**12),
-    l1_data_gas=ResourceBounds(max_amount=100_000, max_price_per_unit=10**12),
-    l2_gas=ResourceBounds(max_amount=900_000_000, max_price_per_unit=10**11),
-)
+BOUNDS = bounds(900_000_000)
+DECLARE_BOUNDS = bounds(5_000_000_000)
 
 
 class Reverted(Exception):
     """A transaction or a view that the contract refused."""
 
 
+@functools.cache
 def artifact(name):
     return (ARTIFACTS / f"{name}.sierra.json").read_text()
 
@@ -51,16 +63,17 @@ def reads_as(text, name):
 class Receipt:
     """What a transaction did: its events by name, and what it cost."""
 
-    def __init__(self, raw, names):
+    def __init__(self, raw, chain):
         self.raw = raw
-        self.names = names
+        self.chain = chain
 
     def events(self, *wanted):
-        """(name, keys after the selector, data) of the contracts we know."""
+        """(name, keys after the selector, data) of the contracts under test."""
+        names, ours = self.chain.event_names, self.chain.addresses
         found = [
-            (self.names[event.keys[0]], event.keys[1:], event.data)
+            (names[event.keys[0]], event.keys[1:], event.data)
             for event in self.raw.events
-            if event.keys and event.keys[0] in self.names
+            if event.from_address in ours
         ]
         return [event for event in found if not wanted or event[0] in wanted]
 
@@ -78,8 +91,8 @@ class Person:
 
     def __init__(self, chain, name, address, key):
         self.chain, self.name, self.address = chain, name, address
-        pair = KeyPair.from_private_key(key)
-        self.account = Account(address=address, client=chain.client, key_pair=pair, chain=chain.id)
+        signer = QuickSigner(address, KeyPair.from_private_key(key), chain.id)
+        self.account = Account(address=address, client=chain.client, signer=signer)
         self.nonce = None
 
     async def does(self, *calls):
@@ -93,7 +106,17 @@ class Person:
         raw = await self.chain.client.get_transaction_receipt(sent.transaction_hash)
         if raw.execution_status == TransactionExecutionStatus.REVERTED:
             raise Reverted(raw.revert_reason)
-        return Receipt(raw, self.chain.event_names)
+        return Receipt(raw, self.chain)
+
+
+@functools.cache
+def interface(name):
+    """How each function's arguments and answers are encoded. Reading an ABI takes seconds."""
+    abi = AbiParser(json.loads(artifact(name))["abi"]).parse()
+    functions = dict(abi.functions)
+    for part in abi.interfaces.values():
+        functions.update(part.items)
+    return {function: serializer_for_function_v1(it) for function, it in functions.items()}
 
 
 class Deployed:
@@ -101,28 +124,27 @@ class Deployed:
     `await contract.read("name", arguments)` asks a view."""
 
     def __init__(self, chain, name, address):
-        abi = json.loads(artifact(name))["abi"]
         self.chain, self.address = chain, address
-        # It wants an account to encode a call; who sends it is decided later.
-        account = chain.people[0].account
-        self.contract = Contract(address=address, abi=abi, provider=account, cairo_version=1)
-        for entry in abi:
+        self.functions = interface(name)
+        chain.addresses.add(address)
+        for entry in json.loads(artifact(name))["abi"]:
             if entry["type"] == "event" and entry["kind"] == "struct":
                 short = entry["name"].split("::")[-1]
                 chain.event_names[get_selector_from_name(short)] = short
 
-    def __getattr__(self, function):
-        def call(*args):
-            ready = self.contract.functions[function].prepare_invoke_v3(*args)
-            return Call(to_addr=ready.to_addr, selector=ready.selector, calldata=ready.calldata)
+    def call(self, function, args):
+        calldata = self.functions[function].serialize(*args)
+        return Call(to_addr=self.address, selector=get_selector_from_name(function), calldata=calldata)
 
-        return call
+    def __getattr__(self, function):
+        return lambda *args: self.call(function, args)
 
     async def read(self, function, *args):
         try:
-            (answer,) = await self.contract.functions[function].call(*args)
+            felts = await self.chain.client.call_contract(self.call(function, args), block_number="latest")
         except ClientError as error:
             raise Reverted(f"{error.message} {error.data}") from error
+        (answer,) = self.functions[function].deserialize(felts)
         return answer
 
 
@@ -137,8 +159,7 @@ class Chain:
     def __init__(self, url):
         self.url = url
         self.client = FullNodeClient(node_url=url)
-        self.event_names = {}
-        self.declared = set()
+        self.event_names, self.addresses, self.declared = {}, set(), set()
 
     async def open(self):
         self.id = int(await self.rpc("starknet_chainId"), 16)
@@ -171,10 +192,14 @@ class Chain:
             return class_hash
         admin = self.people[0]
         signed = await admin.account.sign_declare_v3(
-            artifact(name), compiled_class_hash=compiled, resource_bounds=BOUNDS, tip=0
+            artifact(name), compiled_class_hash=compiled, resource_bounds=DECLARE_BOUNDS, tip=0
         )
-        answer = await self.client.declare(signed)
-        assert answer.class_hash == class_hash, f"{name} is {hex(answer.class_hash)} to the node"
+        try:
+            answer = await self.client.declare(signed)
+            assert answer.class_hash == class_hash, f"{name} is {hex(answer.class_hash)} to the node"
+        except ClientError as error:
+            if error.code != ALREADY_DECLARED:
+                raise
         admin.nonce = None
         self.declared.add(name)
         return class_hash

@@ -41,7 +41,7 @@ class Assignment(Story):
         self.assertEqual(event.keys, [get_selector_from_name("JobAssigned"), *halves(OUR_ID), WORKER_ONE])
         self.assertEqual(event.data, [])
         self.assertEqual(await self.state(OUR_ID), "Processing")
-        self.assertEqual((await self.details(OUR_ID))["assigned_at"], await self.chain.time())
+        await self.is_now((await self.details(OUR_ID))["assigned_at"])
 
     async def test_to_the_same_worker_again_changes_nothing(self):
         await self.submits()
@@ -58,7 +58,7 @@ class Assignment(Story):
         self.assertEqual(receipt.events("JobAssigned"), [("JobAssigned", [*halves(OUR_ID), WORKER_TWO], [])])
         details = await self.details(OUR_ID)
         self.assertEqual(details["worker"], self.two.address)
-        self.assertEqual(details["assigned_at"], await self.chain.time())
+        await self.is_now(details["assigned_at"])
 
     async def test_a_worker_needs_no_address_to_be_assigned(self):
         await self.submits()
@@ -103,7 +103,7 @@ class Results(Story):
         self.assertEqual(details["state"].variant, "Completed")
         self.assertEqual(details["worker"], self.one.address)
         self.assertEqual(details["result_hash"], 0xFEED)
-        self.assertEqual(details["completed_at"], await self.chain.time())
+        await self.is_now(details["completed_at"])
         self.assertEqual(await self.escrow(), 10 * UNIT)
 
     async def test_the_same_result_again_changes_nothing(self):

@@ -23,7 +23,7 @@ class OurJobs(Story):
         self.assertEqual(details["state"].variant, "Queued")
         self.assertEqual(details["client"], self.client.address)
         self.assertEqual(details["payment_amount"], 3 * UNIT + 1)
-        self.assertEqual(details["created_at"], await self.chain.time())
+        await self.is_now(details["created_at"])
         rest = [details[field] for field in ("worker", "assigned_at", "completed_at", "result_hash")]
         self.assertEqual(rest, [0, 0, 0, 0])
         self.assertEqual(await self.escrow(), 3 * UNIT + 1)

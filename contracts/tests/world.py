@@ -4,6 +4,7 @@ Each story gets contracts of its own on one node. When it ends, the books are
 checked: the Job Manager holds exactly its escrow, and no token was made or lost.
 """
 
+import asyncio
 import os
 import unittest
 
@@ -69,15 +70,18 @@ class Story(unittest.IsolatedAsyncioTestCase):
     maxDiff = None
     FEE_BPS = 250
     MIN_PAYMENT = UNIT
-    declared = set()
+    chain = None  # the same for all stories
 
     async def asyncSetUp(self):
-        self.chain = await Chain(os.environ["CIRO_STARKNET_URL"]).open()
-        self.chain.declared = Story.declared
+        # unittest turns the loop's debugging on, which makes everything several times slower.
+        asyncio.get_running_loop().set_debug(False)
+        if Story.chain is None:
+            Story.chain = await Chain(os.environ["CIRO_STARKNET_URL"]).open()
         (
             self.admin, self.coordinator, self.deputy, self.client, self.other,
             self.one, self.two, self.treasury, self.stranger, self.spare,
         ) = self.chain.people
+        self.began = await self.chain.time()
         await self.deploy()
 
     async def deploy(self):
@@ -135,6 +139,11 @@ class Story(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(Reverted) as caught:
             await attempt
         self.assertTrue(reads_as(str(caught.exception), reason), f"{reason} is not in: {caught.exception}")
+
+    async def is_now(self, time):
+        """A block's time is set again when it is closed, so it is known to lie between two others only."""
+        self.assertGreaterEqual(time, self.began)
+        self.assertLessEqual(time, await self.chain.time())
 
     def says_nothing(self, receipt):
         self.assertEqual(receipt.events(), [])

@@ -84,7 +84,6 @@ impl What {
 }
 
 /// Selectors of the events that are read.
-#[cfg_attr(not(feature = "chain"), expect(dead_code, reason = "without a client no events are read"))]
 pub(super) const READ: [Name; 8] = [
     selectors::JOB_SUBMITTED,
     selectors::JOB_ASSIGNED,
@@ -97,7 +96,6 @@ pub(super) const READ: [Name; 8] = [
 ];
 
 /// `None`: none of those above, or not in their form.
-#[cfg_attr(not(feature = "chain"), expect(dead_code, reason = "without a client no events are read"))]
 pub(super) fn decode(keys: &[Felt], data: &[Felt]) -> Option<What> {
     let (mut keys, mut data) = (Reader(keys), Reader(data));
     let selector = keys.felt()?;

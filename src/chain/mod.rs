@@ -22,12 +22,15 @@
 mod alarm;
 pub mod calls;
 mod error;
+#[cfg_attr(not(feature = "chain"), allow(dead_code, reason = "without a client nothing is asked"))]
 mod events;
 pub mod fees;
 mod options;
+#[cfg_attr(not(feature = "chain"), allow(dead_code, reason = "without a client nothing is asked"))]
 mod records;
 #[cfg(test)]
 mod sample;
+#[cfg_attr(not(feature = "chain"), allow(dead_code, reason = "without a client nothing is asked"))]
 mod selectors;
 mod view;
 

@@ -96,7 +96,6 @@ impl Spec {
 #[derive(Clone, Debug)]
 pub(super) struct Reader<'a>(pub(super) &'a [Felt]);
 
-#[cfg_attr(not(feature = "chain"), expect(dead_code, reason = "without a client nothing is answered"))]
 impl Reader<'_> {
     pub(super) fn felt(&mut self) -> Option<Felt> {
         let (first, rest) = self.0.split_first()?;

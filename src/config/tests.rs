@@ -171,7 +171,7 @@ fn combinations_that_can_not_work_are_refused() {
             &[("network.discovery_enabled", "false"), ("network.mdns_enabled", "true")],
             "needs network.discovery_enabled",
         ),
-        (&[("blockchain.enabled", "true")], "blockchain.account_address: is empty, and blockchain.enabled is true"),
+        (&[("environment", "production"), ("blockchain.insecure_dev_key", "0x1")], "is for development; in production"),
         (&[("api.max_body_bytes", "200000")], "api.max_body_bytes: too small for a payload"),
     ];
     for (pairs, expected) in cases {

@@ -47,10 +47,7 @@ pub(super) fn sending(error: ProviderError) -> SendError {
     match error {
         ProviderError::StarknetError(said) => SendError::Refused(refused(&said)),
         other => match fault(&other) {
-            Some(fault @ (Fault::NotSent(_) | Fault::Busy(_) | Fault::OtherChain { .. })) => {
-                let _ = fault;
-                SendError::NotSent(transport(other))
-            }
+            Some(Fault::NotSent(_) | Fault::Busy(_) | Fault::OtherChain { .. }) => SendError::NotSent(transport(other)),
             Some(Fault::Stopping) | None | Some(Fault::Lost(_)) => SendError::Unknown(cut(&other.to_string())),
         },
     }
@@ -103,6 +100,7 @@ fn told(said: &StarknetError) -> String {
         StarknetError::TransactionExecutionError(data) => flat(&data.execution_error),
         StarknetError::InvalidTransactionNonce(text) => format!("invalid transaction nonce: {text}"),
         StarknetError::ValidationFailure(text) => format!("validation failed: {text}"),
+        StarknetError::InsufficientAccountBalance => "the account has less STRK than this may cost".to_owned(),
         StarknetError::UnexpectedError(text) | StarknetError::CompilationFailed(text) => text.clone(),
         other => other.to_string(),
     }
@@ -121,7 +119,7 @@ fn flat(error: &ContractExecutionError) -> String {
 
 fn is_about_nonce(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    text.contains("invalid transaction nonce") || text.contains("invalidnonce")
+    text.contains("transaction nonce") || text.contains("invalidnonce")
 }
 
 fn is_about_signature(text: &str) -> bool {
@@ -138,6 +136,7 @@ pub(super) fn word(text: &str) -> String {
         ("Insufficient max L", "out_of_gas"),
         ("Out of gas", "out_of_gas"),
         ("out of gas", "out_of_gas"),
+        ("has no remaining steps", "out_of_gas"),
         ("nsufficient fee token balance", "insufficient_balance"),
         ("exceeds balance", "insufficient_balance"),
         ("ENTRYPOINT_NOT_FOUND", "entrypoint_not_found"),
@@ -187,6 +186,7 @@ mod tests {
             ("0x1 ('u256_sub Overflow'), 0x3 ('ENTRYPOINT_FAILED')", "u256_sub_overflow"),
             ("0x1 ('ERC20: insufficient balance')", "erc20__insufficient_balance"),
             ("Insufficient max L2Gas: max amount: 1874880, actual used: 2240800.", "out_of_gas"),
+            ("Could not reach the end of the program. RunResources has no remaining steps.", "out_of_gas"),
             ("0x3 ('ENTRYPOINT_NOT_FOUND'), 0x3 ('ENTRYPOINT_FAILED')", "entrypoint_not_found"),
             ("", "reverted"),
             ("('", "reverted"),

@@ -158,7 +158,7 @@ fn write(path: &Path, password: &str, key: &Key) -> Result<(), String> {
     let name = path.file_name().ok_or("it names no file")?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let text = |error: std::io::Error| error.to_string();
-    fs::create_dir_all(parent).map_err(text)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(text)?;
     let aside = Aside::new(parent)?;
     let draft = aside.0.join(name);
     key.signing().save_as_keystore(&draft, password).map_err(|error| error.to_string())?;

@@ -19,6 +19,9 @@ const PAGE: u64 = 256;
 /// Events that are read at once.
 const EVENTS_MAX: usize = 20_000;
 
+/// Pages that are turned for them: some nodes answer with empty ones.
+const PAGES_MAX: usize = 1_000;
+
 impl Handle {
     /// What the chain says of a transaction now; `None`: it does not know it, or not what it comes to.
     ///
@@ -128,21 +131,19 @@ impl Handle {
         let keys = Some([selectors].into_iter().chain(keys).collect());
         let filter = EventFilter { from_block: Some(from), to_block: Some(to), address: Some(contract), keys };
         let (mut found, mut token) = (vec![], None);
-        let mut read = 0;
-        loop {
+        for _ in 0..PAGES_MAX {
             let page = self.provider().get_events(filter.clone(), token, PAGE).await.map_err(codes::asking)?;
-            // An empty page with a token counts too: nobody turns pages for ever.
-            read += page.events.len().max(1);
-            if read > EVENTS_MAX {
-                return Err(Error::TooMany { what: "events", limit: EVENTS_MAX });
-            }
             let ours = page.events.iter().filter(|event| event.from_address == contract);
             found.extend(ours.filter_map(read_event).filter(|event| wanted(event.block)));
+            if found.len() > EVENTS_MAX {
+                return Err(Error::TooMany { what: "events", limit: EVENTS_MAX });
+            }
             token = page.continuation_token;
             if token.is_none() {
                 return Ok(found);
             }
         }
+        Err(Error::TooMany { what: "pages of events", limit: PAGES_MAX })
     }
 }
 

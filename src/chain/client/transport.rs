@@ -113,8 +113,7 @@ impl Transport {
         let request = options.timing.request;
         // A redirect would carry what is in the URL elsewhere.
         let http = reqwest::Client::builder()
-            .connect_timeout(request)
-            .timeout(request)
+            .connect_timeout(request / 2)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Error::Refused(format!("make an HTTP client: {}", error.without_url())))?;

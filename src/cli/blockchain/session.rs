@@ -134,6 +134,9 @@ pub fn failed(error: &Error) -> Failure {
         }
         Error::OtherChain { .. } => (Kind::Refused, Some("see blockchain.chain_id and blockchain.rpc_url")),
         Error::Key(_) => (Kind::Usage, None),
+        Error::Refused(text) if text.contains("less STRK") => {
+            (Kind::Refused, Some("`ciro-coordinator blockchain account fund-hint` says how it comes to some"))
+        }
         Error::Unfit(_) | Error::Refused(_) | Error::Reverted { .. } => (Kind::Refused, None),
         Error::TooMany { .. } => (Kind::Failed, None),
     };
