@@ -12,7 +12,7 @@ use super::bisect::{self, Culprit, Estimator, Found};
 use super::items::Place;
 use super::lane::Refusal;
 use super::plan::Plan;
-use super::purse::{Blame, Purse, blame, lacks_payment};
+use super::purse::{Blame, Purse, Short, blame, lacks_payment};
 use super::rates::{Rates, at_prices};
 use super::worries::Worry;
 use super::{GATHER, IN_FLIGHT, PAUSE, POLL, Rest, SHUT, Settler, Trouble};
@@ -185,6 +185,10 @@ impl Settler {
             self.worries.only(&SHORTS, None);
             return None;
         };
+        if purse.reserved > 0 && !matches!(short, Short::Fee { .. }) {
+            // What is in flight comes to less than it may.
+            return Some(Rest::For(POLL));
+        }
         if plan.items.len() > 1 {
             self.calls = Some((plan.calls() / 2).max(1));
             return Some(Rest::No);
@@ -274,6 +278,7 @@ impl Settler {
         match sent {
             Ok(()) => {
                 trace.accepted();
+                self.worries.only(&[Worry::Balance, Worry::Stuck], None);
                 debug!(nonce, transaction = %newest.hash, took_ms = begun.elapsed().as_millis(), "sent");
                 Ok(true)
             }

@@ -40,7 +40,7 @@ fn a_life_is_registered_assigned_and_settled_in_one_go() {
 fn what_the_contract_knows_of_a_worker_is_not_told_again() {
     let mut world = World::after([vec![register(1, Some(address(1)))], life(1, 1).to_vec()].concat());
     world.settle();
-    life(2, 1).map(|command| world.apply(command));
+    life(2, 1).into_iter().for_each(|command| world.apply(command));
     assert_eq!(shown(&world.plan(ROOMY).items)[2], "6 settle j2 1");
     // It moves.
     world.apply(register(1, Some(address(9))));
