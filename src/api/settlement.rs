@@ -89,10 +89,10 @@ impl SettlementBody {
         let links = |stage| settlement.links.iter().filter(move |link| link.stage == stage).map(LinkBody::of);
         body.state = Some(stage_of(settlement, terms));
         body.chain_job = settlement.chain_job.map(|id| id.to_string());
-        body.registered = links(Stage::Register).last();
+        body.registered = links(Stage::Register).next_back();
         body.assigned = links(Stage::Assign).collect();
-        body.settled = links(Stage::Settle).last();
-        body.refunded = links(Stage::Refund).last();
+        body.settled = links(Stage::Settle).next_back();
+        body.refunded = links(Stage::Refund).next_back();
         body.parked = settlement.parked.iter().map(u64::to_string).collect();
         body.paid = Some(settlement.paid().to_string());
         body

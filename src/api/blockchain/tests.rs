@@ -21,6 +21,7 @@ use crate::domain::chain::{
 };
 use crate::domain::command::{Reply, Submit};
 use crate::domain::job::Source;
+use crate::domain::worker::Capabilities;
 use crate::domain::{Command, Digest, JobId, PeerId, Price, Record, State, Timestamp};
 use crate::submission::Submission;
 
@@ -452,7 +453,7 @@ fn events_name_our_own_jobs_and_workers() {
     let worker = PeerId([3; 32]);
     let register = Command::RegisterWorker {
         worker,
-        capabilities: Box::default(),
+        capabilities: Box::new(Capabilities { max_parallel_jobs: 1, ..Capabilities::default() }),
         location: Default::default(),
         version: "1".to_owned(),
     };
