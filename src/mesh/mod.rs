@@ -20,6 +20,7 @@ mod identity;
 mod inbound;
 pub mod lost_bids;
 mod on_behaviour;
+mod on_gossip;
 mod outbound;
 mod peers;
 mod pings;
