@@ -319,6 +319,7 @@ impl Market {
             jobs: Vec::with_capacity(round.jobs.len()),
             coordinators: self.reign.context.coordinators.clone(),
             asked_permille: round.asked_permille,
+            uptime_ms: 0,
         };
         let mut bytes = prost::Message::encoded_len(&message);
         for job in &round.jobs {

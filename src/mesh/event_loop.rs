@@ -61,6 +61,8 @@ pub(super) enum Command {
     /// [`Shared::members`] has changed.
     Members,
     Block(PeerId),
+    /// The peer's process has run for so long only.
+    Reborn(PeerId, Duration),
 }
 
 /// A message to be published.
@@ -216,6 +218,7 @@ impl EventLoop {
             Command::Members => self.on_members(),
             Command::Block(peer) => self.block(peer),
         }
+            Command::Reborn(peer, uptime) => self.close_older(peer, uptime),
     }
 
     /// Opens a stream, after a dial if need be.
@@ -249,7 +252,7 @@ impl EventLoop {
         match self.swarm.dial(options.build()) {
             // Somebody else's dial, whose end we shall hear of as well.
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {
-                self.book.dialling(peer);
+                self.book.dialling(peer, clock::instant());
                 true
             }
             Err(error) => {

@@ -354,6 +354,12 @@ impl Handle {
         self.shared.rtt_us(peer)
     }
 
+    /// Notes that a peer's process has run for `uptime` only: what connects us to an earlier one is closed.
+    pub fn reborn(&self, peer: PeerId, uptime: Duration) {
+        // If the loop is too busy to hear it, the connection ends when it has been silent for long enough.
+        let _ = self.commands.try_send(Command::Reborn(peer, uptime));
+    }
+
     pub fn peers(&self) -> Vec<PeerView> {
         self.shared.views()
     }

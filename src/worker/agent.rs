@@ -161,6 +161,9 @@ impl Agent {
         // Not passed on: coordinators reach each other, and every worker here would send it to all of them again.
         verdict.ignore();
         let new = self.parts.coordinators.learn(source, &announcement.coordinators);
+        if announcement.uptime_ms > 0 {
+            return self.parts.mesh.reborn(source, Duration::from_millis(announcement.uptime_ms.into()));
+        }
         if !new.is_empty() {
             self.parts.mesh.keep(new);
         }
