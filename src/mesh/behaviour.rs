@@ -44,7 +44,7 @@ const QUIC_HANDSHAKE_WORKER: Duration = Duration::from_secs(5);
 const QUIC_IDLE_MS: u32 = 6_000;
 
 /// Pause after which a quiet QUIC connection is shown to live. A worker's heartbeats do the same.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(2);
+const QUIC_KEEP_ALIVE: Duration = Duration::from_millis(2_500);
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
