@@ -26,7 +26,7 @@ use super::on_gossip::Unsent;
 use super::peers::Book;
 use super::shared::{Shared, count};
 use super::streams::{Open, OpenError};
-use super::{Options, Role, Topic};
+use super::{Audience, Options, Role, Topic};
 use crate::clock;
 use crate::domain::PeerId;
 
@@ -68,6 +68,7 @@ pub(super) enum Command {
 /// A message to be published.
 pub(super) struct Outgoing {
     pub topic: Topic,
+    pub audience: Audience,
     pub body: Bytes,
 }
 
@@ -217,8 +218,8 @@ impl EventLoop {
             Command::Keep(addresses) => self.on_keep(addresses),
             Command::Members => self.on_members(),
             Command::Block(peer) => self.block(peer),
-        }
             Command::Reborn(peer, uptime) => self.close_older(peer, uptime),
+        }
     }
 
     /// Opens a stream, after a dial if need be.

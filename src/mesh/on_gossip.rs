@@ -7,12 +7,12 @@ use libp2p::gossipsub::{MessageAcceptance, PublishError, TopicHash};
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::Topic;
 use super::admission::Admission;
 use super::event_loop::{EventLoop, Outgoing};
 use super::gossip::{Gossip, Judged};
 use super::identity::from_libp2p;
 use super::shared::count;
+use super::{Audience, Topic};
 use crate::clock;
 use crate::domain::PeerId;
 
@@ -53,8 +53,8 @@ impl EventLoop {
     }
 
     /// Publishes now, or later when there is nobody yet to publish to.
-    pub(super) fn publish(&mut self, message: Outgoing, tries: u32) {
-        let name = self.topics.of(message.topic).hash();
+    pub(super) fn publish(&mut self, mut message: Outgoing, tries: u32) {
+        let name = self.topics.part(message.topic, message.audience).hash();
         let counters = self.shared.topic(message.topic);
         let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() else { return };
         match gossip.publish(name, message.body.to_vec()) {
@@ -63,8 +63,15 @@ impl EventLoop {
                 count(&counters.bytes_out, message.body.len());
             }
             Err(PublishError::Duplicate) => {}
+            // Perhaps somebody in between knows the way.
+            Err(PublishError::NoPeersSubscribedToTopic) if matches!(message.audience, Audience::One(_)) => {
+                message.audience = Audience::Everyone;
+                self.publish(message, tries);
+            }
             // Other failures come after gossip has noted the message: it would take a second try for a repetition.
-            Err(PublishError::NoPeersSubscribedToTopic) if tries < UNSENT_TRIES => {
+            Err(PublishError::NoPeersSubscribedToTopic)
+                if tries < UNSENT_TRIES && message.audience == Audience::Everyone =>
+            {
                 if self.unsent.len() >= UNSENT_MAX {
                     self.unsent.pop_front();
                     count(&counters.dropped, 1);
