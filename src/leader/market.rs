@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use super::asking::{self, Asked, Waits};
+use super::audition::Auditions;
 use super::flights::{Commits, Flights, Landed};
 use super::leases::millis;
 use super::quorum::Quorums;
@@ -123,6 +124,7 @@ struct Market {
     seated: BTreeSet<WorkerId>,
     flights: Flights,
     waits: Waits,
+    auditions: Auditions,
     /// The group of workers that the next round begins with.
     turn: u8,
     /// Workers that heard the last one.
@@ -167,6 +169,7 @@ impl Market {
             seated: BTreeSet::new(),
             flights: Flights::default(),
             waits: Waits::default(),
+            auditions: Auditions::default(),
             turn: 0,
             hearing: 0,
         }
@@ -186,7 +189,12 @@ impl Market {
         self.waits.announced(round.jobs.iter().map(|job| job.id), started);
         let (mut bids, answers) = self.collect(&mut round, offers, started).await;
         let dear = round.split_dear(&mut bids);
-        let wins = self.award(&round, &mut bids, &answers);
+        let mut later = self.auditions.split(&round, &mut bids, clock::instant());
+        let mut wins = self.award(&round, &mut bids, &answers);
+        let won: BTreeSet<JobId> = wins.iter().map(|win| win.job).collect();
+        later.retain(|bid| !won.contains(&bid.job));
+        wins.extend(self.award(&round, &mut later, &answers));
+        bids.extend(later);
         metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
         self.rest(&round, &wins);
         for (job, note) in round.lost(&wins, bids.iter().chain(&dear), answers.len()) {
