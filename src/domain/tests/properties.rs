@@ -115,7 +115,7 @@ fn draft_chain(state: &State, which: u8, nudge: u8, a: u8, b: u8) -> Command {
         0 => Act::Claim { site: site(u64::from(a / 250 + 1)), least: u64::from(b % 4) },
         1..=6 => draft_prepare(state, nonce, nudge, a, b),
         7..=9 => {
-            let reverted = (a % 3 == 0).then_some("('NO_ROOM')");
+            let reverted = a.is_multiple_of(3).then_some("('NO_ROOM')");
             let known = chain.slot(nonce).and_then(|slot| slot.newest()).map_or(felt(1), |newest| newest.hash);
             let confirmation = [Confirmation::Preconfirmed, Confirmation::AcceptedL2][usize::from(b / 128)];
             Act::Landed { nonce, landed: Box::new(Landed { hash: known, ..landed(1, confirmation, reverted) }) }
@@ -130,12 +130,12 @@ fn draft_chain(state: &State, which: u8, nudge: u8, a: u8, b: u8) -> Command {
             Act::Park { parked, through }
         }
         14 => match chain.parked_after(None).nth(usize::from(a % 3)) {
-            Some(parked) if b % 3 == 0 => Act::Drop { seq: parked.item.seq },
+            Some(parked) if b.is_multiple_of(3) => Act::Drop { seq: parked.item.seq },
             parked => Act::Retry { seq: parked.map_or(1, |parked| parked.item.seq) },
         },
         _ => match a % 4 {
             0 => Act::Skip { through: cursor + u64::from(b % 4) },
-            1 if b % 8 == 0 => Act::Reset { site: site(u64::from(b / 128 + 1)) },
+            1 if b.is_multiple_of(8) => Act::Reset { site: site(u64::from(b / 128 + 1)) },
             1 => Act::Rewind { to: u64::from(b / 32) },
             _ => {
                 let from = chain.next_block().unwrap_or(1);
@@ -156,7 +156,7 @@ fn due(state: &State, most: usize) -> Vec<ChainItem> {
 
 fn draft_prepare(state: &State, nonce: u64, nudge: u8, a: u8, b: u8) -> Act {
     let chain = state.chain();
-    let epoch = chain.epoch().saturating_sub(u64::from(nudge % 16 == 0));
+    let epoch = chain.epoch().saturating_sub(u64::from(nudge.is_multiple_of(16)));
     let cursor = state.journal().cursor(Sink::Chain).unwrap_or(0);
     let (nonce, items) = match chain.slot(nonce) {
         Some(slot) if nudge % 4 == 1 => (nonce, slot.items().to_vec()),
@@ -177,7 +177,7 @@ fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
         Retry { max_attempts: u32::from(a % 9), initial_delay_ms: u64::from(b) * 10, ..Retry::default() }.into();
     spec.redundancy = if a % 3 == 1 { 2 + b / 16 % 3 } else { 1 };
     spec.max_price = a.is_multiple_of(2).then_some(Price(100));
-    let policy = if b / 8 % 4 == 0 { Policy::RegisterBeforeDistribution } else { Policy::SettleLater };
+    let policy = if (b / 8).is_multiple_of(4) { Policy::RegisterBeforeDistribution } else { Policy::SettleLater };
     let confirmation = Confirmation::Preconfirmed;
     spec.settlement = (b / 64 == 1).then_some(Terms { policy, confirmation });
     spec.deadline = b.is_multiple_of(3).then_some(state.now().after_ms(u64::from(a) * 100));
