@@ -54,6 +54,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "leader",
             "mesh",
             "storage",
+            "submission",
             "tasks",
             "telemetry",
             "wire",

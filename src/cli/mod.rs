@@ -16,6 +16,7 @@ mod failure;
 mod files;
 mod job;
 mod kafka;
+mod letters;
 mod local;
 mod module;
 mod output;
@@ -37,6 +38,7 @@ use clap::{Args, Parser, Subcommand};
 
 use client::Client;
 use failure::{Failure, Kind};
+use letters::each;
 
 use crate::bench;
 
@@ -128,7 +130,7 @@ enum Command {
     /// Kafka as the nodes see it, its dead letters, and records sent and read here
     #[command(subcommand)]
     Kafka(kafka::Command),
-    /// The chain: the contract, and the account that nodes pay with
+    /// The chain: transactions, what could not be settled, events; the contract, and the account that nodes pay with
     #[command(subcommand)]
     Blockchain(blockchain::Command),
     /// A node's status

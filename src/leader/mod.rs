@@ -11,6 +11,7 @@
 //! costs a tick and nothing else.
 
 mod asking;
+mod audition;
 mod deadlines;
 mod dispatch;
 mod errand;
@@ -45,6 +46,7 @@ use crate::domain::command::Reply;
 use crate::domain::{Command, WorkerId};
 use crate::kafka;
 use crate::mesh::{self, Roster};
+use crate::submission::Door;
 use crate::tasks::Tasks;
 use crate::wire::proto::mesh::v1 as proto;
 
@@ -71,8 +73,8 @@ pub struct Options {
     pub offline_after: Duration,
     /// Jobs in one announcement.
     pub announced_max: usize,
-    /// Longest payload of a job that comes by Kafka.
-    pub inline_bytes: usize,
+    /// What jobs that come by Kafka are held to.
+    pub door: Door,
 }
 
 /// One worker's answer to an announcement.

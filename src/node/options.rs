@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::config::{Config, Secret};
 use crate::domain::NodeId;
+use crate::submission::Door;
+use crate::submission::settlement::Defaults;
 use crate::{api, chain, consensus, kafka, leader, mesh};
 
 /// Largest message between members: a record of Raft with room to spare.
@@ -68,8 +70,19 @@ impl Config {
             lease: Duration::from_secs(scheduler.lease_secs),
             offline_after: Duration::from_millis(scheduler.offline_after_ms),
             announced_max: scheduler.max_open_per_announcement,
-            inline_bytes: self.api.max_payload_bytes,
+            door: self.door(),
         }
+    }
+
+    /// What submissions are held to, whichever way they come.
+    fn door(&self) -> Door {
+        let told = &self.blockchain;
+        let defaults = || Defaults {
+            policy: told.settlement.policy(),
+            confirmation: told.confirmation,
+            max_price: told.default_max_price,
+        };
+        Door { inline_bytes: self.api.max_payload_bytes, settlement: told.enabled.then(defaults) }
     }
 
     /// `None`: disabled.
@@ -186,7 +199,7 @@ impl Config {
             body_bytes: self.api.max_body_bytes,
             batch_bytes: self.api.max_batch_body_bytes,
             batch_items: self.api.max_batch_items,
-            inline_bytes: self.api.max_payload_bytes,
+            door: self.door(),
             ..api::Limits::default()
         }
     }

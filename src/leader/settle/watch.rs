@@ -22,6 +22,7 @@ use super::{Settler, Trouble};
 use crate::chain;
 use crate::clock;
 use crate::domain::chain::{Act, Confirmation, Landed, Slot, TRIES_MAX};
+use crate::telemetry::metrics;
 
 /// How often what landed is looked at.
 const RECENT_EVERY: Duration = Duration::from_millis(500);
@@ -166,6 +167,7 @@ impl Settler {
         }
         let Some(reason) = &landed.reverted else {
             info!(nonce, transaction = %hash, block, confirmation = ?landed.confirmation, "landed");
+            self.count_landed(slot);
             self.reverts.retain(|seq, _| !slot.items().iter().any(|item| item.seq == *seq));
             self.not_overtaken();
             return;
@@ -177,6 +179,19 @@ impl Settler {
             let count = self.reverts.entry(item.seq).or_default();
             *count = count.saturating_add(1);
         }
+    }
+
+    /// How long each stage took, from its event; from its transaction if the journal has the event no more.
+    fn count_landed(&self, slot: &Slot) {
+        let client = &self.reign.context.client;
+        let now = client.log_now();
+        client.read(|state| {
+            for item in slot.items() {
+                let entry = state.journal().after(item.seq.saturating_sub(1), 1).into_iter().next();
+                let begun = entry.filter(|entry| entry.seq == item.seq).map_or(slot.prepared_at, |entry| entry.at);
+                metrics::chain_settled(Duration::from_millis(now.since(begun)));
+            }
+        });
     }
 
     /// Sends what is to be sent, in order, up to the first that no node is known to have.
