@@ -143,11 +143,6 @@ impl<'a> Desk<'a> {
         self.devnet.nonce(self.coordinator.address).await
     }
 
-    /// What `node` says of the chain.
-    pub async fn status(&self, client: &Client, node: usize) -> Value {
-        client.get(node, "/blockchain/status").await.expect("the node answers").body
-    }
-
     /// Waits until a node says this of its connection.
     pub async fn state(&self, client: &Client, node: usize, state: &str) -> Value {
         let mut last = Value::Null;

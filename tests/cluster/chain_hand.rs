@@ -67,10 +67,15 @@ impl Hand {
 
     /// One transaction. It must succeed.
     pub async fn invoke(&self, calls: Vec<Call>) -> Felt {
-        let sent = self.account.execute_v3(calls).tip(0).send().await;
-        let hash = sent.unwrap_or_else(|error| panic!("invoke: {error}")).transaction_hash;
+        let hash = self.try_invoke(calls).await.unwrap_or_else(|error| panic!("invoke: {error}"));
         self.landed(hash, "an invocation").await;
         hash
+    }
+
+    /// One transaction: its hash, or why the node did not take it.
+    pub async fn try_invoke(&self, calls: Vec<Call>) -> Result<Felt, String> {
+        let sent = self.account.execute_v3(calls).tip(0).send().await;
+        sent.map(|sent| sent.transaction_hash).map_err(|error| format!("{error:?}"))
     }
 
     async fn landed(&self, hash: Felt, what: &str) {

@@ -9,6 +9,8 @@
 //! * What a node links to a job is the transaction that did it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -54,11 +56,13 @@ pub struct Event {
 const EVENTS: [&str; 6] =
     ["JobSubmitted", "JobAssigned", "JobCompleted", "PaymentReleased", "JobCancelled", "JobExpired"];
 
-/// What came of a story, for people.
+/// What came of a story.
 #[derive(Debug, Default)]
 pub struct Verdict {
     pub jobs: usize,
+    /// Of the account, and those of them that changed something about jobs.
     pub transactions: u64,
+    pub effective: usize,
     pub paid: u128,
     pub refunded: usize,
     pub epoch: u128,
@@ -91,6 +95,7 @@ pub async fn judge_funded(client: &Client, desk: &Desk<'_>, jobs: &Jobs, more: u
     }
     balances(desk, &payees, verdict.paid, more).await;
     verdict.transactions = desk.nonce().await - desk.first_nonce;
+    verdict.effective = events.iter().map(|event| event.hash).collect::<BTreeSet<_>>().len();
     println!("chain oracle: {verdict:?}");
     verdict
 }
@@ -137,12 +142,13 @@ pub async fn settled(desk: &Desk<'_>, told: &BTreeMap<String, Value>) {
     }
 }
 
-/// No node knows of a transaction that has not landed.
+/// No node has anything left to settle.
 pub async fn nothing_waits(client: &Client) {
     for node in 0..client.nodes() {
-        until(secs(60), &format!("node {node} knows of no transaction that waits"), async || {
+        until(secs(60), &format!("node {node} has nothing left to settle"), async || {
             let status = client.get(node, "/blockchain/status").await?.body;
-            (status["pending_transactions"] == 0).then_some(())
+            let left = ["pending_transactions", "again", "unsettled"].map(|what| status[what].as_u64());
+            (left == [Some(0); 3]).then_some(())
         })
         .await;
     }
@@ -195,7 +201,7 @@ async fn linked(client: &Client, id: &str, stages: &[(&str, &Event)]) {
         let job = client.get(0, &path).await?.body;
         for (stage, event) in stages {
             let link = &job["settlement"][stage];
-            let block = link["block"]["number"].as_u64().or_else(|| link["block"].as_u64())?;
+            let block = link["block"].as_u64()?;
             assert_eq!(felt(&link["transaction_hash"]), event.hash, "{stage} of {job}");
             if block != event.block {
                 return None;
@@ -239,10 +245,43 @@ async fn balances(desk: &Desk<'_>, payees: &BTreeMap<Felt, u128>, paid: u128, mo
 
 // ---------------------------------------------------------- another's reading
 
-/// starknet.py reads the same from the contract, and by its events.
+/// starknet.py, which shares nothing with us, reads the same from the contract and its events.
 pub async fn independent(desk: &Desk<'_>, jobs: &Jobs) {
-    let ours = details(desk, &jobs.ids.values().map(|id| number_of(id)).collect::<Vec<_>>()).await;
-    assert!(!ours.is_empty(), "there is something to read");
+    let ids: Vec<u128> = jobs.ids.values().map(|id| number_of(id)).collect();
+    let ours = details(desk, &ids).await;
+    let by_job = by_job(&events(desk).await);
+    let read = read_by_others(desk, jobs.ids.values().collect());
+    assert_eq!(read["others"], json!({}), "jobs on chain that nobody here knows");
+    assert_eq!(read["escrow"], desk.escrow().await.to_string());
+    for (id, ours) in jobs.ids.values().zip(ours) {
+        let job = &read["jobs"][id];
+        let details = &job["details"];
+        assert_eq!(details["state"], if ours.state == COMPLETED { "Completed" } else { "Cancelled" }, "{job}");
+        assert_eq!(details["payment_amount"], ours.payment.to_string(), "{job}");
+        assert_eq!(felt(&details["result_hash"]), ours.result_hash, "{job}");
+        let told = |event: &Event| json!({"name": event.name, "transaction": hex(event.hash), "block": event.block});
+        let wanted: Vec<Value> = by_job[&ours.id].iter().map(told).collect();
+        let only = |event: &Value| json!({"name": event["name"], "transaction": event["transaction"], "block": event["block"]});
+        let found: Vec<Value> = job["events"].as_array().expect("events").iter().map(only).collect();
+        assert_eq!(found, wanted, "events of {id}");
+    }
+    println!("starknet.py reads the same of {} jobs", jobs.ids.len());
+}
+
+fn read_by_others(desk: &Desk<'_>, ids: Vec<&String>) -> Value {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(list.path(), json!(ids).to_string()).unwrap();
+    let output = Command::new("bash")
+        .arg(root.join("contracts/python.sh"))
+        .arg(root.join("contracts/tests/read_jobs.py"))
+        .args([&desk.devnet.url, &hex(desk.contract)])
+        .arg(list.path())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "read_jobs.py: {}", output.status);
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 // -------------------------------------------------------------- the contract

@@ -182,7 +182,7 @@ impl Proxy {
         }
     }
 
-    /// Requests of a method so far.
+    /// Requests of a method so far, whatever became of them.
     pub fn seen(&self, method: &str) -> usize {
         lock(&self.shared.seen).get(method).copied().unwrap_or(0)
     }

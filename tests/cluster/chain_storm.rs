@@ -38,7 +38,7 @@ async fn chain_storm_each_job_is_registered_assigned_completed_and_paid_once() {
     taken.sort_unstable();
     println!("{KILLS} kills, {PAUSES} pauses, {faults} requests met a fault");
     println!("from a new leader to its epoch on chain: p50 {:?}, max {:?}", taken[taken.len() / 2], taken.last());
-    assert!(verdict.epoch > KILLS as u128, "{verdict:?}");
+    assert!(verdict.jobs == JOBS && verdict.epoch > KILLS as u128, "{verdict:?}");
     chain_oracle::independent(&desk, &jobs).await;
     cluster.finish().await;
     tasks.cancel();

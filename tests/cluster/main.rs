@@ -37,6 +37,8 @@ mod chain_funds;
 #[cfg(feature = "chain")]
 mod chain_hand;
 #[cfg(feature = "chain")]
+mod chain_harness;
+#[cfg(feature = "chain")]
 mod chain_known;
 #[cfg(feature = "chain")]
 mod chain_node;
