@@ -31,9 +31,9 @@ async fn chain_crash_table_each_transaction_has_its_effect_once() {
     let mut table = Table { cluster, desk, jobs: Jobs::default() };
     table.submit().await;
     table.settled().await;
-    table.row("before the broadcast", Rule::hold_request(&[SEND]), false).await;
-    table.row("after the broadcast", Rule::hold_answer(&[SEND]), true).await;
-    table.row("after inclusion", Rule::hold_answer(STATUS), true).await;
+    table.row("before the broadcast", Rule::hold_request(&[SEND]), None).await;
+    table.row("after the broadcast", Rule::hold_answer(&[SEND]), None).await;
+    table.row("after inclusion", Rule::hold_answer(&[SEND]), Some(Rule::hold_answer(STATUS))).await;
     table.asleep().await;
     let Table { cluster, desk, jobs } = table;
     chain_oracle::judge(&cluster.client, &desk, &jobs).await;
@@ -61,15 +61,21 @@ impl Table<'_> {
         chain_oracle::nothing_waits(&self.cluster.client).await;
     }
 
-    /// `landed`: whether the transaction is on chain when the leader dies.
-    async fn row(&mut self, moment: &str, rule: Rule, landed: bool) {
+    /// The leader dies when something waits behind `rule`; or, where there is one, behind `then`.
+    async fn row(&mut self, moment: &str, rule: Rule, then: Option<Rule>) {
         let leader = self.cluster.leader().await;
         let nonce = self.desk.nonce().await;
-        let gate = self.desk.proxy.first(rule);
+        let mut gate = self.desk.proxy.first(rule);
         self.submit().await;
         gate.reached(secs(20), &format!("the moment {moment}")).await;
+        if let Some(then) = then {
+            let next = self.desk.proxy.first(then);
+            gate.open();
+            gate = next;
+            gate.reached(secs(20), &format!("the moment {moment}")).await;
+        }
         let used = self.desk.nonce().await;
-        assert_eq!(used > nonce, landed, "{moment}: nonces {nonce} and {used}");
+        assert_eq!(used > nonce, moment.starts_with("after"), "{moment}: nonces {nonce} and {used}");
         self.cluster.kill(leader);
         gate.shut();
         self.recovery(moment, used).await;

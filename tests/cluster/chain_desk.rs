@@ -19,6 +19,8 @@ use crate::{secs, until};
 pub const PRICE: u128 = 1_000_003;
 /// What jobs may cost: so much lies in escrow for each.
 pub const PRICE_MAX: u128 = 2_500_001;
+/// The contract takes no job for less.
+pub const PAYMENT_MIN: u128 = 2_000_000;
 /// Of what is paid out, in hundredths of a percent.
 pub const FEE_BPS: u128 = 250;
 /// What the coordinator has of the token when a story begins.
@@ -61,7 +63,7 @@ impl<'a> Desk<'a> {
             "job_manager" => {
                 let class = admin.declare(class).await;
                 let mut arguments = vec![admin.address, token, fee_recipient, Felt::from(FEE_BPS)];
-                arguments.extend(u256(1));
+                arguments.extend(u256(PAYMENT_MIN));
                 let contract = admin.deploy(class, arguments).await;
                 let allow = call(contract, "set_coordinator", vec![coordinator.address, Felt::ONE]);
                 admin.invoke(vec![allow, give(token, coordinator.address, FUNDS)]).await;

@@ -3,7 +3,7 @@
 use ciro::tasks::Tasks;
 use serde_json::{Value, json};
 
-use crate::chain_desk::{Desk, Jobs};
+use crate::chain_desk::{Desk, FUNDS, Jobs, give};
 use crate::chain_node::{Devnet, Kind};
 use crate::chain_oracle;
 use crate::cluster::Cluster;
@@ -11,6 +11,8 @@ use crate::{secs, until};
 
 /// 1 000 STRK, as it had at first.
 const PLENTY: u128 = 1_000_000_000_000_000_000_000;
+/// More than the coordinator has of the token that jobs are paid in.
+const DEAR: u128 = FUNDS * 50;
 /// In fri, for a unit of L2 gas; what a devnet begins with.
 const USUAL: u64 = 1_000_000_000;
 
@@ -35,7 +37,16 @@ async fn chain_account_without_funds_and_fees_above_the_ceiling_cost_time_only()
     waits(&desk, &mut cluster, &mut jobs, "max_fee").await;
     price(&devnet, USUAL).await;
     settle(&desk, &mut cluster, &mut jobs).await;
-    chain_oracle::judge(&cluster.client, &desk, &jobs).await;
+
+    println!("one job costs more than there is");
+    let dear = jobs.submit(&cluster.client, 1, &json!({"max_price": DEAR.to_string()})).await.remove(0);
+    jobs.submit(&cluster.client, 20, &json!({})).await;
+    jobs.ended(&cluster.client).await;
+    let mut others = chain_oracle::told(&cluster.client).await;
+    others.remove(&dear).expect("it is a job like the others");
+    chain_oracle::settled(&desk, &others).await;
+    desk.admin.invoke(vec![give(desk.token, desk.coordinator.address, DEAR)]).await;
+    chain_oracle::judge_funded(&cluster.client, &desk, &jobs, DEAR).await;
     cluster.finish().await;
     tasks.cancel();
 }

@@ -173,11 +173,11 @@ impl Proxy {
         gate
     }
 
-    /// From now on all is passed on.
+    /// From now on all is passed on, also what waits at a gate that nobody shut.
     pub fn heal(&self) {
         for rule in lock(&self.shared.rules).drain(..) {
             if let Fault::HoldRequest(gate) | Fault::HoldAnswer(gate) = rule.fault {
-                gate.open();
+                gate.verdict.send_if_modified(|verdict| verdict.replace(verdict.unwrap_or(true)).is_none());
             }
         }
     }
