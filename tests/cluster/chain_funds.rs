@@ -27,9 +27,9 @@ async fn chain_account_without_funds_and_fees_above_the_ceiling_cost_time_only()
     settle(&desk, &mut cluster, &mut jobs).await;
 
     println!("the account is exhausted");
-    devnet.leave(desk.coordinator.address, 1).await;
+    devnet.set_balance(desk.coordinator.address, 1).await;
     waits(&desk, &mut cluster, &mut jobs, "balance").await;
-    devnet.mint(desk.coordinator.address, PLENTY).await;
+    devnet.set_balance(desk.coordinator.address, PLENTY).await;
     settle(&desk, &mut cluster, &mut jobs).await;
 
     println!("fees are ten thousand times what they were");

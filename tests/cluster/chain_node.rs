@@ -169,13 +169,8 @@ impl Devnet {
         self.rpc("devnet_abortBlocks", json!({"starting_block_id": {"block_number": number}})).await;
     }
 
-    /// Gives fee tokens.
-    pub async fn mint(&self, account: Felt, amount: u128) {
-        self.rpc("devnet_mint", json!({"address": hex(account), "amount": amount, "unit": "FRI"})).await;
-    }
-
-    /// Leaves an account `amount` of the fee token, which is below 2^128.
-    pub async fn leave(&self, account: Felt, amount: u128) {
+    /// From now on the account has `amount` of the fee token.
+    pub async fn set_balance(&self, account: Felt, amount: u128) {
         let low = get_storage_var_address("ERC20_balances", &[account]).unwrap();
         let entry = |key: Felt, value: u128| json!({"key": hex(key), "value": format!("{value:#x}")});
         let entries = [entry(low, amount), entry(low + Felt::ONE, 0)];
@@ -201,6 +196,7 @@ impl Kept {
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut line = String::new();
