@@ -10,9 +10,10 @@ CHAIN_SECS=120                            # until all jobs of the demo must be s
 CHAIN_ROWS=20                             # of them, so many are shown; all are checked
 WORKER_PRICE=1000000000000000000          # asked by worker 1; each further one asks a tenth more
 DEFAULT_MAX_PRICE=5000000000000000000     # goes into escrow for a job that does not say
+CHAIN_FEE_BPS=250                         # of what is paid out, in hundredths of a percent
 
 has_chain() { [ -e "$RUN/chain.json" ]; }
-chain_part() { jq -r ".$1" "$RUN/chain.json"; }
+chain_part() { jq -r ".$1 // empty" "$RUN/chain.json"; }
 
 chain_rpc() { # METHOD PARAMS: the result, as JSON
   curl -sf --max-time 20 -H 'content-type: application/json' \
@@ -23,31 +24,36 @@ chain_rpc() { # METHOD PARAMS: the result, as JSON
 start_chain() {
   step "a Starknet node, with our contract on it"
   CHAIN_URL=$("$ROOT/scripts/starknet.sh" start --dir "$RUN/chain" --dump 9>&-) || die 'starknet-devnet did not start, see above'
-  local account
-  account=$(chain_rpc devnet_getPredeployedAccounts '{}' | jq -ec '.[0]') || die "$CHAIN_URL names no account"
-  chain_keystore "$account"
-  "$(bin ciro-coordinator)" --json blockchain deploy --rpc-url "$CHAIN_URL" --account "$(jq -r .address <<<"$account")" \
-    --keystore "$RUN/chain.keystore" --password-file "$RUN/chain.password" >"$RUN/chain.deployed" 2>>"$RUN/setup.log" \
+  local accounts
+  accounts=$(chain_rpc devnet_getPredeployedAccounts '{}') || die "$CHAIN_URL names no accounts"
+  CHAIN_ACCOUNT=$(jq -r '.[0].address' <<<"$accounts")
+  chain_keystore "$(jq -r '.[0].private_key' <<<"$accounts")" || exit 1
+  "$(bin ciro-coordinator)" --json blockchain deploy --rpc-url "$CHAIN_URL" --account "$CHAIN_ACCOUNT" \
+    --keystore "$RUN/chain.keystore" --password-file "$RUN/chain.password" --min-payment "$WORKER_PRICE" \
+    --fee-bps "$CHAIN_FEE_BPS" --fee-recipient "$(jq -r '.[1].address' <<<"$accounts")" \
+    >"$RUN/chain.deployed" 2>>"$RUN/setup.log" \
     || { tail_of_log "$RUN/setup.log"; die 'the contract could not be deployed, see above'; }
-  jq -c --arg url "$CHAIN_URL" --argjson account "$account" \
-    '{rpc_url: $url, chain_id, contract, token, block, account: $account.address}' "$RUN/chain.deployed" >"$RUN/chain.json" \
+  jq -c --arg url "$CHAIN_URL" '{rpc_url: $url, chain_id, contract: .job_manager_address, token: .token_address,
+    account: .account_address, block: .follow_from_block}' "$RUN/chain.deployed" >"$RUN/chain.json" \
     || die "what was deployed is not understood: see $RUN/chain.deployed"
   say "chain: $(chain_part chain_id) at $CHAIN_URL, Job Manager $(chain_part contract), token $(chain_part token)"
 }
 
 # The key of a development account is no secret; it is kept like one all the same.
-chain_keystore() { # ACCOUNT
-  (umask 077 && od -An -tx1 -N24 /dev/urandom | tr -d ' \n' >"$RUN/chain.password") || die "cannot write to $RUN"
-  jq -r .private_key <<<"$1" | "$(bin ciro-coordinator)" blockchain account import --keystore "$RUN/chain.keystore" \
-    --password-file "$RUN/chain.password" >>"$RUN/setup.log" 2>&1 \
+chain_keystore() ( # KEY
+  umask 077
+  od -An -tx1 -N24 /dev/urandom | tr -d ' \n' >"$RUN/chain.password" && printf '%s\n' "$1" >"$RUN/chain.key" || die "cannot write to $RUN"
+  "$(bin ciro-coordinator)" blockchain account import --key-file "$RUN/chain.key" --account "$CHAIN_ACCOUNT" \
+    --keystore "$RUN/chain.keystore" --password-file "$RUN/chain.password" >>"$RUN/setup.log" 2>&1 \
     || { tail_of_log "$RUN/setup.log"; die 'no keystore could be made, see above'; }
-}
+  rm "$RUN/chain.key"
+)
 
 stop_chain() { [ ! -e "$RUN/chain/pid" ] || "$ROOT/scripts/starknet.sh" stop --dir "$RUN/chain" 9>&- >/dev/null; }
 
 # What a node is told of it: variables, one a line.
 chain_settings() {
-  has_chain || return 0
+  has_chain || { printf 'CIRO__BLOCKCHAIN__ENABLED=false\n'; return 0; }
   printf 'CIRO__BLOCKCHAIN__%s\n' ENABLED=true RPC_URL="$(chain_part rpc_url)" CHAIN_ID="$(chain_part chain_id)" \
     JOB_MANAGER_ADDRESS="$(chain_part contract)" ACCOUNT_ADDRESS="$(chain_part account)" FOLLOW_FROM_BLOCK="$(chain_part block)" \
     KEYSTORE="$RUN/chain.keystore" KEYSTORE_PASSWORD_FILE="$RUN/chain.password" \
