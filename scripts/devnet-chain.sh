@@ -63,7 +63,7 @@ chain_settings() {
 # What worker N is told: what it asks, and where it is paid. Nobody has the key to these; a balance needs none.
 chain_worker_settings() { # N
   has_chain || return 0
-  printf 'CIRO_WORKER__WORKER__PAYOUT_ADDRESS=0x7061796f7574%04x\n' "$1"
+  printf 'CIRO_WORKER__WORKER__PAYOUT_ADDRESS=0x7061796f7574%046x\n' "$1"
   printf 'CIRO_WORKER__PRICE__DEFAULT=%s\n' $((WORKER_PRICE + ($1 - 1) * WORKER_PRICE / 10))
 }
 

@@ -1,5 +1,6 @@
 //! Leaders die, and wake from sleep, while a thousand jobs are settled over a line with faults.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ciro::clock;
@@ -18,7 +19,8 @@ use crate::{secs, until};
 const JOBS: usize = 1_000;
 const KILLS: usize = 20;
 const PAUSES: usize = 3;
-/// Submitted together, so that there is always something to settle.
+const ROUNDS_OF_A_PAUSE: usize = (KILLS + PAUSES) / PAUSES;
+/// Submitted each second.
 const PORTION: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,16 +31,21 @@ async fn chain_storm_each_job_is_registered_assigned_completed_and_paid_once() {
     let client = cluster.client.clone();
     let mut jobs = Jobs::default();
     weather(&desk.proxy);
-    let (_, taken) = tokio::join!(submit(&client, &mut jobs), break_leaders(&mut cluster, &desk));
+    let calm = AtomicBool::new(false);
+    let breaking = async {
+        let taken = break_leaders(&mut cluster, &desk).await;
+        calm.store(true, Ordering::SeqCst);
+        taken
+    };
+    let (_, mut taken) = tokio::join!(submit(&client, &mut jobs, &calm), breaking);
     let faults = desk.proxy.faults();
     desk.proxy.heal();
     cluster.heal().await;
     let verdict = chain_oracle::judge(&cluster.client, &desk, &jobs).await;
-    let mut taken = taken;
     taken.sort_unstable();
     println!("{KILLS} kills, {PAUSES} pauses, {faults} requests met a fault");
     println!("from a new leader to its epoch on chain: p50 {:?}, max {:?}", taken[taken.len() / 2], taken.last());
-    assert!(verdict.jobs == JOBS && verdict.epoch > KILLS as u128, "{verdict:?}");
+    assert!(verdict.jobs >= JOBS && verdict.epoch > KILLS as u128, "{verdict:?}");
     chain_oracle::independent(&desk, &jobs).await;
     cluster.finish().await;
     tasks.cancel();
@@ -59,13 +66,14 @@ fn weather(proxy: &Proxy) {
     }
 }
 
-/// Spread over the time in which leaders die.
-async fn submit(client: &Client, jobs: &mut Jobs) {
-    let mut ticks = tokio::time::interval(Duration::from_millis(600));
-    for _ in 0..JOBS / PORTION {
+/// As long as leaders die, so that there is always something to settle.
+async fn submit(client: &Client, jobs: &mut Jobs, calm: &AtomicBool) {
+    let mut ticks = tokio::time::interval(secs(1));
+    while !calm.load(Ordering::SeqCst) {
         ticks.tick().await;
         jobs.submit(client, PORTION, &json!({})).await;
     }
+    jobs.submit(client, JOBS.saturating_sub(jobs.ids.len()), &json!({})).await;
 }
 
 /// Returns how long each new leader took until its epoch was on chain.
@@ -76,8 +84,8 @@ async fn break_leaders(cluster: &mut Cluster, desk: &Desk<'_>) -> Vec<Duration> 
         tokio::time::sleep(calm).await;
         let leader = cluster.leader().await;
         let before = desk.epoch().await;
-        let pauses = round % (KILLS / PAUSES) == KILLS / PAUSES / 2 && taken.len() < KILLS + PAUSES;
-        if pauses && round / (KILLS / PAUSES) < PAUSES {
+        // Spread over the rounds.
+        if round % ROUNDS_OF_A_PAUSE == ROUNDS_OF_A_PAUSE / 2 {
             taken.push(sleep_and_wake(cluster, desk, leader, before).await);
             continue;
         }
