@@ -73,7 +73,7 @@ impl<'a> Desk<'a> {
             }
             _ => {
                 let class = admin.declare(class).await;
-                admin.deploy(class, vec![]).await
+                admin.deploy(class, vec![admin.address, token, fee_recipient, fee_recipient]).await
             }
         };
         Self {
@@ -151,7 +151,7 @@ impl<'a> Desk<'a> {
         until(secs(40), &format!("node {node} says that the chain is {state}"), async || {
             let status = client.get(node, "/blockchain/status").await?.body;
             if status["state"] != last["state"] {
-                println!("node {node}: {status}");
+                println!("node {node}: {} {}", status["state"], status["last_error"]);
                 last = status.clone();
             }
             (status["state"] == state).then_some(status)
@@ -228,7 +228,8 @@ async fn accept(client: &Client, name: String, more: &Value) -> (String, String)
     let body = submission(&name, more);
     let start = ciro::clock::instant();
     for turn in 0.. {
-        if let Some(answer) = client.post(turn % client.nodes(), "/jobs", &name, &body).await {
+        // A node that sleeps takes the request, and says nothing.
+        if let Some(answer) = client.post_within(turn % client.nodes(), "/jobs", &name, &body, secs(2)).await {
             match answer.status {
                 200 | 201 => return (name, answer.body["id"].as_str().expect("a job has an id").to_owned()),
                 429 | 503 => {}

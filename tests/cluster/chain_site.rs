@@ -23,12 +23,17 @@ async fn chain_that_is_another_or_a_contract_that_is_none_or_paused_is_told_and_
     restart_with(&mut cluster, "CIRO__BLOCKCHAIN__CHAIN_ID", "SN_SEPOLIA").await;
     nothing_is_sent(&desk, &mut cluster, &mut jobs, "").await;
 
-    println!("the right contract");
+    println!("the right contract, and books of another chain until an operator accepts this one");
     restart_with(&mut cluster, "CIRO__BLOCKCHAIN__JOB_MANAGER_ADDRESS", &hex(desk.contract)).await;
+    let nonce = desk.nonce().await;
     for node in 0..3 {
         let status = desk.state(&cluster.client, node, "connected").await;
         assert_eq!(status["contract"]["generation"], "full", "{status}");
+        assert_eq!(status["recorded"]["chain_id"], "SN_MAIN", "{status}");
+        assert!(status["alarms"].to_string().contains("other_chain"), "{status}");
     }
+    assert_eq!(desk.nonce().await, nonce, "something was sent");
+    cluster.cli(1, &["blockchain", "reset", "--yes"]);
     jobs.submit(&cluster.client, 10, &json!({})).await;
     let told = chain_oracle::told(&cluster.client).await;
     chain_oracle::settled(&desk, &told).await;

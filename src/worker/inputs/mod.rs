@@ -2,6 +2,8 @@
 //!
 //! A client names a URI, a digest and a size. The worker fetches the bytes
 //! before the job runs, and runs it only with bytes of that digest and size.
+//! A size of 0 with the digest of anything but nothing is a size that nobody
+//! said, as with jobs from the chain: then the operator's bound is the limit.
 //! They land on a [`Shelf`], which is a cache too: what came from the same URI
 //! in this life of the worker and is still there is compared again and not
 //! fetched. The digest alone gives nobody what came for another.
@@ -133,11 +135,12 @@ impl Inputs {
         let url = Url::parse(&reference.uri).map_err(|error| refused(format!("not a URI: {error}")))?;
         self.policy.allows(&url)?;
         let origin = (Digest::of(reference.uri.as_bytes()), wanted);
-        if let Some(pin) = self.cached(origin, reference.size).await {
+        let size = said(reference, &wanted);
+        if let Some(pin) = self.cached(origin, size).await {
             debug!(sha256 = %wanted, "input was here already");
             return Ok(pin);
         }
-        let mut sink = Sink { draft: self.shelf.draft().await.map_err(trouble)?, size: reference.size };
+        let mut sink = Sink { draft: self.shelf.draft().await.map_err(trouble)?, size, most: self.policy.max_bytes };
         match url.scheme() {
             "file" => file::read(&self.policy, &url, &mut sink).await?,
             _ => http::read(&self.policy, &self.http, url, &mut sink).await?,
@@ -148,13 +151,14 @@ impl Inputs {
     }
 
     /// What came from there, if it still is here and what it should be.
-    async fn cached(&self, origin: (Digest, Digest), size: u64) -> Option<Pin> {
+    async fn cached(&self, origin: (Digest, Digest), size: Option<u64>) -> Option<Pin> {
         if !self.origins().contains(&origin) {
             return None;
         }
         let (_, wanted) = origin;
         let pin = self.shelf.pin(&wanted)?;
-        if self.shelf.size(&wanted) == Some(size) && digest_of(&pin).await.is_ok_and(|digest| digest == wanted) {
+        let fits = size.is_none_or(|size| self.shelf.size(&wanted) == Some(size));
+        if fits && digest_of(&pin).await.is_ok_and(|digest| digest == wanted) {
             return Some(pin);
         }
         drop(pin);
@@ -176,16 +180,25 @@ impl Inputs {
     }
 }
 
+/// How many bytes there must be; `None`: nobody said.
+fn said(reference: &Reference, wanted: &Digest) -> Option<u64> {
+    (reference.size > 0 || *wanted == Digest::of(b"")).then_some(reference.size)
+}
+
 /// Refuses an input that [`load`] would not take, before it is fetched.
 ///
 /// # Errors
 ///
 /// It is too large.
 pub fn check_loadable(reference: &Reference) -> Result<(), Failure> {
-    if reference.size <= LOADED_MAX {
+    loadable(reference.size)
+}
+
+fn loadable(size: u64) -> Result<(), Failure> {
+    if size <= LOADED_MAX {
         return Ok(());
     }
-    let detail = format!("{} bytes, this type takes {LOADED_MAX} by reference", reference.size);
+    let detail = format!("{size} bytes, this type takes {LOADED_MAX} by reference");
     Err(Failure::retryable("input_too_large", detail))
 }
 
@@ -193,10 +206,11 @@ pub fn check_loadable(reference: &Reference) -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// It cannot be read.
+/// It cannot be read, or is too large, which was not known before if nobody said its size.
 pub async fn load(pin: &Pin) -> Result<Bytes, Failure> {
-    let read = tokio::fs::read(pin.path()).await;
-    read.map(Bytes::from).map_err(|error| Failure::ill("workspace", format!("read input: {error}")))
+    let ill = |error: std::io::Error| Failure::ill("workspace", format!("read input: {error}"));
+    loadable(tokio::fs::metadata(pin.path()).await.map_err(ill)?.len())?;
+    tokio::fs::read(pin.path()).await.map(Bytes::from).map_err(ill)
 }
 
 async fn digest_of(pin: &Pin) -> std::io::Result<Digest> {
@@ -214,21 +228,40 @@ async fn digest_of(pin: &Pin) -> std::io::Result<Digest> {
 /// Takes the bytes of an input, no more than there should be.
 struct Sink {
     draft: Draft,
-    size: u64,
+    /// `None`: nobody said.
+    size: Option<u64>,
+    /// What the operator allows.
+    most: u64,
 }
 
 impl Sink {
+    /// Refuses what is announced to have the wrong length.
+    fn announced(&self, whose: &str, length: u64) -> Result<(), Failure> {
+        match self.size {
+            Some(size) if length != size => Err(mismatch(format!("{whose} has {length} bytes, it should be {size}"))),
+            None if length > self.most => Err(self.too_large(length)),
+            _ => Ok(()),
+        }
+    }
+
+    fn too_large(&self, length: u64) -> Failure {
+        Failure::retryable("input_too_large", format!("{length} bytes or more, this worker fetches {}", self.most))
+    }
+
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        if self.draft.size() + bytes.len() as u64 > self.size {
-            return Err(mismatch(format!("more than {} bytes came", self.size)));
+        let length = self.draft.size() + bytes.len() as u64;
+        match self.size {
+            Some(size) if length > size => return Err(mismatch(format!("more than {size} bytes came"))),
+            None if length > self.most => return Err(self.too_large(length)),
+            _ => {}
         }
         self.draft.write(bytes).await.map_err(trouble)
     }
 
     async fn keep(self, shelf: &Shelf, wanted: &Digest) -> Result<Pin, Failure> {
         let (size, digest) = (self.draft.size(), self.draft.digest());
-        if size != self.size {
-            return Err(mismatch(format!("{size} bytes came, it should be {}", self.size)));
+        if let Some(said) = self.size.filter(|said| *said != size) {
+            return Err(mismatch(format!("{size} bytes came, it should be {said}")));
         }
         if digest != *wanted {
             return Err(mismatch(format!("its digest is {digest}, it should be {wanted}")));

@@ -208,6 +208,20 @@ async fn what_is_not_what_it_should_be_is_not_taken() {
 }
 
 #[tokio::test]
+async fn a_size_that_nobody_said_is_bounded_by_what_the_operator_allows() {
+    let (server, bench) = (Server::start().await, bench(|_| {}));
+    for turn in ["fetched", "here already"] {
+        assert_eq!(bench.bring_as(&server.url("/good"), Digest::of(BYTES), 0).await.unwrap(), BYTES, "{turn}");
+    }
+    let failure = bench.bring_as(&server.url("/other"), Digest::of(BYTES), 0).await.unwrap_err();
+    assert_eq!(failure.code, "input_mismatch", "the digest decides");
+    let failure = bench.bring_as(&server.url("/endless"), Digest::of(BYTES), 0).await.unwrap_err();
+    assert_eq!((failure.code, failure.retryable), ("input_too_large", true));
+    let failure = bench.bring_as(&server.url("/good"), Digest::of(b""), 0).await.unwrap_err();
+    assert_eq!(failure.code, "input_mismatch", "this one is to be empty");
+}
+
+#[tokio::test]
 async fn what_a_server_says_decides_whether_to_try_again() {
     let (server, bench) = (Server::start().await, bench(|_| {}));
     assert_eq!(bench.code(&server.url("/nowhere")).await, ("input_not_found", false));
