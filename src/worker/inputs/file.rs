@@ -37,7 +37,7 @@ pub async fn read(policy: &Policy, url: &Url, sink: &mut Sink) -> Result<(), Fai
     if !about.is_file() {
         return Err(refused("it is no plain file"));
     }
-    sink.announced("the file", about.len())?;
+    sink.expect("the file", about.len())?;
     let mut chunk = vec![0; CHUNK];
     loop {
         let read = tokio::time::timeout(policy.idle, file.read(&mut chunk)).await;

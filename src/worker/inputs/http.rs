@@ -56,7 +56,7 @@ impl Resolve for Resolver {
 pub async fn read(policy: &Policy, client: &Client, url: Url, sink: &mut Sink) -> Result<(), Failure> {
     let mut response = follow(policy, client, url).await?;
     if let Some(length) = response.content_length() {
-        sink.announced("what the server has", length)?;
+        sink.expect("the server's answer", length)?;
     }
     loop {
         let chunk = tokio::time::timeout(policy.idle, response.chunk()).await;

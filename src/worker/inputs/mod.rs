@@ -2,8 +2,6 @@
 //!
 //! A client names a URI, a digest and a size. The worker fetches the bytes
 //! before the job runs, and runs it only with bytes of that digest and size.
-//! A size of 0 with the digest of anything but nothing is a size that nobody
-//! said, as with jobs from the chain: then the operator's bound is the limit.
 //! They land on a [`Shelf`], which is a cache too: what came from the same URI
 //! in this life of the worker and is still there is compared again and not
 //! fetched. The digest alone gives nobody what came for another.
@@ -120,9 +118,10 @@ impl Inputs {
             pin = fetch => pin.map_err(Ended::Failed)?,
             Ok(cause) = stop => return Err(Ended::stopped(cause)),
         };
-        info!(job = %work.key.0, bytes = reference.size, took_ms = started.elapsed().as_millis(), "input is here");
+        let size = tokio::fs::metadata(pin.path()).await.map_or(reference.size, |about| about.len());
+        info!(job = %work.key.0, bytes = size, took_ms = started.elapsed().as_millis(), "input is here");
         work.timeout = work.timeout.saturating_sub(started.elapsed());
-        work.input_uri = Some(Reference { file: Some(Arc::new(pin)), ..reference });
+        work.input_uri = Some(Reference { file: Some(Arc::new(pin)), size, ..reference });
         Ok(work)
     }
 
@@ -135,7 +134,7 @@ impl Inputs {
         let url = Url::parse(&reference.uri).map_err(|error| refused(format!("not a URI: {error}")))?;
         self.policy.allows(&url)?;
         let origin = (Digest::of(reference.uri.as_bytes()), wanted);
-        let size = said(reference, &wanted);
+        let size = told_size(reference, wanted);
         if let Some(pin) = self.cached(origin, size).await {
             debug!(sha256 = %wanted, "input was here already");
             return Ok(pin);
@@ -157,8 +156,8 @@ impl Inputs {
         }
         let (_, wanted) = origin;
         let pin = self.shelf.pin(&wanted)?;
-        let fits = size.is_none_or(|size| self.shelf.size(&wanted) == Some(size));
-        if fits && digest_of(&pin).await.is_ok_and(|digest| digest == wanted) {
+        let sized = size.is_none_or(|size| self.shelf.size(&wanted) == Some(size));
+        if sized && digest_of(&pin).await.is_ok_and(|digest| digest == wanted) {
             return Some(pin);
         }
         drop(pin);
@@ -180,21 +179,16 @@ impl Inputs {
     }
 }
 
-/// How many bytes there must be; `None`: nobody said.
-fn said(reference: &Reference, wanted: &Digest) -> Option<u64> {
-    (reference.size > 0 || *wanted == Digest::of(b"")).then_some(reference.size)
-}
-
 /// Refuses an input that [`load`] would not take, before it is fetched.
 ///
 /// # Errors
 ///
 /// It is too large.
 pub fn check_loadable(reference: &Reference) -> Result<(), Failure> {
-    loadable(reference.size)
+    check_size(reference.size)
 }
 
-fn loadable(size: u64) -> Result<(), Failure> {
+fn check_size(size: u64) -> Result<(), Failure> {
     if size <= LOADED_MAX {
         return Ok(());
     }
@@ -202,14 +196,20 @@ fn loadable(size: u64) -> Result<(), Failure> {
     Err(Failure::retryable("input_too_large", detail))
 }
 
+/// How long an input is said to be; `None`: nobody said. A reference on chain has no size but 0, which only the empty
+/// input has.
+fn told_size(reference: &Reference, wanted: Digest) -> Option<u64> {
+    (reference.size > 0 || wanted == Digest::of(b"")).then_some(reference.size)
+}
+
 /// All of a fetched input, for jobs that need it in memory.
 ///
 /// # Errors
 ///
-/// It cannot be read, or is too large, which was not known before if nobody said its size.
+/// It cannot be read, or is too large although nobody had said so.
 pub async fn load(pin: &Pin) -> Result<Bytes, Failure> {
     let ill = |error: std::io::Error| Failure::ill("workspace", format!("read input: {error}"));
-    loadable(tokio::fs::metadata(pin.path()).await.map_err(ill)?.len())?;
+    check_size(tokio::fs::metadata(pin.path()).await.map_err(ill)?.len())?;
     tokio::fs::read(pin.path()).await.map(Bytes::from).map_err(ill)
 }
 
@@ -230,29 +230,29 @@ struct Sink {
     draft: Draft,
     /// `None`: nobody said.
     size: Option<u64>,
-    /// What the operator allows.
+    /// What this worker fetches.
     most: u64,
 }
 
 impl Sink {
-    /// Refuses what is announced to have the wrong length.
-    fn announced(&self, whose: &str, length: u64) -> Result<(), Failure> {
+    /// Compares what a source says of its length before it is read.
+    fn expect(&self, whose: &str, length: u64) -> Result<(), Failure> {
         match self.size {
-            Some(size) if length != size => Err(mismatch(format!("{whose} has {length} bytes, it should be {size}"))),
-            None if length > self.most => Err(self.too_large(length)),
+            Some(size) if size != length => Err(mismatch(format!("{whose} has {length} bytes, it should be {size}"))),
+            None if length > self.most => Err(self.too_large()),
             _ => Ok(()),
         }
     }
 
-    fn too_large(&self, length: u64) -> Failure {
-        Failure::retryable("input_too_large", format!("{length} bytes or more, this worker fetches {}", self.most))
+    fn too_large(&self) -> Failure {
+        Failure::retryable("input_too_large", format!("this worker fetches {} bytes", self.most))
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let length = self.draft.size() + bytes.len() as u64;
+        let size = self.draft.size() + bytes.len() as u64;
         match self.size {
-            Some(size) if length > size => return Err(mismatch(format!("more than {size} bytes came"))),
-            None if length > self.most => return Err(self.too_large(length)),
+            Some(told) if size > told => return Err(mismatch(format!("more than {told} bytes came"))),
+            None if size > self.most => return Err(self.too_large()),
             _ => {}
         }
         self.draft.write(bytes).await.map_err(trouble)
@@ -260,8 +260,8 @@ impl Sink {
 
     async fn keep(self, shelf: &Shelf, wanted: &Digest) -> Result<Pin, Failure> {
         let (size, digest) = (self.draft.size(), self.draft.digest());
-        if let Some(said) = self.size.filter(|said| *said != size) {
-            return Err(mismatch(format!("{size} bytes came, it should be {said}")));
+        if let Some(told) = self.size.filter(|told| *told != size) {
+            return Err(mismatch(format!("{size} bytes came, it should be {told}")));
         }
         if digest != *wanted {
             return Err(mismatch(format!("its digest is {digest}, it should be {wanted}")));

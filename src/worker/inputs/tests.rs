@@ -208,17 +208,19 @@ async fn what_is_not_what_it_should_be_is_not_taken() {
 }
 
 #[tokio::test]
-async fn a_size_that_nobody_said_is_bounded_by_what_the_operator_allows() {
-    let (server, bench) = (Server::start().await, bench(|_| {}));
-    for turn in ["fetched", "here already"] {
-        assert_eq!(bench.bring_as(&server.url("/good"), Digest::of(BYTES), 0).await.unwrap(), BYTES, "{turn}");
+async fn without_a_size_the_digest_and_the_workers_bound_decide() {
+    let server = Server::start().await;
+    let bench = bench(|policy| policy.max_bytes = 100);
+    let good = server.url("/good");
+    for _ in 0..2 {
+        assert_eq!(bench.bring_as(&good, Digest::of(BYTES), 0).await.unwrap(), BYTES);
     }
-    let failure = bench.bring_as(&server.url("/other"), Digest::of(BYTES), 0).await.unwrap_err();
-    assert_eq!(failure.code, "input_mismatch", "the digest decides");
-    let failure = bench.bring_as(&server.url("/endless"), Digest::of(BYTES), 0).await.unwrap_err();
-    assert_eq!((failure.code, failure.retryable), ("input_too_large", true));
-    let failure = bench.bring_as(&server.url("/good"), Digest::of(b""), 0).await.unwrap_err();
-    assert_eq!(failure.code, "input_mismatch", "this one is to be empty");
+    assert_eq!(bench.bring_as(&good, Digest::of(b"else"), 0).await.unwrap_err().code, "input_mismatch");
+    for path in ["/long", "/endless"] {
+        let code = bench.bring_as(&server.url(path), Digest::of(BYTES), 0).await.unwrap_err().code;
+        assert_eq!(code, "input_too_large", "{path}");
+    }
+    assert_eq!(bench.bring_as(&good, Digest::of(b""), 0).await.unwrap_err().code, "input_mismatch", "said to be empty");
 }
 
 #[tokio::test]
