@@ -44,8 +44,8 @@ step_features() {
   cargo build --locked --features "metrics,prometheus" && cargo check --locked --no-default-features
 }
 
-# The stories about Kafka start a real broker: it is fetched here, where one sees it.
-step_tests() { scripts/kafka.sh fetch && cargo test --locked --no-fail-fast; }
+# The stories about Kafka and the chain start a real broker and a real node: they are fetched here, where one sees it.
+step_tests() { scripts/kafka.sh fetch && need_node && contracts/python.sh --version && cargo test --locked --no-fail-fast; }
 
 # What of transactions the library alone must hold, asked of a real broker.
 step_broker() {
@@ -159,7 +159,7 @@ install_schemathesis() {
 # A Starknet node takes 40 minutes of CPU time to build, once a machine. It is
 # begun with the first step and gets the time that the steps leave over.
 build_node_meanwhile() {
-  case " $* " in *' contracts '*) ;; *) return 0 ;; esac
+  case " $* " in *' contracts '* | *' tests '*) ;; *) return 0 ;; esac
   scripts/starknet.sh fetch --gently >"$LOG.node" 2>&1 </dev/null &
   # shellcheck disable=SC2064 # this very process
   trap "kill $! 2>/dev/null" EXIT

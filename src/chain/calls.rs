@@ -15,7 +15,8 @@ use super::selectors::{self, Name};
 /// First of the metadata of a job of ours: the id behind it is the contract's id, too.
 pub const TAG: &[u8] = b"ciro.job.v1";
 
-/// How long the contract keeps a job open that has no deadline, beside the time of one attempt.
+/// How long the contract keeps a job open behind its deadline, or without one behind the time of one attempt: what is
+/// settled late is still paid, and nobody takes the payment back before.
 const OPEN_SECS: u64 = 30 * 24 * 3_600;
 
 /// Of a worker's part in a job.
@@ -59,7 +60,7 @@ pub fn job_type(kind: &str) -> u64 {
 /// When the contract lets anybody take the payment back, in Unix seconds; never 0.
 pub fn sla_deadline(job: &Job) -> u64 {
     match job.spec.deadline {
-        Some(deadline) => deadline.0.div_ceil(1_000).max(1),
+        Some(deadline) => deadline.0.div_ceil(1_000).saturating_add(OPEN_SECS),
         None => (job.submitted_at.0 / 1_000).saturating_add(OPEN_SECS).saturating_add(job.spec.timeout_secs.into()),
     }
 }

@@ -11,6 +11,7 @@
 //! costs a tick and nothing else.
 
 mod asking;
+mod audition;
 mod deadlines;
 mod dispatch;
 mod errand;

@@ -5,6 +5,7 @@
 //! storage. One deadline for all of it; a second signal exits at once. The disk
 //! is the recovery path: `kill -9` is as good a stop as any.
 
+mod greeting;
 mod options;
 mod ready;
 mod reign;
@@ -93,6 +94,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let api_address = listener.local_addr().map_err(|source| Error::Bind { address: bind.to_string(), source })?;
 
     let (mesh, inbox) = start_mesh(identity.clone(), &config, &groups.mesh).await.map_err(Error::Mesh)?;
+    greeting::start(&mesh, &groups.mesh);
     let options = config.consensus_options(&mesh.addresses());
     let raft = consensus::start(store, mesh.clone(), options, &groups.mesh).await;
     let raft = Arc::new(raft.map_err(Error::Consensus)?);

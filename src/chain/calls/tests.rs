@@ -56,7 +56,7 @@ fn a_submission_has_every_field_of_the_specification() {
         "0x0",         // verification_method: None
         max,           // max_reward, low
         "0x0",         // max_reward, high
-        "0xf4865701",  // sla_deadline, rounded up
+        "0xf4ade401",  // sla_deadline, rounded up, and 30 days
         "0x0",         // compute_requirements
         "0x3",         // metadata
         "0x6369726f2e6a6f622e7631",
@@ -101,9 +101,9 @@ fn a_long_kind_is_several_felts_and_redundancy_is_consensus() {
 }
 
 #[test]
-fn a_deadline_is_never_zero_and_never_earlier_than_the_job_s() {
+fn a_deadline_is_never_zero_and_30_days_behind_the_job_s() {
     let mut job = job();
-    for (deadline, expected) in [(1, 1), (1_000, 1), (1_001, 2), (0, 1)] {
+    for (deadline, expected) in [(1, 2_592_001), (1_000, 2_592_001), (1_001, 2_592_002), (0, 2_592_000)] {
         job.spec.deadline = Some(Timestamp(deadline));
         assert_eq!(sla_deadline(&job), expected, "{deadline} ms");
     }

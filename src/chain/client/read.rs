@@ -114,7 +114,12 @@ impl Handle {
         self.ask_at(token, selectors::ALLOWANCE, &[of, spender], |felts| felts.u256()).await
     }
 
-    pub(super) async fn payment_token(&self, token: Felt) -> Result<Token, Error> {
+    /// What our account has of a token now, and what the contract may take of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unfit`]: there is no such token. [`Error::Down`] and the like.
+    pub async fn payment_token(&self, token: Felt) -> Result<Token, Error> {
         let (account, contract) = (self.options().account, self.options().contract);
         let balance = self.balance(token, account).await?;
         let allowance = self.allowance(token, account, contract).await?;

@@ -152,9 +152,7 @@ impl Story {
             Ok(Done::Worker { worker }) => self.worker_line(*worker),
             Ok(Done::Unchanged) => "unchanged".to_owned(),
             Ok(Done::Delivered { through }) => format!("delivered through {through}"),
-            Ok(other @ (Done::Ingested(_) | Done::Letter { .. } | Done::Epoch(_) | Done::Booked)) => {
-                format!("{other:?}")
-            }
+            Ok(other) => format!("{other:?}"),
             Err(refusal) => short(&format!("{}: {refusal}", refusal.code())),
         }
     }
@@ -441,12 +439,7 @@ fn told_of(reply: Option<&Reply>) -> Option<(Option<JobId>, Option<WorkerId>)> {
     match reply?.as_ref().ok()? {
         Done::Submitted { job, .. } | Done::Job { job, .. } => Some((Some(*job), None)),
         Done::Worker { worker } => Some((None, Some(*worker))),
-        Done::Unchanged
-        | Done::Delivered { .. }
-        | Done::Ingested(_)
-        | Done::Letter { .. }
-        | Done::Epoch(_)
-        | Done::Booked => None,
+        _ => None,
     }
 }
 

@@ -4,7 +4,7 @@
 //! is dropped. It is looked at again every few seconds, and goes on by itself.
 
 use super::worries::Worry;
-use crate::chain::{State as Connection, View, fees};
+use crate::chain::{State as Connection, Token, View, fees};
 use crate::domain::chain::{Bounds, Item, Site, Stage, U256};
 
 /// What an account may spend.
@@ -116,9 +116,9 @@ pub(super) fn blame(word: &str) -> Blame {
     }
 }
 
-/// Whether our own account is what lacks the payment for these items; else it is a client that was to pay.
-pub(super) fn lacks_payment(view: &View, items: &[Item]) -> Option<String> {
-    let have = view.account.as_ref()?.payment?;
+/// Whether our own account, which has so much, is what lacks the payment for these items; else it is a client that
+/// was to pay.
+pub(super) fn lacks_payment(have: &Token, items: &[Item]) -> Option<String> {
     // The payment stands last but one in the call, before the client.
     let payment = |item: &Item| {
         let data = &item.calls.first()?.calldata;

@@ -144,7 +144,7 @@ impl Settler {
             return Ok(Cost::Bounds(estimate.bounds));
         }
         let Some(item) = plan.items.first().cloned() else { return Ok(Cost::Not(Rest::For(SHUT))) };
-        if whom == Blame::Payment && self.is_unpaid(&item) {
+        if whom == Blame::Payment && self.is_unpaid(&item).await? {
             return Ok(Cost::Not(if plan.again { Rest::No } else { Rest::For(SHUT) }));
         }
         info!(job = %item.job, stage = item.stage.as_str(), %word, "a call reverts: it is put aside");
@@ -155,15 +155,17 @@ impl Settler {
         Ok(Cost::Not(Rest::No))
     }
 
-    /// Our account can not pay for a job: it waits.
-    fn is_unpaid(&mut self, item: &Item) -> bool {
-        let text = lacks_payment(&self.chain.view(), std::slice::from_ref(item));
+    /// Our account can not pay for a job: it waits. The view may be from before it could not.
+    async fn is_unpaid(&mut self, item: &Item) -> Result<bool, Trouble> {
+        let Some(token) = self.chain.view().contract.and_then(|contract| contract.token) else { return Ok(false) };
+        let have = self.chain.payment_token(token).await?;
+        let text = lacks_payment(&have, std::slice::from_ref(item));
         let unpaid = text.is_some();
         if unpaid {
             self.held.insert(item.seq, clock::instant());
         }
         self.worries.note(Worry::Payment, text);
-        unpaid
+        Ok(unpaid)
     }
 
     /// The contract takes nothing at all.
@@ -302,12 +304,14 @@ impl Settler {
     }
 
     fn tell_refused(&mut self, nonce: u64, refused: &chain::Refused) {
-        let worry = match refusal(&refused.kind) {
+        let what = format!("the node does not take the transaction of nonce {nonce}: {}", refused.detail);
+        let (worry, text) = match refusal(&refused.kind) {
             Refusal::Taken | Refusal::Cheap => return,
-            _ if refused.kind == Kind::InsufficientBalance => Worry::Balance,
-            _ => Worry::Stuck,
+            _ if refused.kind == Kind::InsufficientBalance => {
+                (Worry::Balance, format!("{what}. Send STRK to the account: `blockchain account fund-hint`"))
+            }
+            _ => (Worry::Stuck, what),
         };
-        let text = format!("the node does not take the transaction of nonce {nonce}: {}", refused.detail);
         self.worries.note(worry, Some(text));
     }
 }

@@ -193,6 +193,6 @@ impl Step<'_> {
 /// The last word of a reason in quotes, such as `STALE_EPOCH`; what the contract says stands at its end.
 fn kind(reason: &str) -> &str {
     let word = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    let words = reason.split(|c| !word(c)).filter(|found| found.len() > 3 && found.contains('_'));
-    words.last().filter(|found| found.len() <= 31).unwrap_or("other")
+    let mut words = reason.rsplit(|c| !word(c)).filter(|found| found.len() > 3 && found.contains('_'));
+    words.next().filter(|found| found.len() <= 31).unwrap_or("other")
 }

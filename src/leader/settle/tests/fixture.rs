@@ -175,6 +175,7 @@ pub fn register(n: u8, payout_address: Option<Felt>) -> Command {
         cpu_cores: 4,
         max_parallel_jobs: 100,
         job_types: vec!["sha256".to_owned()],
+        input_schemes: vec!["https".to_owned()],
         payout_address,
         ..Capabilities::default()
     };

@@ -140,7 +140,8 @@ fn a_client_that_does_not_pay_is_told_from_an_account_that_can_not() {
         let call = Call { to: Felt::ZERO, selector: Felt::ZERO, calldata: data };
         Item { seq: 1, job: JobId::default(), stage: Stage::Register, calls: vec![call], payees: vec![] }
     };
-    assert_eq!(lacks_payment(&view(), &[register(500)]), None, "our account has it: the client is to blame");
-    assert!(lacks_payment(&view(), &[register(501)]).unwrap().contains("501 are needed"));
-    assert!(lacks_payment(&view(), &[register(300), register(300)]).is_some());
+    let have = Token { balance: amount(500), allowance: amount(700) };
+    assert_eq!(lacks_payment(&have, &[register(500)]), None, "our account has it: the client is to blame");
+    assert!(lacks_payment(&have, &[register(501)]).unwrap().contains("501 are needed"));
+    assert!(lacks_payment(&have, &[register(300), register(300)]).is_some());
 }
