@@ -78,6 +78,7 @@ pub struct Names<'a> {
     workers: BTreeMap<Felt, WorkerId>,
 }
 
+#[cfg_attr(all(not(feature = "chain"), not(test)), expect(dead_code, reason = "without a client nothing is read"))]
 impl<'a> Names<'a> {
     pub fn of(state: &'a State) -> Self {
         Self { state, workers: state.workers().map(|worker| (worker_felt(worker.id), worker.id)).collect() }
@@ -90,6 +91,7 @@ impl<'a> Names<'a> {
     }
 }
 
+#[cfg_attr(all(not(feature = "chain"), not(test)), expect(dead_code, reason = "without a client nothing is read"))]
 impl EventBody {
     pub fn of(event: &Event, names: &Names) -> Self {
         let (mut account, mut worker, mut sum, mut raised) = (None, None, None, None);
