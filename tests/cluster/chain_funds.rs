@@ -22,7 +22,7 @@ async fn chain_account_without_funds_and_fees_above_the_ceiling_cost_time_only()
     let devnet = Devnet::start(Kind::Fleeting).await;
     let desk = Desk::open(&devnet, &tasks).await;
     // 20 STRK: a full transaction costs about a fortieth of it at usual prices.
-    let mut cluster = desk.cluster_with(&[("MAX_FEE", "20000000000000000000")]).await;
+    let mut cluster = desk.cluster_with(&[("MAX_FEE", "20000000000000000000"), ("REPLACE_AFTER_SECS", "10")]).await;
     let mut jobs = Jobs::default();
     settle(&desk, &mut cluster, &mut jobs).await;
 

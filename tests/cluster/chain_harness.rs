@@ -109,7 +109,7 @@ async fn chain_oracle_reads_what_was_put_there() {
     let tasks = Tasks::new();
     let desk = Desk::open(Devnet::shared().await, &tasks).await;
     let hand = Hand::of(desk.devnet, &desk.coordinator).await;
-    let id = uuid::Uuid::now_v7();
+    let id = uuid::Uuid::from_u128(rand::random::<u128>() | 1 << 64);
     let worker = Felt::from(0xC1_50_u32);
     let job = [Felt::from(id.as_u128()), Felt::ZERO];
     hand.invoke(register(&desk, id.as_u128())).await;
