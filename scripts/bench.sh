@@ -5,12 +5,15 @@
 #   scripts/bench.sh [--rounds N] [--seconds S] [--jobs N] [--crowd N] [--kills N] [--no-market] [--no-readme]
 #   scripts/bench.sh --market [--seconds S] [--crowd N] [--kills N]
 #   scripts/bench.sh --kafka
+#   scripts/bench.sh --chain
 #   scripts/bench.sh --soak [--jobs N]
 #
 # --market measures the market only, with 100 and with N simulated workers (--crowd,
 # 1000), kills workers (--kills, 30) and sends liars; it writes no README.
 #
 # --kafka measures Kafka only, with one Apache Kafka broker; it writes no README.
+#
+# --chain measures settling on chain only, on one starknet-devnet; it writes no README.
 #
 # --no-market leaves the crowds out: of the market only clearing is measured.
 #
@@ -22,8 +25,9 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no KAFKA=no CROWDS=yes CROWD=1000 KILLS=30
+ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no KAFKA=no CHAIN=no CROWDS=yes CROWD=1000 KILLS=30
 KAFKA_JOBS=50000  # through Kafka, each way
+CHAIN_JOBS=3000   # settled on chain, of each load
 PORTIONS=20       # of a soak: each is submitted when the one before has ended
 SAMPLE_SECS=10    # between two samples of a soak; one more follows each portion
 GROWTH_MAX=30     # percent, from the second fifth of a soak to the last
@@ -37,9 +41,10 @@ while [ $# -gt 0 ]; do
     --no-readme) README=no; shift ;;
     --market) MARKET=yes README=no; shift ;;
     --kafka) KAFKA=yes README=no; shift ;;
+    --chain) CHAIN=yes README=no; shift ;;
     --no-market) CROWDS=no; shift ;;
     --soak) SOAK=yes; shift ;;
-    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market, --kafka, --no-market and --soak, not '$1'" ;;
+    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market, --kafka, --chain, --no-market and --soak, not '$1'" ;;
   esac
 done
 case "$SOAK" in yes) JOBS=${JOBS:-1000000} ;; *) JOBS=${JOBS:-100000} ;; esac
@@ -161,6 +166,10 @@ TEXT
   row "one clearing of 512 jobs and 1 000 workers, 64 bids per job, p99" "" clearing "$(ms clearing .results.clear_512_jobs_1000_workers_64_bids_each_latency.p99_us) ms"
   row "intake from one Apache Kafka, $KAFKA_JOBS jobs, no worker" "≥ 5 000 jobs/s" kafka "$(value kafka .results.intake_jobs_per_sec)/s"
   row "delivery to it, exactly once, as many results" "≥ 10 000 records/s" kafka "$(value kafka .results.delivery_records_per_sec)/s"
+  row "calls settled on one starknet-devnet, $CHAIN_JOBS jobs" "≥ 500/s" chain "$(value chain .results.calls_per_sec)/s"
+  row "jobs per transaction meanwhile" "≥ 50" chain "$(tenths chain .results.jobs_per_transaction)"
+  row "registration before distribution adds, p50" "" chain "$(tenths chain .results.registration_adds_p50_ms) ms"
+  row "end to end, settled later, of that with the chain off (the Starknet node asleep)" "≥ 95 %" chain "$(value chain .results.settle_later_percent_of_chain_off) % ($(value chain .results.settle_later_chain_asleep_percent_of_chain_off) %)"
   row "honest jobs' p99 with 20 dishonest of 100 workers, times that without" "< 2" hostile "$(tenths hostile .results.p99_times)"
   row "nodes restarted, memory growth meanwhile" "0, < 64 MiB" hostile "$(value hostile .results.nodes_restarted), $(value hostile .results.memory_growth_mib) MiB"
 }
@@ -279,6 +288,13 @@ kafka() {
   try_bench kafka kafka --jobs "$KAFKA_JOBS"
 }
 
+# --------------------------------------------------------------------- chain
+
+chain() {
+  devnet down >/dev/null && devnet up 3 --workers 3 --kafka none --chain || die "no cluster to measure"
+  try_bench chain chain --jobs "$CHAIN_JOBS"
+}
+
 need_tools curl jq findmnt:util-linux
 mkdir -p "$OUT"
 trap '[ -z "$SAMPLER" ] || kill "$SAMPLER" 2>/dev/null; disperse; devnet down >/dev/null 2>&1' EXIT
@@ -309,6 +325,12 @@ if [ "$KAFKA" = yes ]; then
   exit
 fi
 
+if [ "$CHAIN" = yes ]; then
+  build_release
+  chain
+  exit
+fi
+
 fresh
 bench lone submit --clients 1 --duration-secs 5 --follower
 bench reads reads --clients 64 --duration-secs 10 --consistency linearizable
@@ -323,4 +345,5 @@ bench batch submit --clients 8 --batch 500 --duration-secs "$SECS"
 count_elections
 market
 kafka
+chain
 write_readme

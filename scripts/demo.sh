@@ -46,6 +46,7 @@ demo() {
   say "${#FILES[@]} of ${#FILES[@]} digests are equal to our own sha256sum; $took ms in all"
   [ "$kill" = no ] || verdict_after_kill "$refused"
   demo_kafka
+  demo_chain
   rm -rf "$WORK"
 }
 

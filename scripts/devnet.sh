@@ -7,6 +7,7 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/devnet-kafka.sh"
+. "$(dirname "$0")/devnet-chain.sh"
 . "$(dirname "$0")/demo.sh"
 
 RUN=${CIRO_DEVNET_DIR:-$ROOT/run/devnet}
@@ -18,17 +19,21 @@ usage() {
 scripts/devnet.sh — a ciro network on this machine
 
   scripts/devnet.sh                       build, start 3 nodes, 3 workers and a broker, run the demo, leave it up
-  scripts/devnet.sh up [N] [--workers M] [--kafka embedded|apache|none]
+  scripts/devnet.sh up [N] [--workers M] [--kafka embedded|apache|none] [--chain]
                                           build and start a fresh network of N nodes (3) and M workers (N), with
-                                          a Kafka broker that keeps nothing (embedded), a real one, or none
+                                          a Kafka broker that keeps nothing (embedded), a real one, or none;
+                                          --chain: jobs are settled on a Starknet node of its own, which is
+                                          built at first use (half an hour)
   scripts/devnet.sh demo [--kill-leader] [DIR]
                                           one job per file of DIR (default: this repository's src), digests
-                                          checked against our own; some of them through Kafka as well;
+                                          checked against our own; some of them through Kafka as well, and
+                                          all of them on chain, where there is one;
                                           --kill-leader: SIGKILL in mid-batch
   scripts/devnet.sh status [--json]       nodes, roles, addresses, pids
   scripts/devnet.sh kill-leader           SIGKILL the leader
-  scripts/devnet.sh kill|pause|resume N   SIGKILL, SIGSTOP, SIGCONT node N (worker N: wN; the broker: kafka)
-  scripts/devnet.sh start N               start node N (worker N: wN) again, same key, address and data
+  scripts/devnet.sh kill|pause|resume N   SIGKILL, SIGSTOP, SIGCONT node N (worker N: wN; the broker: kafka;
+                                          the Starknet node: chain)
+  scripts/devnet.sh start N               start node N (worker N: wN; chain) again, same key, address and data
   scripts/devnet.sh logs N [-f]           the end of its log; -f: follow it
   scripts/devnet.sh down                  stop everything; data and logs stay until the next up
 
@@ -50,11 +55,11 @@ members() {
   done | sort -V
 }
 
-# dir_of N, wN or kafka: its directory.
+# dir_of N, wN, kafka or chain: its directory.
 dir_of() {
   local dir
   case "$1" in
-    kafka) dir=$RUN/kafka ;;
+    kafka | chain) dir=$RUN/$1 ;;
     w*) dir=$RUN/worker-${1#w} ;;
     *) dir=$RUN/node-$1 ;;
   esac
@@ -116,7 +121,7 @@ launch() { # DIR COMMAND...: in a session of its own, so that nothing of ours st
 launch_node() {
   local dir=$1
   local -a settings
-  mapfile -t settings < <(kafka_settings)
+  mapfile -t settings < <(kafka_settings; chain_settings)
   CIRO__API__BIND="127.0.0.1:$(cat "$dir/api.port")" \
     CIRO__NETWORK__P2P_PORT="$(cat "$dir/p2p.port")" \
     CIRO__NETWORK__NAME=$NETWORK \
@@ -127,12 +132,13 @@ launch_node() {
 
 launch_worker() {
   local dir=$1 address
-  local -a coordinators=()
+  local -a coordinators=() settings
   while read -r address; do
     coordinators+=(--coordinator "$address")
   done < <(tr ',' '\n' <"$RUN/members"; echo)
+  mapfile -t settings < <(chain_worker_settings "${dir##*-}")
   # shellcheck disable=SC2086 # several flags in one variable
-  launch "$dir" "$(bin ciro-worker)" --config "$RUN/worker.toml" "${coordinators[@]}" --network "$NETWORK" --data-dir "$dir/data" \
+  launch "$dir" env "${settings[@]}" "$(bin ciro-worker)" --config "$RUN/worker.toml" "${coordinators[@]}" --network "$NETWORK" --data-dir "$dir/data" \
     ${CIRO_DEVNET_WORKER_FLAGS:-}
 }
 
@@ -213,13 +219,14 @@ check_run_dir() {
 }
 
 up() {
-  local nodes=3 workers='' kafka=embedded dir
+  local nodes=3 workers='' kafka=embedded chain=no dir
   while [ $# -gt 0 ]; do
     case "$1" in
       --workers) workers=${2:-}; shift 2 || die "--workers needs a number" ;;
       --workers=*) workers=${1#*=}; shift ;;
       --kafka) kafka=${2:-}; shift 2 || die "--kafka needs embedded, apache or none" ;;
       --kafka=*) kafka=${1#*=}; shift ;;
+      --chain) chain=yes; shift ;;
       *) nodes=$1; shift ;;
     esac
   done
@@ -240,6 +247,7 @@ up() {
   local -a dirs=()
   trap 'down >/dev/null' EXIT # half a network helps nobody
   start_kafka "$kafka"
+  [ "$chain" = no ] || start_chain
   while read -r dir; do dirs+=("$dir"); launch_member "$dir"; done < <(members node; members worker)
   wait_until "$READY_SECS" "${dirs[@]}" -- all_ready
   [ "$workers" = 0 ] || wait_until "$READY_SECS" "${dirs[@]}" -- workers_online "$workers"
@@ -249,7 +257,10 @@ up() {
 
 start() {
   local dir
-  [ "$1" != kafka ] || { restart_kafka; return; }
+  case "$1" in
+    kafka) restart_kafka; return ;;
+    chain) restart_chain; return ;;
+  esac
   dir=$(dir_of "$1") || exit 1
   running "$dir" && die "$1 runs already"
   [ -x "$(bin ciro-coordinator)" ] || build_release
@@ -285,7 +296,8 @@ down() {
     waiting+=($!)
   done < <(members worker; members node)
   [ ${#waiting[@]} -gt 0 ] && wait "${waiting[@]}"
-  stop_kafka # last: the nodes take their leave of it
+  stop_kafka # after the nodes, which take their leave of it
+  stop_chain
   say "stopped. Data and logs stay in $RUN until the next up"
 }
 
@@ -323,8 +335,8 @@ status_json() {
   {
     members node | while read -r dir; do node_json "$dir"; done
     members worker | while read -r dir; do worker_json "$dir"; done
-  } | jq -s --arg run "$RUN" --argjson kafka "$(kafka_json)" \
-    '{nodes: map(select(has("node_id"))), workers: map(select(has("worker_id"))), kafka: $kafka, run_dir: $run}'
+  } | jq -s --arg run "$RUN" --argjson kafka "$(kafka_json)" --argjson chain "$(chain_json)" \
+    '{nodes: map(select(has("node_id"))), workers: map(select(has("worker_id"))), kafka: $kafka, chain: $chain, run_dir: $run}'
 }
 
 status() {
@@ -339,7 +351,9 @@ status() {
         (["WORKER", "STATE", "", "PID", "ID"] | @tsv),
         (.workers[] | ["w\(.index)", .state, "-", (.pid // "-"), (.worker_id // "-")] | @tsv),
         (.kafka // empty | "", (["KAFKA", "STATE", "BOOTSTRAP", "PID", "KIND"] | @tsv),
-          (["k1", .state, .bootstrap, (.pid // "-"), .kind] | @tsv))' |
+          (["k1", .state, .bootstrap, (.pid // "-"), .kind] | @tsv)),
+        (.chain // empty | "", (["CHAIN", "STATE", "RPC", "PID", "CONTRACT"] | @tsv),
+          (["chain", .state, .rpc_url, (.pid // "-"), .contract] | @tsv))' |
         awk -F '\t' 'NF { printf "%-7s %-9s %-24s %-8s %s\n", $1, $2, $3, $4, $5 } !NF'
       ;;
     *) die "status knows --json only, not '$1'" ;;
@@ -373,6 +387,7 @@ ${BOLD}try next${PLAIN}
   a job by curl               curl -s $api/jobs -H 'content-type: application/json' -d '{"type":"sha256","payload":"aGVsbG8K"}' | jq
 TEXT
   what_next_kafka
+  what_next_chain "$api"
   cat <<TEXT
   kill the leader             scripts/devnet.sh demo --kill-leader
   what it is doing            scripts/devnet.sh status; scripts/devnet.sh logs 1 -f

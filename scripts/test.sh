@@ -11,7 +11,7 @@ set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT" || exit 1
 
-STEPS=(format scripts clippy features tests broker docs dependencies advisories fuzz)
+STEPS=(format scripts clippy features tests broker docs dependencies advisories fuzz contracts)
 LOG=$ROOT/run/test.log
 TOOLS=$(cache_dir)/tools
 DENY_VERSION=0.20.2
@@ -29,7 +29,7 @@ step_format() {
 
 step_scripts() {
   command -v shellcheck >/dev/null 2>&1 || apt_install shellcheck || skip 'shellcheck could not be installed' || return
-  shellcheck -x -P SCRIPTDIR -S warning scripts/*.sh .ci/run
+  shellcheck -x -P SCRIPTDIR -S warning scripts/*.sh contracts/*.sh .ci/run
 }
 
 # Other versions know other lints: a finding is read together with the version that made it.
@@ -44,8 +44,8 @@ step_features() {
   cargo build --locked --features "metrics,prometheus" && cargo check --locked --no-default-features
 }
 
-# The stories about Kafka start a real broker: it is fetched here, where one sees it.
-step_tests() { scripts/kafka.sh fetch && cargo test --locked --no-fail-fast; }
+# The stories about Kafka and the chain start a real broker and a real node: they are fetched here, where one sees it.
+step_tests() { scripts/kafka.sh fetch && need_node && contracts/python.sh --version && cargo test --locked --no-fail-fast; }
 
 # What of transactions the library alone must hold, asked of a real broker.
 step_broker() {
@@ -92,6 +92,16 @@ step_fuzz() {
   fi
   scripts/devnet.sh down
   return "$status"
+}
+
+# What is committed is what the sources give, and does what it should on a real node.
+step_contracts() { contracts/build.sh --check && need_node && contracts/test.sh && chain_client; }
+
+# The client's own stories: each starts a node.
+chain_client() {
+  local node
+  node=$(compgen -G "$(cache_dir)/starknet-devnet-*/bin/starknet-devnet" | tail -n 1)
+  CIRO_TEST_DEVNET=$node cargo test --locked --lib chain::client::tests -- --ignored
 }
 
 fuzzed_api() { scripts/devnet.sh status --json | jq -r '.nodes[0].api'; }
@@ -145,6 +155,18 @@ install_schemathesis() {
   python3 -m venv "$home" 2>/dev/null || { apt_install python3-venv && rm -rf "$home" && python3 -m venv "$home"; } || return
   "$home/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$SCHEMATHESIS_VERSION" || { rm -rf "$home"; return 1; }
 }
+
+# A Starknet node takes 40 minutes of CPU time to build, once a machine. It is
+# begun with the first step and gets the time that the steps leave over.
+build_node_meanwhile() {
+  case " $* " in *' contracts '* | *' tests '*) ;; *) return 0 ;; esac
+  scripts/starknet.sh fetch --gently >"$LOG.node" 2>&1 </dev/null &
+  # shellcheck disable=SC2064 # this very process
+  trap "kill $! 2>/dev/null" EXIT
+}
+
+# Waits for that build, and says how far it is; if it failed, this is the second try.
+need_node() { scripts/starknet.sh fetch; }
 
 # ------------------------------------------------------------------ the count
 
@@ -200,6 +222,7 @@ main() {
   : >"$LOG"
   need_build_tools
   need_tools curl jq awk:mawk setsid:util-linux strace
+  build_node_meanwhile "${chosen[@]}"
   for name in "${chosen[@]}"; do run_step "$name"; done
   say ''
   printf '%s\n' "${SUMMARY[@]}"

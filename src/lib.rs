@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod bench;
+pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is the message")]
 #![allow(clippy::print_stdout, reason = "a failed test shows the log of its node")]
 
+#[path = "integration/blockchain.rs"]
+mod blockchain;
 #[path = "integration/contract.rs"]
 mod contract;
 #[path = "integration/explain.rs"]

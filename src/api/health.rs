@@ -12,12 +12,14 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Api;
+use super::blockchain;
 use super::kafka::Picture;
 use super::problem::{Code, Problem};
 use super::request::Request;
 use super::respond;
 use super::route::Route;
 use super::status::worker_counts;
+use crate::chain;
 use crate::consensus;
 
 /// Staleness beyond which the node is not merely between two leaders.
@@ -81,7 +83,7 @@ async fn health(api: Api, _request: Request) -> Result<Response, Problem> {
         ("mesh", mesh(&api, &status)),
         ("workers", workers(&api)),
         ("kafka", kafka(&Picture::of(&api.context))),
-        ("blockchain", Component::new(Condition::Disabled, "not configured")),
+        ("blockchain", blockchain(&blockchain::Picture::of(&api.context))),
         ("database", Component::new(Condition::Disabled, "not configured")),
     ]);
     let worst = components.values().map(|component| component.status).max();
@@ -152,6 +154,26 @@ fn kafka(picture: &Picture) -> Component {
         picture.undelivered,
         picture.letters
     );
+    Component::new(Condition::Healthy, detail)
+}
+
+/// The chain never makes a node unhealthy: jobs go on without it, but for those that are to be registered first.
+fn blockchain(picture: &blockchain::Picture) -> Component {
+    let alarms: Vec<String> = picture.alarms().into_iter().map(|alarm| alarm.detail).collect();
+    if !alarms.is_empty() {
+        return Component::new(Condition::Degraded, alarms.join("; "));
+    }
+    let Some(own) = &picture.own else {
+        let why = if cfg!(feature = "chain") { "not configured" } else { "not in this build" };
+        return Component::new(Condition::Disabled, why);
+    };
+    let Some(block) = own.view.block.filter(|_| picture.state() == "connected") else {
+        return Component::new(Condition::Degraded, format!("{} to the chain", picture.state()));
+    };
+    let known = own.view.generation() == Some(chain::Generation::SubmissionOnly);
+    let only = if known { "; the contract takes submissions only" } else { "" };
+    let detail =
+        format!("block {}; {} transactions and {} events wait{only}", block.number, picture.waiting, picture.unsettled);
     Component::new(Condition::Healthy, detail)
 }
 

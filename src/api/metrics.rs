@@ -2,6 +2,7 @@
 
 use warp::reply::Response;
 
+use super::blockchain;
 use super::kafka::Picture;
 use super::params::{Kind, Param};
 use super::problem::Problem;
@@ -42,6 +43,7 @@ pub fn gauges(context: &Context) -> Gauges {
     let status = context.client.status();
     let storage = context.client.storage();
     let kafka = Picture::of(context).gauges();
+    let chain = blockchain::Picture::of(context).gauges();
     context.client.read(|state| Gauges {
         jobs: job_counts(state),
         workers: worker_counts(state),
@@ -59,6 +61,7 @@ pub fn gauges(context: &Context) -> Gauges {
         sync_p99_us: storage.sync.p99_us,
         uptime_secs: clock::now().since(context.info.started) / 1_000,
         kafka,
+        chain,
     })
 }
 

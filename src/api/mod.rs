@@ -38,6 +38,7 @@ mod respond;
 mod route;
 mod router;
 mod server;
+mod settlement;
 mod status;
 mod workers;
 
@@ -53,7 +54,7 @@ pub use server::serve;
 use crate::consensus;
 use crate::domain::Timestamp;
 use crate::mesh;
-use crate::submission::{decode, text};
+use crate::submission::{Door, decode, text};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Gauges;
 
@@ -69,6 +70,8 @@ pub struct Context {
     pub limits: Limits,
     /// `None`: disabled.
     pub kafka: Option<crate::kafka::Handle>,
+    /// `None`: disabled.
+    pub chain: Option<crate::chain::Handle>,
 }
 
 impl Context {
@@ -102,8 +105,8 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Items of a batch. Beyond it: 422.
     pub batch_items: usize,
-    /// Bytes of a job's inline input. Beyond it: 413.
-    pub inline_bytes: usize,
+    /// What submissions are held to. Beyond it: 413 for the input, 422 for the rest.
+    pub door: Door,
     /// Time for a write to be committed and applied. Beyond it: 503.
     pub write_deadline: Duration,
     /// Time for a read to become as fresh as asked. Beyond it: 503.
@@ -114,6 +117,8 @@ pub struct Limits {
     pub waits: usize,
     /// Outputs on their way from workers to clients; each holds 1 MiB. Beyond it: 429.
     pub downloads: usize,
+    /// Reads of the chain that requests wait for. Beyond it: 429.
+    pub chain_reads: usize,
     /// Time for requests in flight when the node stops. Beyond it they are cut.
     pub drain: Duration,
 }
@@ -128,12 +133,13 @@ impl Default for Limits {
             body_bytes: 1 << 20,
             batch_bytes: 64 << 20,
             batch_items: 10_000,
-            inline_bytes: 256 << 10,
+            door: (256 << 10).into(),
             write_deadline: Duration::from_secs(10),
             read_deadline: Duration::from_secs(5),
             streams: 256,
             waits: 4_096,
             downloads: 32,
+            chain_reads: 4,
             drain: Duration::from_millis(2_500),
         }
     }
@@ -147,6 +153,8 @@ struct Api {
     streams: Arc<Semaphore>,
     waits: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
+    #[cfg_attr(not(feature = "chain"), expect(dead_code, reason = "without a client nothing is read"))]
+    chain_reads: Arc<Semaphore>,
     contract: Arc<openapi::Contract>,
 }
 
@@ -156,6 +164,7 @@ impl Api {
             streams: Arc::new(Semaphore::new(context.limits.streams)),
             waits: Arc::new(Semaphore::new(context.limits.waits)),
             downloads: Arc::new(Semaphore::new(context.limits.downloads)),
+            chain_reads: Arc::new(Semaphore::new(context.limits.chain_reads)),
             contract: Arc::new(openapi::Contract::of(routes, &context.info.version, &context.limits)),
             context: Arc::new(context),
             tasks,

@@ -103,7 +103,11 @@ pub fn document_of(routes: &[Route], version: &str, limits: &Limits) -> Value {
 /// a deadline of an earlier year is always past.
 fn narrow(schemas: &mut BTreeMap<String, Value>, limits: &Limits) {
     let Some(submission) = schemas.get_mut("Submission") else { return };
-    submission["properties"]["payload"]["maxLength"] = json!(limits.inline_bytes.div_ceil(3) * 4);
+    submission["properties"]["payload"]["maxLength"] = json!(limits.door.inline_bytes.div_ceil(3) * 4);
+    if limits.door.settlement.is_none() {
+        let about = "Without a chain only none is available.";
+        submission["properties"]["settlement"] = json!({"description": about, "enum": ["none", null]});
+    }
     let year = text::time(clock::now())[..4].parse().unwrap_or(2_000);
     submission["properties"]["deadline"]["pattern"] = json!(years_from(year));
 }
@@ -189,7 +193,8 @@ fn path_schema(route: &Route) -> Value {
     match tag(route) {
         "jobs" => json!({"type": "string", "format": "uuid"}),
         "workers" | "cluster" => json!({"type": "string", "pattern": super::params::PEER_ID}),
-        "kafka" => json!({"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}),
+        "blockchain" if route.path.starts_with("/blockchain/jobs/") => json!({"type": "string", "format": "uuid"}),
+        "kafka" | "blockchain" => json!({"type": "string", "pattern": "^[1-9][0-9]{0,18}$"}),
         _ => json!({"type": "string", "minLength": 1}),
     }
 }

@@ -61,6 +61,8 @@ codes! {
     BodyTimeout 408 "body_timeout" "The body did not arrive in time" "Send the request again over a faster connection, or in smaller batches."
     IdempotencyConflict 409 "idempotency_conflict" "The idempotency key was used with another body" "Use a fresh Idempotency-Key for another job."
     AlreadyFinished 409 "already_finished" "The job has ended" "A job that has ended does not change any more."
+    EscrowRefunded 409 "escrow_refunded" "The job's escrow went back on chain" "It can not be paid any more under this id: submit it again as a new job."
+    OtherChain 409 "other_chain" "The books are of another contract" "GET /blockchain/status shows which; ciro-coordinator blockchain reset accepts the configured one."
     DeadlinePassed 409 "deadline_passed" "The job's deadline has passed" "It could not be done in time any more; submit a new job with another deadline."
     Conflict 409 "conflict" "The request does not fit the present state" "Read the resource again and decide anew."
     JobForgotten 410 "job_forgotten" "The job ended long ago" "It was accepted and ended, and is not kept any more. Use a fresh Idempotency-Key to have it done again."
@@ -84,6 +86,7 @@ codes! {
     OutputUnreachable 503 "output_unreachable" "The worker that keeps the output is not reachable" "Send the request again when the worker is back; GET /workers/{id}/health tells of it."
     NoLeader 503 "no_leader" "No leader is reachable" "Nothing was done; send the request again. An election takes about a second."
     OutcomeUnknown 503 "outcome_unknown" "The outcome is unknown" "It may or may not have taken effect; send it again with the same Idempotency-Key."
+    ChainUnreachable 503 "chain_unreachable" "The chain can not be read" "GET /blockchain/status says why; ask another node, or send the request again when the endpoint is back."
     StorageFull 503 "storage_full" "There is no room for new jobs" "Nothing was done. Make room on the disk, then send the request again."
     NotCaughtUp 503 "not_caught_up" "This node has not caught up" "Send the request again, or ask another node."
     TooStale 503 "too_stale" "This node's state is too old" "Send the request again, or ask another node."
@@ -223,6 +226,8 @@ impl From<Refusal> for Problem {
             Refusal::Overdue { .. } => Code::DeadlinePassed,
             Refusal::Forgotten { .. } => Code::JobForgotten,
             Refusal::UnknownLetter(_) => Code::UnknownDeadLetter,
+            Refusal::Refunded { .. } => Code::EscrowRefunded,
+            Refusal::OtherChain { .. } => Code::OtherChain,
             Refusal::BacklogFull { .. } => Code::BacklogFull,
             Refusal::WorkersFull { .. } => Code::WorkersFull,
             Refusal::Invalid(_) => Code::InvalidCommand,

@@ -178,7 +178,6 @@ impl Cluster {
     }
 
     /// Any answer, as whoever asks needs it.
-    #[cfg(feature = "kafka")]
     pub(super) async fn get<T: serde::de::DeserializeOwned>(&self, node: &str, path: &str) -> anyhow::Result<T> {
         self.get_json(&format!("{node}{path}")).await
     }

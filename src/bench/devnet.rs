@@ -29,12 +29,19 @@ struct Status {
     #[cfg(feature = "kafka")]
     #[serde(default)]
     kafka: Option<Broker>,
+    #[serde(default)]
+    chain: Option<Chain>,
 }
 
 #[cfg(feature = "kafka")]
 #[derive(Clone, Debug, Deserialize)]
 struct Broker {
     kind: String,
+    pid: Option<i32>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Chain {
     pid: Option<i32>,
 }
 
@@ -145,11 +152,19 @@ impl Devnet {
     }
 }
 
+impl Devnet {
+    /// The Starknet node, until what is returned is dropped.
+    pub(super) async fn pause_chain(&self) -> anyhow::Result<Paused> {
+        let chain = self.status().await?.chain.context("the network has no chain of its own")?;
+        let mut paused = Paused(vec![]);
+        paused.add(chain.pid, "the chain", "starknet-devnet")?;
+        Ok(paused)
+    }
+}
+
 /// Processes that sleep. They go on when this is dropped.
-#[cfg(feature = "kafka")]
 pub(super) struct Paused(Vec<Pid>);
 
-#[cfg(feature = "kafka")]
 impl Paused {
     fn add(&mut self, pid: Option<i32>, whose: &str, name: &str) -> anyhow::Result<()> {
         self.0.push(signal_ours(pid, whose, name, Signal::SIGSTOP)?);
@@ -157,7 +172,6 @@ impl Paused {
     }
 }
 
-#[cfg(feature = "kafka")]
 impl Drop for Paused {
     fn drop(&mut self) {
         for pid in &self.0 {

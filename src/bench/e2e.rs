@@ -32,14 +32,8 @@ const RETRY: Duration = Duration::from_millis(50);
 const SAMPLE: usize = 500;
 
 pub(super) async fn run(args: &EndToEndArgs, cluster: &Cluster, tasks: &Tasks) -> anyhow::Result<Report> {
-    let ended_before = cluster.status(cluster.node(0)).await?.ended();
-    let began = clock::instant();
-    let deadline = began + Duration::from_secs(args.timeout_secs);
-    let (ids, retries) = submit_all(args, cluster, tasks, deadline).await?;
-    let submitted = began.elapsed();
-    wait_until_ended(cluster, ended_before + u64::from(args.jobs), deadline).await?;
-    let elapsed = began.elapsed();
-
+    let timed = timed(args, &submission(&args.kind, b""), cluster, tasks).await?;
+    let Timed { ids, retries, submitted, elapsed } = timed;
     let sample = look_at(remembered(&ids), cluster).await?;
     if sample.completed < sample.jobs {
         bail!("{} of {} sampled jobs did not complete", sample.jobs - sample.completed, sample.jobs);
@@ -53,6 +47,28 @@ pub(super) async fn run(args: &EndToEndArgs, cluster: &Cluster, tasks: &Tasks) -
         .count("sampled_attempted_again", sample.repeated)
         .count("submit_retries", retries)
         .seconds("measured_secs", elapsed.as_secs_f64()))
+}
+
+/// How a load went.
+pub(super) struct Timed {
+    pub ids: Vec<String>,
+    /// Batches that had to be sent again.
+    pub retries: u64,
+    /// Until all were submitted.
+    pub submitted: Duration,
+    /// Until all had ended.
+    pub elapsed: Duration,
+}
+
+/// Submits as many of `job` as `args` say, and waits until they have ended.
+pub(super) async fn timed(args: &EndToEndArgs, job: &Value, cluster: &Cluster, tasks: &Tasks) -> anyhow::Result<Timed> {
+    let ended_before = cluster.status(cluster.node(0)).await?.ended();
+    let began = clock::instant();
+    let deadline = began + Duration::from_secs(args.timeout_secs);
+    let (ids, retries) = submit_all(args, job, cluster, tasks, deadline).await?;
+    let submitted = began.elapsed();
+    wait_until_ended(cluster, ended_before + u64::from(args.jobs), deadline).await?;
+    Ok(Timed { ids, retries, submitted, elapsed: began.elapsed() })
 }
 
 struct Submitter {
@@ -69,6 +85,7 @@ struct Submitter {
 /// Submits everything; the ids, and how often a batch had to be sent again.
 async fn submit_all(
     args: &EndToEndArgs,
+    job: &Value,
     cluster: &Cluster,
     tasks: &Tasks,
     deadline: Instant,
@@ -76,7 +93,7 @@ async fn submit_all(
     let submitter = Arc::new(Submitter {
         cluster: cluster.clone(),
         run: rand::random(),
-        jobs: vec![submission(&args.kind, b""); args.batch.min(args.jobs) as usize],
+        jobs: vec![job.clone(); args.batch.min(args.jobs) as usize],
         batches: batches(args.jobs as usize, args.batch as usize),
         next: AtomicU64::new(0),
         retries: AtomicU64::new(0),
@@ -177,7 +194,7 @@ pub(super) async fn look_at(ids: &[String], cluster: &Cluster) -> anyhow::Result
 }
 
 /// From submission to end, as the cluster stamped it.
-fn took(job: &Job) -> Option<Duration> {
+pub(super) fn took(job: &Job) -> Option<Duration> {
     let at = |text: &Option<String>| OffsetDateTime::parse(text.as_deref()?, &Rfc3339).ok();
     (at(&job.finished_at)? - at(&job.submitted_at)?).try_into().ok()
 }

@@ -10,6 +10,7 @@
 //! Deliberately absent: starting a cluster (`scripts/bench.sh` does), and
 //! comparing runs.
 
+mod chain;
 mod clearing;
 mod cluster;
 mod devnet;
@@ -80,6 +81,8 @@ pub enum Bench {
     Hostile(HostileArgs),
     /// The joint clearing against the optimum, on random rounds; needs no cluster
     Clearing(ClearingArgs),
+    /// Settling on chain: calls a second, added latency, and what it costs the cluster
+    Chain(ChainArgs),
     /// Jobs taken in from Kafka, and results given to it
     #[cfg(feature = "kafka")]
     Kafka(KafkaArgs),
@@ -264,6 +267,39 @@ pub struct ClearingArgs {
     pub seed: u64,
 }
 
+/// Pauses the Starknet node of a development network for parts of it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ChainArgs {
+    /// Jobs of one load; blockchain.default_max_price of the nodes must be set, and workers be paid somewhere
+    #[arg(long, value_name = "JOBS", default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub jobs: u32,
+
+    /// How often each load is run
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+
+    /// Single jobs of each kind, one after the other
+    #[arg(long, value_name = "JOBS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub latency_jobs: u32,
+
+    /// Job type; some worker must run it
+    #[arg(long = "type", value_name = "TYPE", default_value = "noop")]
+    pub kind: String,
+
+    /// Give a part up after this long, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout_secs: u64,
+
+    #[command(flatten)]
+    pub devnet: DevnetArgs,
+}
+
+impl ChainArgs {
+    fn limit(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.timeout_secs)
+    }
+}
+
 /// Pauses the nodes of a development network while it produces, and its broker while it cancels.
 #[cfg(feature = "kafka")]
 #[derive(Clone, Debug, clap::Args)]
@@ -356,6 +392,7 @@ async fn measure(bench: &Bench, cluster: &Cluster, tasks: &Tasks) -> anyhow::Res
         Bench::Notice(args) => notice::run(args, cluster).await,
         Bench::Hostile(args) => hostile::run(args, cluster, tasks).await,
         Bench::Clearing(args) => clearing::run(args),
+        Bench::Chain(args) => chain::run(args, cluster, tasks).await,
         #[cfg(feature = "kafka")]
         Bench::Kafka(args) => kafka::run(args, cluster, tasks).await,
     }

@@ -6,6 +6,7 @@
 //! error, and the exit code says how it went ([`failure::Kind`]).
 
 mod award;
+mod blockchain;
 mod client;
 mod cluster;
 #[cfg(feature = "kafka")]
@@ -15,6 +16,7 @@ mod failure;
 mod files;
 mod job;
 mod kafka;
+mod letters;
 mod local;
 mod module;
 mod output;
@@ -36,6 +38,7 @@ use clap::{Args, Parser, Subcommand};
 
 use client::Client;
 use failure::{Failure, Kind};
+use letters::each;
 
 use crate::bench;
 
@@ -127,6 +130,9 @@ enum Command {
     /// Kafka as the nodes see it, its dead letters, and records sent and read here
     #[command(subcommand)]
     Kafka(kafka::Command),
+    /// The chain: transactions, what could not be settled, events; the contract, and the account that nodes pay with
+    #[command(subcommand)]
+    Blockchain(blockchain::Command),
     /// A node's status
     Status,
     /// A node's health, component by component; exit code 1 when it is unhealthy
@@ -175,6 +181,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cluster(command) => block_on(cluster::run(command, &remote)),
         Command::Network(command) => block_on(cluster::network(command, &remote)),
         Command::Kafka(command) => block_on(kafka::run(command, &remote)),
+        Command::Blockchain(command) => block_on(blockchain::run(command, &remote)),
         Command::Verify(args) => receipt::verify(&args, &remote),
         Command::Status => block_on(cluster::status(&remote)),
         Command::Health => block_on(cluster::health(&remote)),

@@ -37,7 +37,7 @@ the recorded bids, is for no more than the job offered then, and its winner sign
 given, that the files are the input and the output.
 
 Not checked, since only a node can say it: that the cluster's log contains the job, and what it says of times, exit \
-codes, the job's type and input, and bids that are not recorded. For these the receipt is the issuer's word: name the \
+codes, the job's type and input, and bids that are not recorded; its transactions are on chain for anyone to look up. For these the receipt is the issuer's word: name the \
 node that you trust with --issuer. Evidence of an award is kept for the newest jobs only; where it is gone, that is said.";
 
 #[derive(Debug, clap::Args)]

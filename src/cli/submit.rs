@@ -85,6 +85,12 @@ pub struct Args {
     /// The client's account on chain
     #[arg(long, value_name = "ADDRESS")]
     client_address: Option<String>,
+    /// How it is settled on chain: none, settle_later or register_before_distribution
+    #[arg(long, value_name = "POLICY")]
+    settlement: Option<String>,
+    /// What must be reached before a stage of it counts: preconfirmed, accepted_l2 or accepted_l1
+    #[arg(long, value_name = "NAME")]
+    confirmation: Option<String>,
     /// The same key is the same job, however often it is submitted (made up without it; one input only)
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -120,6 +126,7 @@ impl Args {
         set("client_address", self.client_address.clone().map(Value::from));
         set("policy", self.policy.clone().map(Value::from));
         set("tags", texts(&self.tags));
+        set("settlement", self.settled());
         let named: Vec<PathBuf> = self.paths.iter().chain(&self.files).cloned().collect();
         set("input", self.reference.input(&named)?);
         if self.reference.is_given() {
@@ -138,6 +145,15 @@ impl Args {
             Ok(spec)
         } else {
             Err(Failure::usage("what kind of job is it?").hint("--type TYPE, e.g. --type sha256"))
+        }
+    }
+
+    fn settled(&self) -> Option<Value> {
+        match (&self.settlement, &self.confirmation) {
+            (None, None) => None,
+            (Some(policy), None) => Some(json!(policy)),
+            (None, Some(confirmation)) => Some(json!({ "confirmation": confirmation })),
+            (Some(policy), Some(confirmation)) => Some(json!({ "policy": policy, "confirmation": confirmation })),
         }
     }
 
@@ -447,6 +463,16 @@ mod tests {
         let sources = args.sources(&spec).unwrap();
         let body = items(&args, &spec, None, sources).next().unwrap().body.unwrap();
         assert_eq!(body, json!({ "type": "sha256", "payload": "aGk=" }));
+    }
+
+    #[test]
+    fn how_a_job_is_settled_is_said_by_one_flag_or_two() {
+        let of =
+            |words: &[&str]| line(&[&["--type", "a"], words].concat()).unwrap().spec().unwrap()["settlement"].clone();
+        assert_eq!(of(&["--settlement", "settle_later"]), "settle_later");
+        let both = of(&["--settlement", "settle_later", "--confirmation", "accepted_l1"]);
+        assert_eq!(both, json!({ "policy": "settle_later", "confirmation": "accepted_l1" }));
+        assert_eq!(of(&["--confirmation", "preconfirmed"]), json!({ "confirmation": "preconfirmed" }));
     }
 
     #[test]

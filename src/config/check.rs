@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::layers::{Layered, Origin};
-use super::{Config, kafka, text};
+use super::{Config, blockchain, kafka, text};
 
 /// Below this one late heartbeat of a worker, or the slowest pace it may have, is silence.
 const TWO_HEARTBEATS_MS: u64 = 2_500;
@@ -20,6 +20,7 @@ pub(super) fn problems(config: &Config, layered: &Layered) -> Vec<String> {
     members(config, &mut refuse);
     discovery(config, layered, &mut refuse);
     missing_parts(config, layered, &mut refuse);
+    blockchain::problems(config, &mut refuse);
     kafka::problems(config, &mut refuse);
     problems
 }
@@ -104,9 +105,6 @@ fn discovery(config: &Config, layered: &Layered, refuse: &mut impl FnMut(&str, S
 }
 
 fn missing_parts(config: &Config, layered: &Layered, refuse: &mut impl FnMut(&str, String)) {
-    if config.blockchain.enabled {
-        refuse("blockchain.enabled", "this build has no blockchain support yet; set it to false".to_owned());
-    }
     let asked = layered.origin("metrics.enabled") != Origin::Default;
     if config.metrics.enabled && asked && !cfg!(feature = "metrics") {
         refuse("metrics.enabled", "this build has no metrics; build with --features metrics".to_owned());
@@ -139,6 +137,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if config.metrics.enabled && !cfg!(feature = "metrics") {
         warnings.push("this build has no metrics: nothing is counted".to_owned());
     }
+    warnings.extend(blockchain::warnings(config));
     warnings.extend(kafka::warnings(config));
     warnings
 }

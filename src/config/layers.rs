@@ -134,8 +134,12 @@ fn environment_of(values: &BTreeMap<&'static str, (Value, Origin)>) -> Environme
 }
 
 fn shown(key: &Key, value: &Value) -> String {
-    match value.as_str() {
-        Some(secret) if key.secret => Value::String(text::redacted(secret)).to_string(),
+    match value {
+        Value::String(secret) if key.secret => Value::String(text::redacted(secret)).to_string(),
+        Value::Array(secrets) if key.secret => {
+            let redacted = |secret: &Value| Value::String(text::redacted(secret.as_str().unwrap_or_default()));
+            Value::Array(secrets.iter().map(redacted).collect()).to_string()
+        }
         _ => value.to_string(),
     }
 }
@@ -233,6 +237,8 @@ fn accept(path: &str, spoken: Spoken, origin: &Origin) -> Result<(&'static Key, 
     };
     match fits(key.kind, &value) {
         Ok(()) => Ok((key, value)),
+        // Of a list it names the item.
+        Err(_) if key.secret && value.is_array() => Err(format!("{origin}: {path}: an item is not what is expected")),
         Err(expected) => Err(format!("{origin}: {path} = {}: {expected}", shown_refused(key, &value))),
     }
 }

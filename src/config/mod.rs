@@ -13,6 +13,7 @@
 //! * Secrets leave this module only through [`Secret::expose`]. `Debug` and the
 //!   printed configuration show them without their credentials.
 
+mod blockchain;
 mod check;
 mod generate;
 mod kafka;
@@ -31,6 +32,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
+pub use blockchain::{Blockchain, Settlement};
 pub use generate::generate;
 pub use kafka::Kafka;
 pub use layers::{Layered, Origin, Sources};
@@ -217,15 +219,6 @@ pub struct Scheduler {
     pub lease_secs: u64,
     pub offline_after_ms: u64,
     pub max_open_per_announcement: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Blockchain {
-    pub enabled: bool,
-    #[serde(deserialize_with = "unless_empty")]
-    pub rpc_url: Option<Secret>,
-    pub job_manager_address: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -224,14 +224,112 @@ pub(super) const KEYS: &[Key] = &[
     integer("scheduler.offline_after_ms", 500, 600_000, 4_000, "Silence after which a worker counts as offline."),
     integer("scheduler.max_open_per_announcement", 1, 512, 512, "Jobs in one announcement; more wait a tick."),
     // blockchain
-    flag("blockchain.enabled", OFF, "Needs a build with chain support, which this is not."),
+    flag(
+        "blockchain.enabled",
+        OFF,
+        "The leader registers, assigns, completes and pays jobs on chain; every node tells how the chain is. On all\n\
+         nodes or none.",
+    ),
     hidden(word("blockchain.rpc_url", text::http_url, Default::By(rpc_url), "Starknet JSON-RPC.")),
+    hidden(list("blockchain.rpc_urls", text::http_url, &[], "More of them, asked when those before do not answer.")),
+    word(
+        "blockchain.chain_id",
+        text::chain_id,
+        EMPTY,
+        "The chain that is expected, e.g. SN_SEPOLIA. Empty (development and test): that of whoever answers.",
+    ),
     word(
         "blockchain.job_manager_address",
         text::felt,
         Default::By(|environment| Plain::Text(if environment == Environment::Production { "" } else { JOB_MANAGER })),
         "The contract's address, 0x and hex digits.",
     ),
+    word(
+        "blockchain.generation",
+        text::chain_generation,
+        always(Plain::Text("auto")),
+        "What the contract can do. full: the whole life of a job. submission_only: jobs are registered and nothing\n\
+         else. auto: the contract is asked.",
+    ),
+    word(
+        "blockchain.account_address",
+        text::felt,
+        EMPTY,
+        "The account that sends and pays; the same on all nodes, and used by nothing else.",
+    ),
+    word(
+        "blockchain.keystore",
+        text::any,
+        EMPTY,
+        "Its key, encrypted (`ciro-coordinator blockchain account new` writes one). Nobody else may be able to read it.",
+    ),
+    word(
+        "blockchain.keystore_password_file",
+        text::any,
+        EMPTY,
+        "The keystore's password is its first line. Empty: it is in the variable CIRO_KEYSTORE_PASSWORD.",
+    ),
+    hidden(word(
+        "blockchain.insecure_dev_key",
+        text::private_key,
+        EMPTY,
+        "The key itself, in place of a keystore. For development: refused in production. Keep it out of the file: set\n\
+         CIRO__BLOCKCHAIN__INSECURE_DEV_KEY instead.",
+    )),
+    word(
+        "blockchain.settlement",
+        text::chain_settlement,
+        Default::By(|environment| {
+            let first = environment == Environment::Production;
+            Plain::Text(if first { "register_before_distribution" } else { "settle_later" })
+        }),
+        "For jobs that do not say. register_before_distribution: no worker is asked before the registration is\n\
+         confirmed. settle_later: the chain is told when it can be told. none: it is not told.",
+    ),
+    word(
+        "blockchain.confirmation",
+        text::chain_confirmation,
+        always(Plain::Text("accepted_l2")),
+        "When a transaction counts: preconfirmed, accepted_l2 or accepted_l1. For jobs that do not say.",
+    ),
+    word(
+        "blockchain.default_max_price",
+        text::amount,
+        EMPTY,
+        "What a job that is settled may cost when it does not say, in the payment token's smallest unit; it goes into\n\
+         escrow. Empty: such a job must say.",
+    ),
+    integer("blockchain.batch_calls", 1, 500, 150, "Most calls in one transaction."),
+    integer("blockchain.batch_wait_ms", 0, 60_000, 500, "How long a transaction waits for more calls."),
+    word(
+        "blockchain.max_fee",
+        text::amount,
+        always(Plain::Text("10000000000000000000")),
+        "The most one transaction may cost, in the fee token's smallest unit (10^-18 STRK). Empty: any.",
+    ),
+    word(
+        "blockchain.max_spend_per_hour",
+        text::amount,
+        EMPTY,
+        "The most that is spent on fees in an hour, in the same unit; beyond it settling waits. Empty: any.",
+    ),
+    integer("blockchain.tip", 0, 1_000_000_000_000, 0, "For each unit of L2 gas, in the same unit."),
+    integer(
+        "blockchain.replace_after_secs",
+        1,
+        86_400,
+        60,
+        "A transaction that has not landed by then is sent again with higher fees.",
+    ),
+    integer("blockchain.watch_blocks", 1, 100_000, 20, "A transaction is watched until so many blocks are above it."),
+    word(
+        "blockchain.follow_from_block",
+        text::block_number,
+        EMPTY,
+        "The first block whose events are read, e.g. the one the contract was deployed in. Empty: the newest one when\n\
+         events are first read.",
+    ),
+    integer("blockchain.request_timeout_ms", 100, 120_000, 10_000, "How long an endpoint may take to answer."),
     // kafka
     flag(
         "kafka.enabled",

@@ -171,7 +171,7 @@ fn combinations_that_can_not_work_are_refused() {
             &[("network.discovery_enabled", "false"), ("network.mdns_enabled", "true")],
             "needs network.discovery_enabled",
         ),
-        (&[("blockchain.enabled", "true")], "blockchain.enabled: this build has no blockchain support yet"),
+        (&[("environment", "production"), ("blockchain.insecure_dev_key", "0x1")], "is for development; in production"),
         (&[("api.max_body_bytes", "200000")], "api.max_body_bytes: too small for a payload"),
     ];
     for (pairs, expected) in cases {
@@ -209,6 +209,8 @@ fn secrets_are_not_shown_anywhere() {
     let (config, layered) = load_flags(&[
         ("database_url", database),
         ("blockchain.rpc_url", rpc),
+        ("blockchain.rpc_urls", "https://rpc.example/v2/0123456789abcdef0123,https://hunter7@rpc.example"),
+        ("blockchain.insecure_dev_key", "0x0123456789abcdef"),
         ("kafka.security_protocol", "sasl_plaintext"),
         ("kafka.sasl_mechanism", "PLAIN"),
         ("kafka.sasl_username", "hunter5"),

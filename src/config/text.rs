@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Environment;
 use crate::domain::PeerId;
+use crate::domain::chain::Felt;
 
 type Checked = Result<(), &'static str>;
 
@@ -51,9 +52,42 @@ pub(super) fn http_url(text: &str) -> Checked {
 }
 
 pub(super) fn felt(text: &str) -> Checked {
-    let digits = text.strip_prefix("0x").unwrap_or("-");
-    let fits = (1..=64).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    ensure(text.is_empty() || fits, "expected 0x and 1 to 64 hex digits")
+    let fits = text.is_empty() || (text.starts_with("0x") && text.parse::<Felt>().is_ok());
+    ensure(fits, "expected 0x and 1 to 64 hex digits, below the field's prime")
+}
+
+pub(super) fn chain_id(text: &str) -> Checked {
+    let fits = text.is_empty() || super::blockchain::read_chain_id(text).is_some();
+    ensure(fits, "expected a name like SN_SEPOLIA of at most 31 bytes, or 0x and hex digits, or empty for any")
+}
+
+pub(super) fn amount(text: &str) -> Checked {
+    let fits = text.is_empty() || (text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u128>().is_ok());
+    ensure(fits, "expected a whole number in quotes, below 2^128, or empty for none")
+}
+
+pub(super) fn block_number(text: &str) -> Checked {
+    let fits = text.is_empty() || (text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u64>().is_ok());
+    ensure(fits, "expected a block's number in quotes, or empty for none")
+}
+
+pub(super) fn chain_generation(text: &str) -> Checked {
+    ensure(matches!(text, "auto" | "full" | "submission_only"), "expected auto, full or submission_only")
+}
+
+pub(super) fn chain_settlement(text: &str) -> Checked {
+    let fits = matches!(text, "none" | "settle_later" | "register_before_distribution");
+    ensure(fits, "expected none, settle_later or register_before_distribution")
+}
+
+pub(super) fn chain_confirmation(text: &str) -> Checked {
+    let fits = matches!(text, "preconfirmed" | "accepted_l2" | "accepted_l1");
+    ensure(fits, "expected preconfirmed, accepted_l2 or accepted_l1")
+}
+
+/// Its value is never repeated.
+pub(super) fn private_key(text: &str) -> Checked {
+    ensure(text.is_empty() || text.parse::<Felt>().is_ok(), "expected 0x and 1 to 64 hex digits")
 }
 
 pub(super) fn host_port(text: &str) -> Checked {

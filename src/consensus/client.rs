@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::domain::chain::Act;
 use crate::domain::command::Reply;
 use crate::domain::{Command, NodeId, State, Timestamp};
 use crate::storage;
@@ -197,7 +198,11 @@ fn close(count: &mut u32, bytes: &mut BytesMut, submits: &mut bool) -> Load {
 }
 
 pub(super) fn is_submit(command: &Command) -> bool {
-    matches!(command, Command::Submit(_) | Command::Ingest(_))
+    match command {
+        Command::Submit(_) | Command::Ingest(_) => true,
+        Command::Chain(Act::Followed { arrivals, .. }) => !arrivals.is_empty(),
+        _ => false,
+    }
 }
 
 /// An error after some of the commands took effect.

@@ -1,7 +1,9 @@
 //! Keeps leases alive while workers say they run the job, and ends them when not.
 //!
 //! A lease is long against any election, and renewed when a third of it is
-//! gone, so a change of leader restarts nothing. It ends in four ways: the
+//! gone, so a change of leader restarts nothing. Whoever renewed a lease last may
+//! have died before it told the worker, so a new leader tells every worker how
+//! long it may go on. A lease ends in four ways: the
 //! worker went offline (`verdicts`), the lease lapsed and the worker does not
 //! claim the attempt, the worker is well and says by its heartbeats that it
 //! does not run an attempt that the log says is running, or it claims an attempt
@@ -78,9 +80,13 @@ impl Duty for Leases {
         let lease_ms = millis(reign.context.options.lease);
         let held = |state: &State| state.held_runs().map(|(job, run)| (Arc::clone(job), run.attempt)).collect();
         let held: Vec<(Arc<Job>, u32)> = reign.context.client.read(held);
-        let keys: BTreeSet<Key> = held.iter().map(|(job, attempt)| (job.id, *attempt)).collect();
+        let keys: BTreeSet<Key> = held.iter().map(key).collect();
         self.denied.retain(|key, _| keys.contains(key));
         self.untold.retain(|key| keys.contains(key));
+        if self.since.is_none() {
+            self.since = Some(clock::instant());
+            self.untold.extend(held.iter().filter(|(job, attempt)| has_started(job, *attempt)).map(key));
+        }
         let (now, claims) = (reign.context.client.log_now(), claims(reign));
         let mut commands = Vec::new();
         for (job, attempt) in &held {
@@ -106,6 +112,15 @@ impl Duty for Leases {
         self.tell(reign).await;
         recorded.map(drop)
     }
+}
+
+fn key((job, attempt): &(Arc<Job>, u32)) -> Key {
+    (job.id, *attempt)
+}
+
+/// One that has not is sent to its worker, with its lease.
+fn has_started(job: &Job, attempt: u32) -> bool {
+    job.run(attempt).is_some_and(|run| run.award.started_at.is_some())
 }
 
 fn claims(reign: &Reign) -> BTreeMap<WorkerId, Claim> {

@@ -21,7 +21,8 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-use super::asking::{self, Waits};
+use super::asking::{self, Asked, Waits};
+use super::audition::Auditions;
 use super::flights::{Commits, Flights, Landed};
 use super::leases::millis;
 use super::quorum::Quorums;
@@ -33,7 +34,7 @@ use crate::domain::auction::{Bid, Sealed, Win};
 use crate::domain::matching::{Class, fits};
 use crate::domain::worker::Worker;
 use crate::domain::{Command, Job, JobId, Price, State, Timestamp, WorkerId};
-use crate::mesh::Topic;
+use crate::mesh::{Audience, Topic};
 use crate::telemetry::metrics;
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
@@ -85,7 +86,7 @@ pub(super) async fn run(reign: Reign, mut offers: mpsc::Receiver<Offer>) {
         let (outcome, landed) = commits.alongside(market.round(&mut offers)).await;
         landed.into_iter().for_each(|commit| market.land(commit));
         let quiet = matches!(outcome, Outcome::Quiet) && market.flights.is_empty();
-        let pace = if quiet { PACE_QUIET } else { asking::pace(market.seen.len()) };
+        let pace = if quiet { PACE_QUIET } else { asking::pace(market.hearing) };
         let awarded = matches!(outcome, Outcome::Awarded(_));
         if let Outcome::Awarded(wins) = outcome {
             commits.push(market.settle(wins));
@@ -123,6 +124,11 @@ struct Market {
     seated: BTreeSet<WorkerId>,
     flights: Flights,
     waits: Waits,
+    auditions: Auditions,
+    /// The group of workers that the next round begins with.
+    turn: u8,
+    /// Workers that heard the last one.
+    hearing: usize,
 }
 
 /// The rest of a job that nobody wanted.
@@ -163,6 +169,9 @@ impl Market {
             seated: BTreeSet::new(),
             flights: Flights::default(),
             waits: Waits::default(),
+            auditions: Auditions::default(),
+            turn: 0,
+            hearing: 0,
         }
     }
 
@@ -175,10 +184,17 @@ impl Market {
             debug!(%error, "announcement not published");
             return Outcome::Quiet;
         }
+        self.turn = round.asked.next(self.turn);
+        self.hearing = round.asked.hearing(self.seen.len());
         self.waits.announced(round.jobs.iter().map(|job| job.id), started);
         let (mut bids, answers) = self.collect(&mut round, offers, started).await;
         let dear = round.split_dear(&mut bids);
-        let wins = self.award(&round, &mut bids, &answers);
+        let mut later = self.auditions.split(&round, &mut bids, clock::instant());
+        let mut wins = self.award(&round, &mut bids, &answers);
+        let won: BTreeSet<JobId> = wins.iter().map(|win| win.job).collect();
+        later.retain(|bid| !won.contains(&bid.job));
+        wins.extend(self.award(&round, &mut later, &answers));
+        bids.extend(later);
         metrics::auction_closed(started.elapsed(), round.jobs.len(), bids.len(), wins.len());
         self.rest(&round, &wins);
         for (job, note) in round.lost(&wins, bids.iter().chain(&dear), answers.len()) {
@@ -219,8 +235,10 @@ impl Market {
         let jobs = self.pick(state, &seats, quorums, now, at);
         let times = |job: &Arc<Job>| self.rests.get(&job.id).map_or(0, |rest| doublings(rest.length) + 1);
         let passed_over = jobs.iter().map(times).max().unwrap_or(0);
-        let asked_permille = asking::share(seats.len(), jobs.len(), passed_over);
-        Round { at, jobs, seats, asked_permille }
+        let connected = |worker: &WorkerId| self.reign.context.mesh.is_connected(*worker);
+        let connected: Vec<WorkerId> = seats.keys().copied().filter(connected).collect();
+        let asked = Asked::among(seats.len(), &connected, self.turn, jobs.len(), passed_over);
+        Round { at, jobs, seats, asked }
     }
 
     /// A worker that was not there for a while may want what the others did not.
@@ -318,7 +336,8 @@ impl Market {
             window_ms: u32::try_from(self.reign.context.options.window.as_millis()).unwrap_or(u32::MAX),
             jobs: Vec::with_capacity(round.jobs.len()),
             coordinators: self.reign.context.coordinators.clone(),
-            asked_permille: round.asked_permille,
+            asked_permille: round.asked.permille,
+            uptime_ms: 0,
         };
         let mut bytes = prost::Message::encoded_len(&message);
         for job in &round.jobs {
@@ -330,7 +349,9 @@ impl Market {
             message.jobs.push(open);
         }
         round.jobs.truncate(message.jobs.len());
-        self.reign.context.mesh.publish(Topic::Announcements, wire::encode(&message))
+        let (mesh, body) = (&self.reign.context.mesh, wire::encode(&message));
+        let Some((groups, _)) = &round.asked.groups else { return mesh.publish(Topic::Announcements, body) };
+        groups.iter().try_for_each(|group| mesh.publish_to(Topic::Announcements, Audience::Group(*group), body.clone()))
     }
 
     /// Hears bids until everyone answered or the window is over; longer if next to nobody answered in it.

@@ -11,10 +11,13 @@
 //! costs a tick and nothing else.
 
 mod asking;
+mod audition;
 mod deadlines;
 mod dispatch;
 mod errand;
 mod flights;
+#[cfg(feature = "chain")]
+mod follow;
 mod hours;
 #[cfg(feature = "kafka")]
 mod ingest;
@@ -26,6 +29,8 @@ mod quorum;
 mod reconcile;
 mod round;
 mod sends;
+#[cfg(feature = "chain")]
+mod settle;
 mod signed;
 mod verdicts;
 
@@ -35,11 +40,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use crate::chain;
 use crate::consensus::{self, Client, Committed};
 use crate::domain::command::Reply;
 use crate::domain::{Command, WorkerId};
 use crate::kafka;
 use crate::mesh::{self, Roster};
+use crate::submission::Door;
 use crate::tasks::Tasks;
 use crate::wire::proto::mesh::v1 as proto;
 
@@ -66,8 +73,8 @@ pub struct Options {
     pub offline_after: Duration,
     /// Jobs in one announcement.
     pub announced_max: usize,
-    /// Longest payload of a job that comes by Kafka.
-    pub inline_bytes: usize,
+    /// What jobs that come by Kafka are held to.
+    pub door: Door,
 }
 
 /// One worker's answer to an announcement.
@@ -88,6 +95,8 @@ pub struct Context {
     pub coordinators: Vec<String>,
     /// `None`: disabled.
     pub kafka: Option<kafka::Handle>,
+    /// `None`: disabled.
+    pub chain: Option<chain::Handle>,
 }
 
 /// One leadership, from election to step-down.
@@ -114,6 +123,10 @@ impl Term {
         tasks.spawn_until_stopped("publish", publish::run(reign.clone()));
         #[cfg(feature = "kafka")]
         tasks.spawn_until_stopped("ingest", ingest::run(reign.clone(), tasks.clone()));
+        #[cfg(feature = "chain")]
+        tasks.spawn_until_stopped("settle", settle::run(reign.clone()));
+        #[cfg(feature = "chain")]
+        tasks.spawn_until_stopped("follow", follow::run(reign.clone()));
         drive(&tasks, &reign, hours::Hours);
         Self { tasks, offers, number }
     }

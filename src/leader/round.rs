@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Offer;
+use super::asking::Asked;
 use crate::domain::auction::{self, Bid, Bidder, Win};
 use crate::domain::lost::{LostRound, lost};
 use crate::domain::reputation::is_banned;
@@ -25,8 +26,7 @@ pub(super) struct Round {
     pub at: Timestamp,
     pub jobs: Vec<Arc<Job>>,
     pub seats: BTreeMap<WorkerId, Seat>,
-    /// How many of the workers are asked, see [`super::asking`].
-    pub asked_permille: u32,
+    pub asked: Asked,
 }
 
 /// A worker that could win now, and how much more it can take.
@@ -72,7 +72,7 @@ impl Round {
     /// Who will answer: the others are not asked, or run none of the types.
     pub(super) fn awaited(&self, term: u64, seq: u64) -> BTreeSet<WorkerId> {
         let kinds: BTreeSet<&str> = self.jobs.iter().map(|job| job.spec.kind.as_str()).collect();
-        let asked = |worker| wire::is_asked(worker, term, seq, self.asked_permille);
+        let asked = |worker| self.asked.includes(worker, term, seq);
         let awaited =
             self.seats.iter().filter(|(id, seat)| asked(**id) && seat.kinds().any(|kind| kinds.contains(kind)));
         awaited.map(|(id, _)| *id).collect()

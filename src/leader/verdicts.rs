@@ -1,10 +1,11 @@
 //! Judges who lives, from heartbeats that every coordinator hears.
 //!
-//! Only a change of verdict enters the log. A new leader judges by what it
-//! heard as a follower, so a change of leader changes no verdict; a worker it
-//! never heard (this process is young, and workers still find their way back to
-//! it) gets a longer time, from when this leader first looked for it. Time in
-//! which this process did not run is not held against anyone ([`Roster::attend`]).
+//! Only a change of verdict enters the log. A change of leader changes no
+//! verdict: the coordinator that a worker spoke to may have died with it, so
+//! silence counts from when this leader began at the earliest, and a worker that
+//! it never heard (this process is young, and workers still find their way back
+//! to it) gets a longer time. Time in which this process did not run is not held
+//! against anyone ([`Roster::attend`]).
 //!
 //! [`Roster::attend`]: crate::mesh::Roster::attend
 
@@ -26,6 +27,8 @@ const NEVER_HEARD: u32 = 3;
 pub(super) struct Verdicts {
     /// Workers this process never heard, and since when it listens for them.
     unheard: BTreeMap<WorkerId, Instant>,
+    /// When this term's first look was.
+    since: Option<Instant>,
 }
 
 impl Duty for Verdicts {
@@ -52,15 +55,16 @@ impl Verdicts {
     fn judge(&mut self, reign: &Reign, now: Instant, worker: WorkerId, old: Verdict) -> Option<Command> {
         let limit = reign.context.options.offline_after;
         let heard = reign.context.roster.silence(worker, now);
-        let (silence, patience) = match heard {
-            Some(silence) => (silence, limit),
-            None => {
-                let since = *self.unheard.entry(worker).or_insert(now);
-                (now.saturating_duration_since(since), limit * NEVER_HEARD)
-            }
+        let led_for = now.saturating_duration_since(*self.since.get_or_insert(now));
+        let listened = |unheard: &mut BTreeMap<WorkerId, Instant>| {
+            now.saturating_duration_since(*unheard.entry(worker).or_insert(now))
         };
-        if old != Verdict::Offline && silence > patience {
-            info!(worker = %worker, silent_ms = silence.as_millis(), "worker is offline");
+        let is_gone = match heard {
+            Some(silence) => is_gone(silence, led_for, limit),
+            None => listened(&mut self.unheard) > limit * NEVER_HEARD,
+        };
+        if old != Verdict::Offline && is_gone {
+            info!(worker = %worker, silent_ms = heard.map(|silence| silence.as_millis()), "worker is offline");
             return Some(Command::SetVerdict { worker, verdict: Verdict::Offline });
         }
         if old == Verdict::Offline && heard.is_some_and(|silence| silence < limit / 2) {
@@ -68,5 +72,25 @@ impl Verdicts {
             return Some(Command::SetVerdict { worker, verdict: Verdict::Online });
         }
         None
+    }
+}
+
+/// Whether a worker that was silent for so long is gone, for a leader that has led for so long. Until then its
+/// heartbeats may have gone to the one before, and it may be about to notice.
+fn is_gone(silence: Duration, led_for: Duration, limit: Duration) -> bool {
+    silence.min(led_for) > limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_leader_gives_workers_as_long_as_an_old_one_before_they_are_gone() {
+        let limit = Duration::from_secs(4);
+        let gone = |silence, led_for| is_gone(Duration::from_secs(silence), Duration::from_secs(led_for), limit);
+        assert!(gone(5, 60) && gone(60, 5));
+        assert!(!gone(4, 60), "a worker may be as slow as that");
+        assert!(!gone(60, 4), "it spoke to those before");
     }
 }

@@ -44,7 +44,7 @@ const QUIC_HANDSHAKE_WORKER: Duration = Duration::from_secs(5);
 const QUIC_IDLE_MS: u32 = 6_000;
 
 /// Pause after which a quiet QUIC connection is shown to live. A worker's heartbeats do the same.
-const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(2);
+const QUIC_KEEP_ALIVE: Duration = Duration::from_millis(2_500);
 
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
@@ -83,8 +83,10 @@ pub(super) fn behaviour(
         .with_push_listen_addr_updates(true);
     let mdns = options.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), me)).transpose();
     let mdns = mdns.map_err(|error| Error::Setup(format!("start mdns: {error}")))?;
-    let gossip =
-        options.gossip.then(|| gossip::behaviour(identity.keypair(), options, topics, footprint)).transpose()?;
+    let gossip = options
+        .gossip
+        .then(|| gossip::behaviour(identity.keypair(), identity.id(), options, topics, footprint))
+        .transpose()?;
     #[cfg(feature = "metrics")]
     let gossip = match registry {
         Some(registry) => gossip.map(|gossip| measured(gossip, registry)),

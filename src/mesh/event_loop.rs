@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use libp2p::Multiaddr;
-use libp2p::gossipsub::{MessageAcceptance, PublishError};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, Swarm, SwarmEvent};
 use tokio::sync::mpsc;
@@ -19,14 +18,15 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::admission::{Admission, Gate};
+use super::admission::Gate;
 use super::behaviour::{Behaviour, BehaviourEvent};
 use super::gossip::{Gossip, Judged, Topics};
 use super::identity::{from_libp2p, to_libp2p};
+use super::on_gossip::Unsent;
 use super::peers::Book;
 use super::shared::{Shared, count};
 use super::streams::{Open, OpenError};
-use super::{Options, Role, Topic};
+use super::{Audience, Options, Role, Topic};
 use crate::clock;
 use crate::domain::PeerId;
 
@@ -45,11 +45,6 @@ const BLOCK: Duration = Duration::from_secs(60);
 /// Peers blocked at once. Beyond this the one blocked first is let in again.
 const BLOCKED_MAX: usize = 10_000;
 
-/// Messages that wait until somebody subscribes. Beyond this the oldest is dropped.
-const UNSENT_MAX: usize = 256;
-const UNSENT_TRIES: u32 = 12;
-const UNSENT_PAUSE: Duration = Duration::from_millis(100);
-
 /// A peer that dialled us and did nothing with it for so long makes room when there is none.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
@@ -66,18 +61,15 @@ pub(super) enum Command {
     /// [`Shared::members`] has changed.
     Members,
     Block(PeerId),
+    /// The peer's process has run for so long only.
+    Reborn(PeerId, Duration),
 }
 
 /// A message to be published.
 pub(super) struct Outgoing {
     pub topic: Topic,
+    pub audience: Audience,
     pub body: Bytes,
-}
-
-struct Unsent {
-    message: Outgoing,
-    tries: u32,
-    at: Instant,
 }
 
 /// The queues the loop reads.
@@ -93,12 +85,12 @@ pub(super) struct EventLoop {
     pub(super) book: Book,
     pub(super) network: String,
     max_connections: u32,
-    topics: Topics,
-    gate: Gate,
-    gossip: mpsc::Sender<Gossip>,
-    verdicts: mpsc::Sender<Judged>,
+    pub(super) topics: Topics,
+    pub(super) gate: Gate,
+    pub(super) gossip: mpsc::Sender<Gossip>,
+    pub(super) verdicts: mpsc::Sender<Judged>,
     waiting: HashMap<PeerId, Vec<Open>>,
-    unsent: VecDeque<Unsent>,
+    pub(super) unsent: VecDeque<Unsent>,
     blocked: VecDeque<(PeerId, Instant)>,
     kept: usize,
     members: BTreeSet<PeerId>,
@@ -226,6 +218,7 @@ impl EventLoop {
             Command::Keep(addresses) => self.on_keep(addresses),
             Command::Members => self.on_members(),
             Command::Block(peer) => self.block(peer),
+            Command::Reborn(peer, uptime) => self.close_older(peer, uptime),
         }
     }
 
@@ -260,7 +253,7 @@ impl EventLoop {
         match self.swarm.dial(options.build()) {
             // Somebody else's dial, whose end we shall hear of as well.
             Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {
-                self.book.dialling(peer);
+                self.book.dialling(peer, clock::instant());
                 true
             }
             Err(error) => {
@@ -392,13 +385,7 @@ impl EventLoop {
         while let Some((peer, _)) = self.blocked.front().filter(|(_, until)| *until <= now).copied() {
             self.unblock(peer);
         }
-        for _ in 0..self.unsent.len() {
-            match self.unsent.pop_front() {
-                Some(unsent) if unsent.at <= now => self.publish(unsent.message, unsent.tries),
-                Some(unsent) => self.unsent.push_back(unsent),
-                None => break,
-            }
-        }
+        self.publish_unsent(now);
         if now.saturating_duration_since(self.slow_at) >= SLOW_TICK {
             self.slow_at = now;
             self.copy_scores();
@@ -419,82 +406,6 @@ impl EventLoop {
         for peer in self.shared.idlers(now, IDLE_MAX) {
             debug!(%peer, "does nothing with its connection, disconnected");
             let _ = self.swarm.disconnect_peer_id(to_libp2p(peer));
-        }
-    }
-
-    fn copy_scores(&mut self) {
-        let Some(gossip) = self.swarm.behaviour().gossip.as_ref() else { return };
-        for topic in Topic::ALL {
-            let peers = gossip.mesh_peers(&self.topics.of(topic).hash()).count() as u64;
-            self.shared.topic(topic).mesh_peers.store(peers, std::sync::atomic::Ordering::Relaxed);
-        }
-        for peer in self.swarm.connected_peers() {
-            if let (Some(score), Some(id)) = (gossip.peer_score(peer), from_libp2p(peer)) {
-                self.shared.update(id, |record| record.gossip_score = score);
-            }
-        }
-    }
-
-    /// Publishes now, or later when there is nobody yet to publish to.
-    fn publish(&mut self, message: Outgoing, tries: u32) {
-        let name = self.topics.of(message.topic).hash();
-        let counters = self.shared.topic(message.topic);
-        let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() else { return };
-        match gossip.publish(name, message.body.to_vec()) {
-            Ok(_) => {
-                count(&counters.messages_out, 1);
-                count(&counters.bytes_out, message.body.len());
-            }
-            Err(PublishError::Duplicate) => {}
-            // Other failures come after gossip has noted the message: it would take a second try for a repetition.
-            Err(PublishError::NoPeersSubscribedToTopic) if tries < UNSENT_TRIES => {
-                if self.unsent.len() >= UNSENT_MAX {
-                    self.unsent.pop_front();
-                    count(&counters.dropped, 1);
-                }
-                let at = clock::instant() + UNSENT_PAUSE;
-                self.unsent.push_back(Unsent { message, tries: tries + 1, at });
-            }
-            Err(error) => {
-                count(&counters.dropped, 1);
-                debug!(topic = message.topic.name(), %error, "message not published");
-            }
-        }
-    }
-
-    pub(super) fn on_judged(&mut self, judged: Judged) {
-        let counters = self.shared.topic(judged.topic);
-        match judged.acceptance {
-            MessageAcceptance::Accept => {}
-            MessageAcceptance::Ignore => count(&counters.ignored, 1),
-            MessageAcceptance::Reject => {
-                count(&counters.rejected, 1);
-                if let Some(peer) = from_libp2p(&judged.from) {
-                    self.offend(peer, "invalid_gossip");
-                }
-            }
-        }
-        if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
-            gossip.report_message_validation_result(&judged.id, &judged.from, judged.acceptance);
-        }
-    }
-
-    pub(super) fn topic(&self, hash: &libp2p::gossipsub::TopicHash) -> Option<Topic> {
-        self.topics.find(hash)
-    }
-
-    pub(super) fn gate(&mut self, topic: Topic, source: PeerId, from: &libp2p::PeerId) -> Admission {
-        self.gate.admit(&self.shared, topic, source, from_libp2p(from), clock::instant())
-    }
-
-    /// Hands a message to the inbox; false if it is full.
-    pub(super) fn hand_out(&mut self, gossip: impl FnOnce(mpsc::Sender<Judged>) -> Gossip) -> bool {
-        match self.gossip.try_reserve() {
-            Ok(slot) => {
-                slot.send(gossip(self.verdicts.clone()));
-                true
-            }
-            Err(_) => false,
         }
     }
 }

@@ -9,22 +9,27 @@
 //! gossipsub's usual mesh of six the seventh would hear of a job a heartbeat
 //! later, when the auction is over. Other coordinators have a wide mesh for the
 //! same reason: what they pass on is for workers that lost the announcer.
+//!
+//! Where a thousand workers are, most messages concern few: a round that asks
+//! thirty of them is announced to a group, and a bid is for the leader. Such parts
+//! of a topic are topics of their own on the network ([`Audience`]); nobody passes
+//! them on.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p::gossipsub::{
     self, ConfigBuilder, IdentTopic, IdentityTransform, MaxCountSubscriptionFilter, Message, MessageAcceptance,
-    MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicHash, TopicScoreParams, ValidationMode,
-    WhitelistSubscriptionFilter,
+    MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds, TopicHash, TopicScoreParams,
+    TopicSubscriptionFilter, ValidationMode,
 };
 use libp2p::identity::Keypair;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::{Error, Footprint, Options, Role, Topic};
+use super::{Audience, Error, Footprint, Options, Role, Topic};
 use crate::domain::PeerId;
+use crate::wire;
 
 /// Largest body we publish, in bytes.
 pub(super) const BODY_MAX: usize = 64 * 1024;
@@ -42,14 +47,29 @@ const QUEUED: Duration = Duration::from_secs(1);
 /// A worker's heartbeats are worth more than that, late as they are: they say that it lives.
 const QUEUED_WORKER: Duration = Duration::from_secs(5);
 
+/// How often gossip looks after its meshes. A worker has no more than its coordinators, which send to it without one.
+const UPKEEP: Duration = Duration::from_millis(500);
+const UPKEEP_WORKER: Duration = Duration::from_secs(1);
+
 /// Messages that wait for one peer. Beyond it they are dropped, and the peer counts as slow.
 const QUEUED_MAX: usize = 1_024;
 
 /// Workers that a coordinator passes on announcements of others to. Beyond this they hear from another.
 const ANNOUNCE_FAN_OUT: usize = 1_024;
 
-pub(super) type Behaviour =
-    gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<WhitelistSubscriptionFilter>>;
+pub(super) type Behaviour = gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<Known>>;
+
+/// Topics that one peer may subscribe to. Nobody has a reason for more.
+const SUBSCRIBED_MAX: usize = 8;
+
+/// Takes note of subscriptions to our topics only.
+pub(super) struct Known(Topics);
+
+impl TopicSubscriptionFilter for Known {
+    fn can_subscribe(&mut self, hash: &TopicHash) -> bool {
+        self.0.find(hash).is_some()
+    }
+}
 
 /// A gossip message with a valid signature by `source`. It is forwarded to
 /// others only after `accept`; dropping it without a verdict ignores it.
@@ -130,41 +150,71 @@ impl Topics {
         &self.all[topic as usize].1
     }
 
-    pub fn find(&self, hash: &TopicHash) -> Option<Topic> {
-        self.all.iter().find(|(_, name)| name.hash() == *hash).map(|(topic, _)| *topic)
+    /// The part of a topic that is for `audience`.
+    pub fn part(&self, topic: Topic, audience: Audience) -> IdentTopic {
+        let whole = self.of(topic);
+        match audience {
+            Audience::Everyone => whole.clone(),
+            Audience::Group(group) => IdentTopic::new(format!("{whole}/{group}")),
+            Audience::One(peer) => IdentTopic::new(format!("{whole}/{peer}")),
+        }
     }
 
-    fn hashes(&self) -> HashSet<TopicHash> {
-        self.all.iter().map(|(_, name)| name.hash()).collect()
+    /// The topic that something on the network is, or is part of.
+    pub fn find(&self, hash: &TopicHash) -> Option<Topic> {
+        let is_part = |topic: Topic, rest: &str| match (topic, rest.strip_prefix('/')) {
+            (_, None) => rest.is_empty(),
+            (Topic::Announcements, Some(group)) => (0..wire::GROUPS).any(|known| *group == known.to_string()),
+            (Topic::Bids, Some(peer)) => peer.parse::<PeerId>().is_ok(),
+            (Topic::Heartbeats, Some(_)) => false,
+        };
+        let name = hash.as_str();
+        let found = self
+            .all
+            .iter()
+            .find(|(topic, whole)| name.strip_prefix(whole.hash().as_str()).is_some_and(|rest| is_part(*topic, rest)));
+        found.map(|(topic, _)| *topic)
+    }
+
+    /// What a peer of this role and name listens to.
+    fn listened(&self, role: Role, me: PeerId) -> Vec<IdentTopic> {
+        match role {
+            Role::Coordinator => {
+                let mut all: Vec<_> = self.all.iter().map(|(_, topic)| topic.clone()).collect();
+                all.push(self.part(Topic::Bids, Audience::One(me)));
+                all
+            }
+            Role::Worker => [Audience::Everyone, Audience::Group(wire::group(me))]
+                .map(|part| self.part(Topic::Announcements, part))
+                .into(),
+        }
     }
 }
 
 /// Gossipsub, subscribed to what our role listens to.
 pub(super) fn behaviour(
     key: &Keypair,
+    me: PeerId,
     options: &Options,
     topics: &Topics,
     footprint: Footprint,
 ) -> Result<Behaviour, Error> {
     let setup = |error: &dyn std::fmt::Display| Error::Setup(format!("set gossip up: {error}"));
     let filter = MaxCountSubscriptionFilter {
-        filter: WhitelistSubscriptionFilter(topics.hashes()),
-        max_subscribed_topics: Topic::ALL.len(),
+        filter: Known(topics.clone()),
+        max_subscribed_topics: SUBSCRIBED_MAX,
         max_subscriptions_per_request: 16,
     };
+    let listened = topics.listened(options.role, me);
     let mut gossip = Behaviour::new_with_subscription_filter(
         MessageAuthenticity::Signed(key.clone()),
         config(options.role, topics, footprint).map_err(|error| setup(&error))?,
         filter,
     )
     .map_err(|error| setup(&error))?;
-    gossip.with_peer_score(scores(topics), PeerScoreThresholds::default()).map_err(|error| setup(&error))?;
-    let listened: &[Topic] = match options.role {
-        Role::Coordinator => &Topic::ALL,
-        Role::Worker => &[Topic::Announcements],
-    };
-    for topic in listened {
-        gossip.subscribe(topics.of(*topic)).map_err(|error| setup(&error))?;
+    gossip.with_peer_score(scores(&listened), PeerScoreThresholds::default()).map_err(|error| setup(&error))?;
+    for topic in &listened {
+        gossip.subscribe(topic).map_err(|error| setup(&error))?;
     }
     Ok(gossip)
 }
@@ -181,7 +231,7 @@ fn config(
         .validate_messages()
         .message_id_fn(message_id)
         .max_transmit_size(BODY_MAX + ENVELOPE)
-        .heartbeat_interval(Duration::from_millis(500))
+        .heartbeat_interval(if role == Role::Coordinator { UPKEEP } else { UPKEEP_WORKER })
         .heartbeat_initial_delay(Duration::from_millis(200))
         .duplicate_cache_time(remembered)
         .flood_publish(true)
@@ -216,7 +266,7 @@ fn message_id(message: &Message) -> MessageId {
 /// The library's defaults expect a busy topic and one peer per address; ours
 /// are quiet at times, and a test host or a NAT holds many workers. What is
 /// invalid weighs heavily, what is valid earns little to spend on it.
-fn scores(topics: &Topics) -> PeerScoreParams {
+fn scores(listened: &[IdentTopic]) -> PeerScoreParams {
     let topic = TopicScoreParams {
         topic_weight: 1.0,
         time_in_mesh_weight: 0.01,
@@ -232,7 +282,7 @@ fn scores(topics: &Topics) -> PeerScoreParams {
         ..TopicScoreParams::default()
     };
     PeerScoreParams {
-        topics: topics.hashes().into_iter().map(|hash| (hash, topic.clone())).collect(),
+        topics: listened.iter().map(|listened| (listened.hash(), topic.clone())).collect(),
         ip_colocation_factor_weight: 0.0,
         behaviour_penalty_threshold: 6.0,
         retain_score: Duration::from_secs(600),

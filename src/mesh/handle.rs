@@ -25,7 +25,7 @@ use super::inbound::{Acceptor, INBOX_QUEUE, Request, queues};
 use super::outbound::Lanes;
 use super::peers::{parse, parse_persistent};
 use super::shared::Shared;
-use super::{Error, Footprint, Identity, Lane, Options, PeerView, Stats, Topic};
+use super::{Audience, Error, Footprint, Identity, Lane, Options, PeerView, Stats, Topic};
 use crate::domain::{NodeId, PeerId};
 use crate::tasks::Tasks;
 #[cfg(feature = "metrics")]
@@ -302,13 +302,22 @@ impl Handle {
     ///
     /// [`Error::Busy`], [`Error::TooLarge`] over 64 KiB, [`Error::Setup`] if gossip is switched off.
     pub fn publish(&self, topic: Topic, body: Bytes) -> Result<(), Error> {
+        self.publish_to(topic, Audience::Everyone, body)
+    }
+
+    /// As [`Self::publish`], for some only. A group that nobody is in is not waited for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish`].
+    pub fn publish_to(&self, topic: Topic, audience: Audience, body: Bytes) -> Result<(), Error> {
         if !self.gossip {
             return Err(Error::Setup("gossip is switched off".to_owned()));
         }
         if body.len() > BODY_MAX {
             return Err(Error::TooLarge { size: body.len(), limit: BODY_MAX });
         }
-        self.publishes.try_send(Outgoing { topic, body }).map_err(|_| Error::Busy)
+        self.publishes.try_send(Outgoing { topic, audience, body }).map_err(|_| Error::Busy)
     }
 
     /// Replaces who may use the member lanes.
@@ -343,6 +352,12 @@ impl Handle {
             // If the loop is too busy to hear it, the next offence says it again.
             let _ = self.commands.try_send(Command::Block(peer));
         }
+    }
+
+    /// Notes that a peer's process has run for `uptime` only: what connects us to an earlier one is closed.
+    pub fn reborn(&self, peer: PeerId, uptime: Duration) {
+        // If the loop is too busy to hear it, the connection ends when it has been silent for long enough.
+        let _ = self.commands.try_send(Command::Reborn(peer, uptime));
     }
 
     pub fn is_connected(&self, peer: PeerId) -> bool {

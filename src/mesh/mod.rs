@@ -20,6 +20,7 @@ mod identity;
 mod inbound;
 pub mod lost_bids;
 mod on_behaviour;
+mod on_gossip;
 mod outbound;
 mod peers;
 mod pings;
@@ -124,11 +125,22 @@ impl Topic {
     }
 }
 
+/// Who of those that listen to a topic hears a message: each part of a topic has a name of its own on the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Everybody, with the help of those in between.
+    Everyone,
+    /// Workers of a group ([`crate::wire::group`]), if the publisher is connected to them.
+    Group(u8),
+    /// This coordinator, if the publisher is connected to it; else everybody.
+    One(PeerId),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Subscribes to all topics.
+    /// Subscribes to all topics, and to what is for itself.
     Coordinator,
-    /// Subscribes to announcements only; publishes the others without subscribing.
+    /// Subscribes to announcements only, for all and for its group; publishes the others without subscribing.
     Worker,
 }
 

@@ -17,9 +17,13 @@ use super::identity::{from_libp2p, to_libp2p};
 use super::peers;
 use super::shared::{Link, count};
 use crate::clock;
+use crate::domain::PeerId;
 
 /// A connection this old cannot be the other half of a simultaneous dial.
 const NOT_SIMULTANEOUS: Duration = Duration::from_secs(3);
+
+/// A message that says how long a peer's process has run may have been under way for so long.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 /// Addresses taken over from one peer's description of itself.
 const LISTEN_ADDRESSES_MAX: usize = 8;
@@ -89,6 +93,23 @@ impl EventLoop {
         });
         if gone == Some(true) {
             self.book.disconnected(peer, clock::instant(), rand::random());
+        }
+    }
+
+    /// Closes connections to a peer that are older than its process: QUIC would take them for alive for seconds. A
+    /// dial that is older has met nobody, and would only try again seconds later: it begins anew.
+    pub(super) fn close_older(&mut self, peer: PeerId, uptime: Duration) {
+        let (now, oldest) = (clock::instant(), uptime + UNDER_WAY);
+        let dead = |link: &&Link| now.saturating_duration_since(link.established) > oldest;
+        let dead = self.shared.update(peer, |record| record.links.iter().filter(dead).map(|link| link.id).collect());
+        let dead: Vec<ConnectionId> = dead.unwrap_or_default();
+        for connection in dead {
+            debug!(%peer, "peer has a new life, connection closed");
+            self.swarm.close_connection(connection);
+        }
+        if !self.shared.is_connected(peer) && self.book.dialling_for(peer, now).is_some_and(|since| since > uptime) {
+            debug!(%peer, "peer has a new life, dial begins anew");
+            let _ = self.swarm.disconnect_peer_id(to_libp2p(peer));
         }
     }
 

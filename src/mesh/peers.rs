@@ -46,7 +46,7 @@ struct Entry {
     addresses: Vec<Multiaddr>,
     configured: usize,
     member: bool,
-    dialling: bool,
+    dialling: Option<Instant>,
     connected_at: Option<Instant>,
     failures: u32,
     next: Option<Instant>,
@@ -59,7 +59,7 @@ impl Entry {
     }
 
     fn idle(&self) -> bool {
-        self.connected_at.is_none() && !self.dialling
+        self.connected_at.is_none() && self.dialling.is_none()
     }
 }
 
@@ -131,22 +131,28 @@ impl Book {
     }
 
     pub fn is_dialling(&self, peer: PeerId) -> bool {
-        self.entries.get(&peer).is_some_and(|entry| entry.dialling)
+        self.entries.get(&peer).is_some_and(|entry| entry.dialling.is_some())
+    }
+
+    /// How long a dial has been under way.
+    pub fn dialling_for(&self, peer: PeerId, now: Instant) -> Option<Duration> {
+        let since = self.entries.get(&peer)?.dialling?;
+        Some(now.saturating_duration_since(since))
     }
 
     pub fn failures(&self, peer: PeerId) -> u32 {
         self.entries.get(&peer).map_or(0, |entry| entry.failures)
     }
 
-    pub fn dialling(&mut self, peer: PeerId) {
+    pub fn dialling(&mut self, peer: PeerId, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&peer) {
-            entry.dialling = true;
+            entry.dialling.get_or_insert(now);
         }
     }
 
     pub fn connected(&mut self, peer: PeerId, now: Instant) {
         if let Some(entry) = self.entry(peer) {
-            entry.dialling = false;
+            entry.dialling = None;
             entry.failed_at = None;
             entry.connected_at.get_or_insert(now);
         }
@@ -165,7 +171,7 @@ impl Book {
     /// An attempt to dial failed. `jitter` is in 0..1.
     pub fn failed(&mut self, peer: PeerId, now: Instant, jitter: f64) {
         let Some(entry) = self.entries.get_mut(&peer) else { return };
-        entry.dialling = false;
+        entry.dialling = None;
         entry.failures = entry.failures.saturating_add(1);
         entry.failed_at = Some(now);
         entry.next = Some(now + delay(entry, jitter));
@@ -268,7 +274,7 @@ mod tests {
             let mut last = Duration::ZERO;
             for _ in 0..12 {
                 assert_eq!(book.due(now), vec![peer]);
-                book.dialling(peer);
+                book.dialling(peer, now);
                 assert!(book.due(now).is_empty());
                 book.failed(peer, now, 1.0);
                 let pause = book.entries[&peer].next.unwrap() - now;

@@ -17,11 +17,15 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId, ping};
 
+use super::Role;
 use super::identity::from_libp2p;
 use super::shared::Shared;
 
 const MEMBERS_EVERY: Duration = Duration::from_secs(1);
-const OTHERS_EVERY: Duration = Duration::from_secs(5);
+const OTHERS_EVERY: Duration = Duration::from_secs(10);
+
+/// Workers ping as well, so that over TCP they notice a coordinator that is gone.
+const BY_WORKERS_EVERY: Duration = Duration::from_secs(15);
 
 /// A peer that does not answer for so long is taken for dead.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -36,7 +40,8 @@ pub(super) struct Behaviour {
 impl Behaviour {
     pub fn new(shared: Arc<Shared>) -> Self {
         let every = |interval| ping::Behaviour::new(ping::Config::new().with_interval(interval).with_timeout(TIMEOUT));
-        Self { shared, members: every(MEMBERS_EVERY), others: every(OTHERS_EVERY) }
+        let others = if shared.role == Role::Worker { BY_WORKERS_EVERY } else { OTHERS_EVERY };
+        Self { shared, members: every(MEMBERS_EVERY), others: every(others) }
     }
 
     fn of(&mut self, peer: &PeerId) -> &mut ping::Behaviour {

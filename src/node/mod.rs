@@ -5,10 +5,14 @@
 //! storage. One deadline for all of it; a second signal exits at once. The disk
 //! is the recovery path: `kill -9` is as good a stop as any.
 
+mod greeting;
 mod options;
 mod ready;
 mod reign;
 mod route;
+
+#[cfg(feature = "chain")]
+pub(crate) use options::PASSWORD_VARIABLE;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +21,7 @@ use tokio::net::TcpListener;
 use tracing::{error, info, warn};
 
 use crate::api;
+use crate::chain;
 use crate::clock;
 use crate::config::Config;
 use crate::consensus;
@@ -63,6 +68,8 @@ pub enum Error {
     },
     #[error("start kafka")]
     Kafka(#[source] kafka::Error),
+    #[error("start blockchain")]
+    Chain(#[source] chain::Error),
     #[error("run start-up task")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -87,6 +94,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let api_address = listener.local_addr().map_err(|source| Error::Bind { address: bind.to_string(), source })?;
 
     let (mesh, inbox) = start_mesh(identity.clone(), &config, &groups.mesh).await.map_err(Error::Mesh)?;
+    greeting::start(&mesh, &groups.mesh);
     let options = config.consensus_options(&mesh.addresses());
     let raft = consensus::start(store, mesh.clone(), options, &groups.mesh).await;
     let raft = Arc::new(raft.map_err(Error::Consensus)?);
@@ -96,6 +104,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     route::start(inbox, &raft, &mesh, &roster, &desk, &groups.mesh);
 
     let kafka = start_kafka(&config, id, &groups.mesh).map_err(Error::Kafka)?;
+    let chain = start_chain(&config, &groups.mesh).await?;
     let leader = leader::Context {
         client: raft.client(),
         mesh: mesh.clone(),
@@ -103,6 +112,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         options: config.leader_options(),
         coordinators: config.coordinator_addresses(&mesh.addresses()),
         kafka: kafka.clone(),
+        chain: chain.clone(),
     };
     groups.duties.spawn("reign", reign::watch(leader, desk, groups.duties.clone()));
 
@@ -118,6 +128,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         },
         limits: config.api_limits(),
         kafka,
+        chain,
     };
     let sampled = context.clone();
     groups.api.spawn_until_stopped("history", async move {
@@ -184,6 +195,24 @@ fn start_kafka(config: &Config, id: NodeId, _: &Tasks) -> Result<Option<kafka::H
     match config.kafka_options(id) {
         None => Ok(None),
         Some(_) => Err(kafka::Error::Refused("this build has no Kafka support".to_owned())),
+    }
+}
+
+/// A node looks at the chain whether it leads or not. `None`: disabled. Opening the keystore takes a moment.
+#[cfg(feature = "chain")]
+async fn start_chain(config: &Config, tasks: &Tasks) -> Result<Option<chain::Handle>, Error> {
+    let Some(options) = config.chain_options() else { return Ok(None) };
+    let group = tasks.clone();
+    let started = tasks.spawn_blocking(move || chain::Handle::start(options, &group)).await?;
+    started.map(Some).map_err(Error::Chain)
+}
+
+/// Without the chain in the build no configuration enables it.
+#[cfg(not(feature = "chain"))]
+async fn start_chain(config: &Config, _: &Tasks) -> Result<Option<chain::Handle>, Error> {
+    match config.chain_options() {
+        None => Ok(None),
+        Some(_) => Err(Error::Chain(chain::Error::Refused("this build has no blockchain support".to_owned()))),
     }
 }
 

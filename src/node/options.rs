@@ -6,10 +6,15 @@ use std::time::Duration;
 
 use crate::config::{Config, Secret};
 use crate::domain::NodeId;
-use crate::{api, consensus, kafka, leader, mesh};
+use crate::submission::Door;
+use crate::submission::settlement::Defaults;
+use crate::{api, chain, consensus, kafka, leader, mesh};
 
 /// Largest message between members: a record of Raft with room to spare.
 const FRAME_MAX: usize = 8 << 20;
+
+/// Holds the keystore's password where no file does.
+pub(crate) const PASSWORD_VARIABLE: &str = "CIRO_KEYSTORE_PASSWORD";
 
 const MIB: u64 = 1 << 20;
 
@@ -65,8 +70,19 @@ impl Config {
             lease: Duration::from_secs(scheduler.lease_secs),
             offline_after: Duration::from_millis(scheduler.offline_after_ms),
             announced_max: scheduler.max_open_per_announcement,
-            inline_bytes: self.api.max_payload_bytes,
+            door: self.door(),
         }
+    }
+
+    /// What submissions are held to, whichever way they come.
+    fn door(&self) -> Door {
+        let told = &self.blockchain;
+        let defaults = || Defaults {
+            policy: told.settlement.policy(),
+            confirmation: told.confirmation,
+            max_price: told.default_max_price,
+        };
+        Door { inline_bytes: self.api.max_payload_bytes, settlement: told.enabled.then(defaults) }
     }
 
     /// `None`: disabled.
@@ -111,6 +127,56 @@ impl Config {
         }
     }
 
+    /// `None`: disabled.
+    pub(super) fn chain_options(&self) -> Option<chain::Options> {
+        self.blockchain.enabled.then(|| self.chain_client(std::env::var(PASSWORD_VARIABLE).ok()))
+    }
+
+    /// How the chain is reached, whether it is enabled or not. `password`: of the keystore, where no file has it.
+    pub(crate) fn chain_client(&self, password: Option<String>) -> chain::Options {
+        let told = &self.blockchain;
+        let rpc = |url: &&Secret| chain::Rpc { url: chain::Hidden::new(url.expose()), shown: url.to_string() };
+        chain::Options {
+            rpc: told.endpoints().iter().map(rpc).collect(),
+            chain_id: told.chain_id,
+            contract: told.job_manager_address.unwrap_or_default(),
+            account: told.account_address.unwrap_or_default(),
+            signer: self.chain_signer(password),
+            generation: told.generation,
+            policy: told.settlement.policy(),
+            confirmation: told.confirmation,
+            default_max_price: told.default_max_price,
+            batch_calls: told.batch_calls,
+            batch_wait: Duration::from_millis(told.batch_wait_ms),
+            max_fee: told.max_fee,
+            max_spend_per_hour: told.max_spend_per_hour,
+            tip: told.tip,
+            replace_after: Duration::from_secs(told.replace_after_secs),
+            watch_blocks: told.watch_blocks,
+            follow_from: told.follow_from_block,
+            timing: chain::Timing {
+                request: Duration::from_millis(told.request_timeout_ms),
+                ..chain::Timing::default()
+            },
+        }
+    }
+
+    fn chain_signer(&self, password: Option<String>) -> chain::Signer {
+        let told = &self.blockchain;
+        if let Some(key) = &told.insecure_dev_key {
+            return chain::Signer::Plain(chain::Hidden::new(key.expose()));
+        }
+        if !told.has_keystore() {
+            return chain::Signer::None;
+        }
+        let file = &told.keystore_password_file;
+        let password = match password {
+            _ if !file.as_os_str().is_empty() => Some(chain::Password::File(file.clone())),
+            given => given.map(|text| chain::Password::Given(chain::Hidden::new(text))),
+        };
+        chain::Signer::Keystore { file: told.keystore.clone(), password }
+    }
+
     /// Multiaddrs that workers are told.
     pub(super) fn coordinator_addresses(&self, own: &[String]) -> Vec<String> {
         let members = &self.cluster.initial_members;
@@ -133,7 +199,7 @@ impl Config {
             body_bytes: self.api.max_body_bytes,
             batch_bytes: self.api.max_batch_body_bytes,
             batch_items: self.api.max_batch_items,
-            inline_bytes: self.api.max_payload_bytes,
+            door: self.door(),
             ..api::Limits::default()
         }
     }

@@ -183,6 +183,8 @@ fn hear(roster: &Roster, desk: &Desk, everyone: &mut Everyone, registered: impl 
             }
         },
         Topic::Announcements => match wire::decode::<proto::Announcement>(body) {
+            // Of a node that has just started: few, and workers have lost it.
+            Some(greeting) if greeting.uptime_ms > 0 => verdict.accept(),
             Some(_) if everyone.may_announce(clock::instant()) => verdict.accept(),
             Some(_) => verdict.ignore(),
             None => verdict.reject(),

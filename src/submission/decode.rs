@@ -208,7 +208,7 @@ fn wanted(expected: &str) -> &str {
         "a sequence" => "an array",
         "a boolean" => "true or false",
         "f64" | "f32" => "a number",
-        "a string" | "an integer" | "an object" => expected,
+        "a string" | "an integer" | "an object" | "a string or an object" => expected,
         _ => "of another type",
     }
 }

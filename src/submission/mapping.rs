@@ -41,8 +41,10 @@ pub(super) fn map(value: Value) -> Mapped {
     let mut changed = false;
     match object("", fields, &mut changed) {
         Err(field) => Mapped::Twice(field),
-        Ok(fields) if changed => Mapped::To(Value::Object(fields)),
-        Ok(_) => Mapped::Same,
+        Ok(mut fields) => {
+            changed |= settlement(&mut fields);
+            if changed { Mapped::To(Value::Object(fields)) } else { Mapped::Same }
+        }
     }
 }
 
@@ -66,6 +68,18 @@ fn object(path: &str, fields: Map<String, Value>, changed: &mut bool) -> Result<
         mapped.insert(renamed, value);
     }
     Ok(mapped)
+}
+
+/// Puts the two fields of protobuf into the one of the REST body; false if there is nothing to do.
+fn settlement(fields: &mut Map<String, Value>) -> bool {
+    let Some(confirmation) = fields.remove("settlement_confirmation") else { return false };
+    let mut terms = match fields.remove("settlement") {
+        Some(Value::Object(terms)) => terms,
+        policy => policy.map(|policy| ("policy".to_owned(), policy)).into_iter().collect(),
+    };
+    terms.entry("confirmation").or_insert(confirmation);
+    fields.insert("settlement".to_owned(), Value::Object(terms));
+    true
 }
 
 fn number(text: String, changed: &mut bool) -> Value {

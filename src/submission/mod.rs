@@ -16,6 +16,7 @@ mod mapping;
 pub mod record;
 mod rejected;
 mod schema;
+pub mod settlement;
 pub mod text;
 mod weights;
 
@@ -25,11 +26,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use utoipa::ToSchema;
 
+use crate::domain::chain::Terms;
 use crate::domain::job::{Input, REDUNDANCY_MAX, Requirements, Retry};
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
 use decode::Int;
 pub use input::InputDto;
 pub use rejected::{Rejected, code};
+pub use settlement::SettlementDto;
 pub use weights::WeightsDto;
 
 /// What a job type looks like, as a pattern and in words.
@@ -99,9 +102,8 @@ pub struct Submission {
     /// Callbacks are not available yet: null, or left out.
     #[schema(schema_with = only_null)]
     pub callback_url: Option<IgnoredAny>,
-    /// How the job is paid: only `none` is available yet.
-    #[schema(pattern = "^none$", example = "none")]
-    pub settlement: Option<String>,
+    #[schema(schema_with = settlement::schema)]
+    pub settlement: Option<SettlementDto>,
 }
 
 /// What a worker must have. Zero and empty mean "do not care".
@@ -163,19 +165,49 @@ pub enum Fault {
     NotAvailable,
 }
 
+/// What the door that a submission comes through holds it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// Longest payload.
+    pub inline_bytes: usize,
+    /// `None`: there is no chain.
+    pub settlement: Option<settlement::Defaults>,
+}
+
+/// A door without a chain.
+impl From<usize> for Door {
+    fn from(inline_bytes: usize) -> Self {
+        Self { inline_bytes, settlement: None }
+    }
+}
+
 /// A submission whose every field is in range.
 #[derive(Clone, Debug)]
 pub struct Checked {
     pub spec: JobSpec,
     /// `None`: the input is a reference.
     pub payload: Option<Vec<u8>>,
+    /// What it said itself where the spec may have a configured default.
+    asked: Asked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    max_price: Option<Price>,
+    settlement: Option<Terms>,
 }
 
 impl Checked {
-    /// Digest of the normalised submission: the same key with another body is a conflict.
+    /// Digest of the normalised submission: the same key with another body is a conflict. What is configured does
+    /// not count, for a retry may come to a node that is configured otherwise.
     pub fn fingerprint(&self) -> Digest {
         // The spec holds the digest of the payload. A struct of plain fields always serialises.
-        Digest::of(&serde_json::to_vec(&self.spec).unwrap_or_default())
+        let digest = |spec: &JobSpec| Digest::of(&serde_json::to_vec(spec).unwrap_or_default());
+        let Asked { max_price, settlement } = self.asked;
+        if (self.spec.max_price, self.spec.settlement) == (max_price, settlement) {
+            return digest(&self.spec);
+        }
+        digest(&JobSpec { max_price, settlement, ..self.spec.clone() })
     }
 
     /// # Errors
@@ -197,28 +229,26 @@ impl Submission {
     /// # Errors
     ///
     /// The first field that is missing, out of range, or asks for what is not available.
-    pub fn check(self, inline_bytes: usize) -> Result<Checked, FieldError> {
+    pub fn check(self, door: impl Into<Door>) -> Result<Checked, FieldError> {
         let payload = self.payload.as_deref().map(from_base64);
-        self.check_with(payload, inline_bytes)
+        self.check_with(payload, door.into())
     }
 
     /// The same with the payload's bytes as they are: `payload` in base64 is not looked at.
-    fn check_with(
-        self,
-        payload: Option<Result<Vec<u8>, FieldError>>,
-        inline_bytes: usize,
-    ) -> Result<Checked, FieldError> {
+    fn check_with(self, payload: Option<Result<Vec<u8>, FieldError>>, door: Door) -> Result<Checked, FieldError> {
         refuse_unavailable(&self)?;
+        let settled = settlement::check(self.settlement, door.settlement.as_ref())?;
         if !is_name(&self.r#type) {
             return Err(invalid("type", format!("type must be {NAME_RULE}")));
         }
-        let (input, payload) = given(self.input, payload, inline_bytes)?;
+        let (input, payload) = given(self.input, payload, door.inline_bytes)?;
         let max_price = self.max_price.as_deref().map(|text| price("max_price", text)).transpose()?;
+        let asked = Asked { max_price, settlement: settled.asked };
         let spec = JobSpec {
             kind: self.r#type,
             input,
             priority: small(integer("priority", self.priority, 1..=10, 5)?),
-            max_price,
+            max_price: settlement::ceiling(max_price, settled.terms, door.settlement.as_ref())?,
             price_escalation: escalation::check(self.price_escalation, max_price)?,
             deadline: self.deadline.as_deref().map(deadline).transpose()?,
             timeout_secs: small(integer("timeout_secs", self.timeout_secs, 1..=86_400, 3_600)?),
@@ -230,9 +260,9 @@ impl Submission {
             tags: names("tags", self.tags, TAGS_MAX)?,
             client_address: self.client_address.as_deref().map(address).transpose()?.map(String::into_boxed_str),
             callback_url: None,
-            settlement: None,
+            settlement: settled.terms,
         };
-        Ok(Checked { spec, payload })
+        Ok(Checked { spec, payload, asked })
     }
 }
 
@@ -251,14 +281,7 @@ fn refuse_unavailable(submission: &Submission) -> Result<(), FieldError> {
             "Leave it out; follow GET /events or GET /jobs/{id}?wait=terminal.",
         ));
     }
-    match submission.settlement.as_deref() {
-        None | Some("none") => Ok(()),
-        Some(_) => Err(unavailable(
-            "settlement",
-            "settlement is not available: this cluster is not connected to a chain",
-            "Leave it out, or say none.",
-        )),
-    }
+    Ok(())
 }
 
 fn unavailable(field: &'static str, detail: &str, hint: &'static str) -> FieldError {

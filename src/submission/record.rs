@@ -14,7 +14,7 @@
 use prost::Message as _;
 
 use super::rejected::code;
-use super::{Checked, Rejected, Submission, decode, mapping, schema};
+use super::{Checked, Door, Rejected, Submission, decode, mapping, schema};
 use crate::domain::JobId;
 use crate::domain::kafka::Header;
 use crate::wire::proto::kafka::v1 as proto;
@@ -44,12 +44,13 @@ enum Form {
     Json,
 }
 
-/// Reads what a record asks for. `inline_bytes`: the longest payload.
+/// Reads what a record asks for.
 ///
 /// # Errors
 ///
 /// Why it can not become a job, for its dead letter.
-pub fn from_record(parts: &Parts, inline_bytes: usize) -> Result<Checked, Rejected> {
+pub fn from_record(parts: &Parts, door: impl Into<Door>) -> Result<Checked, Rejected> {
+    let door = door.into();
     let value = parts.value.unwrap_or_default();
     if value.is_empty() {
         let what = if parts.value.is_some() { "the record's value is empty" } else { "the record has no value" };
@@ -58,8 +59,8 @@ pub fn from_record(parts: &Parts, inline_bytes: usize) -> Result<Checked, Reject
     check_version(parts)?;
     let form = form(parts, value)?;
     let most = match form {
-        Form::Protobuf => inline_bytes,
-        Form::Json => inline_bytes.div_ceil(3).saturating_mul(4),
+        Form::Protobuf => door.inline_bytes,
+        Form::Json => door.inline_bytes.div_ceil(3).saturating_mul(4),
     };
     let most = most.saturating_add(BESIDE_PAYLOAD);
     if value.len() > most {
@@ -67,8 +68,8 @@ pub fn from_record(parts: &Parts, inline_bytes: usize) -> Result<Checked, Reject
         return Err(Rejected::new(code::TOO_LARGE, message));
     }
     match form {
-        Form::Protobuf => Ok(schema::check(from_protobuf(value)?, inline_bytes)?),
-        Form::Json => Ok(from_json(value)?.check(inline_bytes)?),
+        Form::Protobuf => Ok(schema::check(from_protobuf(value)?, door)?),
+        Form::Json => Ok(from_json(value)?.check(door)?),
     }
 }
 

@@ -7,13 +7,14 @@ use serde::de::IgnoredAny;
 
 use super::decode::Int;
 use super::escalation::EscalationDto;
-use super::{Checked, FieldError, InputDto, RequirementsDto, RetryDto, Submission, WeightsDto};
+use super::settlement::from_fields;
+use super::{Checked, Door, FieldError, InputDto, RequirementsDto, RetryDto, Submission, WeightsDto};
 use crate::wire::proto::kafka::v1 as proto;
 
 /// Checks a job by the rules for submissions.
-pub(super) fn check(job: proto::Job, inline_bytes: usize) -> Result<Checked, FieldError> {
+pub(super) fn check(job: proto::Job, door: Door) -> Result<Checked, FieldError> {
     let (submission, payload) = submission(job);
-    submission.check_with(payload.map(Ok), inline_bytes)
+    submission.check_with(payload.map(Ok), door)
 }
 
 fn submission(job: proto::Job) -> (Submission, Option<Vec<u8>>) {
@@ -34,7 +35,7 @@ fn submission(job: proto::Job) -> (Submission, Option<Vec<u8>>) {
         tags: Some(job.tags),
         client_address: job.client_address,
         callback_url: job.callback_url.map(|_| IgnoredAny),
-        settlement: job.settlement,
+        settlement: from_fields(job.settlement, job.settlement_confirmation),
     };
     (submission, job.payload.map(Vec::from))
 }

@@ -32,6 +32,7 @@ pub(super) struct Book {
     pub award: Histogram,
     pub publish: Histogram,
     pub intake: Histogram,
+    pub settle: Histogram,
     counters: Mutex<Counters>,
     requests: Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>,
     request_secs: Mutex<BTreeMap<&'static str, Histogram>>,
@@ -61,6 +62,7 @@ impl Book {
             timed("ciro_award", "From announcing a job first to its award being committed", &self.award),
             timed("ciro_kafka_publish", "From an event to its acknowledgement by Kafka, batch by batch", &self.publish),
             timed("ciro_kafka_intake_batch", "From sending a batch of records to the log to its answer", &self.intake),
+            timed("ciro_chain_settle", "From an event to its transaction having landed, stage by stage", &self.settle),
         ];
         figures.extend(self.counter_figures());
         figures.extend(self.http_figures());

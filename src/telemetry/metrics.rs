@@ -14,7 +14,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::book::{self, BOOK, Book};
 use super::figures::{self, Figure};
-use super::{kafka, traffic};
+use super::{chain, kafka, traffic};
 use crate::clock;
 
 /// Values read from the node at the moment of a scrape.
@@ -36,6 +36,7 @@ pub struct Gauges {
     pub sync_p99_us: u64,
     pub uptime_secs: u64,
     pub kafka: Kafka,
+    pub chain: Chain,
 }
 
 /// The same of Kafka. What is not known is `None`.
@@ -64,6 +65,33 @@ pub struct KafkaPartition {
     pub number: u32,
     pub next: Option<u64>,
     pub lag: Option<u64>,
+}
+
+/// The same of the chain. What is not known is `None`; amounts are in the fee token's smallest unit.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    /// `None`: disabled on this node.
+    pub connected: Option<bool>,
+    pub block: Option<u64>,
+    pub balance: Option<f64>,
+    /// Transactions of the whole cluster by what became of them.
+    pub outcomes: [(&'static str, u64); 3],
+    /// Reverted ones by the contract's word; a bounded set.
+    pub reverts: Vec<(String, u64)>,
+    pub calls: u64,
+    pub fees: u128,
+    /// Jobs that others submitted on chain, taken and not taken.
+    pub arrived: u64,
+    pub refused: u64,
+    pub waiting: u64,
+    pub again: u64,
+    pub parked: u64,
+    /// Entries of the journal that were not looked at.
+    pub unsettled: u64,
+    pub epoch: u64,
+    pub cursor: Option<u64>,
+    /// Every alarm there is, and whether it is raised.
+    pub alarms: BTreeMap<&'static str, bool>,
 }
 
 static ENABLED: AtomicBool = AtomicBool::new(true);
@@ -164,6 +192,11 @@ pub fn kafka_transaction(result: &'static str) {
     count(|book| book.add("ciro_kafka_transactions", "result", result, 1));
 }
 
+/// A stage of a job landed on chain, `took` after the event that asked for it.
+pub fn chain_settled(took: Duration) {
+    count(|book| book.settle.observe(took));
+}
+
 /// The gauges, the process and what was counted, as JSON.
 pub fn render_json(gauges: &Gauges) -> Json {
     let metrics: Map<String, Json> = all(gauges).iter().map(|figure| (figure.full_name(), figure.to_json())).collect();
@@ -173,6 +206,7 @@ pub fn render_json(gauges: &Gauges) -> Json {
 fn all(gauges: &Gauges) -> Vec<Figure> {
     let mut figures = figures::measured(gauges);
     figures.extend(kafka::figures(&gauges.kafka));
+    figures.extend(chain::figures(&gauges.chain));
     figures.extend(counted());
     figures
 }
@@ -259,6 +293,31 @@ mod tests {
         assert_eq!(value("ciro_kafka_intake_lag", 0), 5.0);
         assert_eq!((value("ciro_kafka_intake_offset", 1), value("ciro_kafka_alarm", 1)), (json!(7.0), json!(1.0)));
         assert_eq!(value("ciro_kafka_messages_in_total", 0), 9.0);
+    }
+
+    #[test]
+    fn the_chain_shows_what_is_known_and_nothing_else() {
+        let disabled = render_json(&gauges());
+        for name in ["ciro_chain_connected", "ciro_chain_balance_fri", "ciro_chain_block"] {
+            assert!(disabled["metrics"][name].is_null(), "{name}");
+        }
+        assert_eq!(disabled["metrics"]["ciro_chain_parked"]["samples"][0]["value"], 0.0);
+        let chain = Chain {
+            connected: Some(true),
+            balance: Some(1e18),
+            outcomes: [("succeeded", 7), ("reverted", 1), ("abandoned", 0)],
+            reverts: vec![("SPEC_MISMATCH".to_owned(), 1)],
+            fees: 12,
+            alarms: BTreeMap::from([("down", false), ("parked", true)]),
+            ..Chain::default()
+        };
+        let json = render_json(&Gauges { chain, ..gauges() });
+        let value = |name: &str, sample: usize| json["metrics"][name]["samples"][sample]["value"].clone();
+        assert_eq!((value("ciro_chain_connected", 0), value("ciro_chain_balance_fri", 0)), (json!(1.0), json!(1e18)));
+        assert_eq!(value("ciro_chain_transactions_total", 1), 1.0);
+        assert_eq!((value("ciro_chain_fee_fri_total", 0), value("ciro_chain_alarm", 1)), (json!(12.0), json!(1.0)));
+        let reverts = &json["metrics"]["ciro_chain_reverts_total"]["samples"][0];
+        assert_eq!(reverts["labels"]["reason"], "SPEC_MISMATCH");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! any reading of the configuration (callers pass plain values).
 
 mod book;
+mod chain;
 mod figures;
 mod histogram;
 pub mod history;

@@ -62,6 +62,14 @@ pub fn is_asked(worker: WorkerId, term: u64, seq: u64, asked_permille: u32) -> b
     first_u64(&drawn) % 1_000 < u64::from(asked_permille)
 }
 
+/// Groups of workers that an announcement may be for. Of a thousand workers each has about thirty.
+pub const GROUPS: u8 = 32;
+
+/// The group of `worker`.
+pub fn group(worker: WorkerId) -> u8 {
+    worker.0[0] % GROUPS
+}
+
 /// A name for a set of coordinators, however it is ordered. Never 0.
 pub fn reach(coordinators: &BTreeSet<PeerId>) -> u64 {
     let ids: Vec<u8> = coordinators.iter().flat_map(|id| id.0).collect();

@@ -15,8 +15,8 @@ pub use convert::{
     price_from_bytes, price_to_bytes, requirements_to_proto,
 };
 pub use mesh::{
-    attempt_ref, bids_head, bids_tree, decode, encode, is_asked, parse_attempt, reach, refused, signed_bids,
-    signed_result,
+    GROUPS, attempt_ref, bids_head, bids_tree, decode, encode, group, is_asked, parse_attempt, reach, refused,
+    signed_bids, signed_result,
 };
 
 /// Generated from `proto/`.

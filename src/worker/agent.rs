@@ -24,7 +24,8 @@ use super::machine::Gauge;
 use super::orders;
 use super::registrar::Standing;
 use crate::clock;
-use crate::mesh::{Gossip, Handle, Inbox, Lane, Request, Topic};
+use crate::domain::PeerId;
+use crate::mesh::{Audience, Gossip, Handle, Inbox, Lane, Request, Topic};
 use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1::{Announcement, Bids, CoordinatorReply};
@@ -160,14 +161,17 @@ impl Agent {
         }
         // Not passed on: coordinators reach each other, and every worker here would send it to all of them again.
         verdict.ignore();
+        if announcement.uptime_ms > 0 {
+            return self.parts.mesh.reborn(source, Duration::from_millis(announcement.uptime_ms.into()));
+        }
         let new = self.parts.coordinators.learn(source, &announcement.coordinators);
         if !new.is_empty() {
             self.parts.mesh.keep(new);
         }
-        self.bid(&announcement);
+        self.bid(source, &announcement);
     }
 
-    fn bid(&self, announcement: &Announcement) {
+    fn bid(&self, leader: PeerId, announcement: &Announcement) {
         let offer = Offer {
             capabilities: &self.settings.capabilities,
             terms: &self.settings.terms,
@@ -186,12 +190,12 @@ impl Agent {
         bids.reach = self.reach();
         let (mesh, workshop) = (self.parts.mesh.clone(), Arc::clone(&self.parts.workshop));
         let Some(appraiser) = self.appraiser.clone().filter(|_| !bids.bids.is_empty()) else {
-            return send_bids(&mesh, &workshop, bids);
+            return send_bids(&mesh, leader, &workshop, bids);
         };
         let announcement = announcement.clone();
         self.parts.tasks.spawn_until_stopped("appraisal", async move {
             let bids = appraiser.appraise(&announcement, bids).await;
-            send_bids(&mesh, &workshop, bids);
+            send_bids(&mesh, leader, &workshop, bids);
         });
     }
 
@@ -272,13 +276,13 @@ impl Agent {
     }
 }
 
-/// Signs an answer to an announcement and publishes it.
-fn send_bids(mesh: &Handle, workshop: &Workshop, mut bids: Bids) {
+/// Signs an answer to an announcement and publishes it: to the leader alone, if we are connected to it.
+fn send_bids(mesh: &Handle, leader: PeerId, workshop: &Workshop, mut bids: Bids) {
     bids.nonce = rand::random();
     let Some(statement) = wire::signed_bids(&bids) else { return };
     bids.signature = workshop.identity.sign(&statement).into();
     let (seq, offered, room) = (bids.seq, bids.bids.len(), bids.room);
-    match mesh.publish(Topic::Bids, wire::encode(&bids)) {
+    match mesh.publish_to(Topic::Bids, Audience::One(leader), wire::encode(&bids)) {
         Ok(()) => debug!(seq, bids = offered, room, "answered announcement"),
         Err(error) => debug!(seq, %error, "bids not sent"),
     }

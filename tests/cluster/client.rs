@@ -121,6 +121,19 @@ impl Client {
         answer(self.http.post(format!("{}{path}", self.apis[node])).header("Idempotency-Key", key).json(body)).await
     }
 
+    /// Like [`Self::post`], but gives up after `limit`.
+    pub async fn post_within(
+        &self,
+        node: usize,
+        path: &str,
+        key: &str,
+        body: &Value,
+        limit: Duration,
+    ) -> Option<Answer> {
+        let request = self.http.post(format!("{}{path}", self.apis[node])).timeout(limit);
+        answer(request.header("Idempotency-Key", key).json(body)).await
+    }
+
     /// One try at one node. Enters the ledger if acknowledged.
     pub async fn try_submit(&self, node: usize, mark: &Mark) -> Option<Answer> {
         let answer = self.post(node, "/jobs", &mark.name, &mark.body()).await?;

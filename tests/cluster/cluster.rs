@@ -181,6 +181,18 @@ impl Cluster {
         self.add_worker_like(config)
     }
 
+    /// Like [`Self::add_idler`], for a price, and paid at `payout`. It takes inputs from files of the story.
+    pub fn add_paid_idler(&mut self, price: u128, payout: &str) -> usize {
+        let config = self.dir.path().join(format!("idler-{}.toml", self.workers.len()));
+        let text = format!(
+            "[worker]\nmax_parallel_jobs = 256\npayout_address = \"{payout}\"\n\n[price]\ndefault = \"{price}\"\n\n\
+             [inputs]\nschemes = [\"file\"]\nfile_roots = [\"{}\"]\n\n[jobs.noop]\nbuiltin = \"noop\"\n",
+            self.dir.path().display()
+        );
+        fs::write(&config, text).unwrap();
+        self.add_worker_like(config)
+    }
+
     /// From a node's next start on, the variable has another value.
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);

@@ -75,6 +75,37 @@ async fn a_running_job_is_not_restarted_because_the_leader_died() {
     cluster.finish().await;
 }
 
+/// As an upgrade does it, at its fastest. Over QUIC a worker takes the connection to a node that was killed for alive
+/// for seconds, so that it would soon speak to dead nodes only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_jobs_are_not_restarted_when_each_leader_is_killed_as_soon_as_the_last_one_is_back() {
+    let mut cluster = Cluster::start(3, 3).await;
+    let marks: Vec<_> = (0..6).map(|_| cluster.client.mark(30.0)).collect();
+    let mut tickets = Vec::new();
+    for mark in &marks {
+        tickets.push(cluster.client.submit(0, mark).await);
+    }
+    for ticket in &tickets {
+        cluster.client.in_state(0, &ticket.id, "running", secs(10)).await;
+    }
+    let start = clock::instant();
+    let mut kills = 0;
+    while start.elapsed() < secs(20) {
+        let leader = cluster.leader().await;
+        cluster.kill(leader);
+        cluster.leader().await;
+        cluster.restart(leader).await;
+        kills += 1;
+    }
+    println!("{kills} leaders killed in {:?}", start.elapsed());
+    for ticket in &tickets {
+        let job = cluster.client.ended(0, &ticket.id, secs(40)).await;
+        assert_eq!((&job["state"], &job["attempt"]), (&json!("completed"), &json!(1)), "{job}");
+        assert_eq!(cluster.executions(&ticket.name), 1, "{ticket:?}");
+    }
+    cluster.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_on_its_way_survives_the_leader() {
     let mut cluster = Cluster::start(3, 1).await;

@@ -26,6 +26,36 @@ mod ports;
 mod process;
 mod programs;
 
+#[cfg(feature = "chain")]
+mod chain_crash;
+#[cfg(feature = "chain")]
+mod chain_desk;
+#[cfg(feature = "chain")]
+mod chain_door;
+#[cfg(feature = "chain")]
+mod chain_funds;
+#[cfg(feature = "chain")]
+mod chain_hand;
+#[cfg(feature = "chain")]
+mod chain_harness;
+#[cfg(feature = "chain")]
+mod chain_known;
+#[cfg(feature = "chain")]
+mod chain_node;
+#[cfg(feature = "chain")]
+mod chain_oracle;
+#[cfg(feature = "chain")]
+mod chain_outage;
+#[cfg(feature = "chain")]
+mod chain_poison;
+#[cfg(feature = "chain")]
+mod chain_proxy;
+#[cfg(feature = "chain")]
+mod chain_reorg;
+#[cfg(feature = "chain")]
+mod chain_site;
+#[cfg(feature = "chain")]
+mod chain_storm;
 mod cut;
 mod executors;
 mod failover;

@@ -137,7 +137,7 @@ async fn pages_are_whole_and_load_nothing_from_elsewhere() {
     assert!(node.get("/docs").await.text.contains("id=\"invalid_field\""), "problem types lead here");
     let document = node.get("/openapi.json").await.body;
     assert_eq!(document["openapi"], "3.1.0");
-    assert_eq!(document["paths"].as_object().map(serde_json::Map::len), Some(44));
+    assert_eq!(document["paths"].as_object().map(serde_json::Map::len), Some(51));
 }
 
 #[tokio::test]

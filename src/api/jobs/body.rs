@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::runs::RunBody;
 use crate::api::market::WeightsBody;
 use crate::api::problem;
+use crate::api::settlement::SettlementBody;
 use crate::api::text;
 use crate::domain::job::{Cause, Job, Outcome, Requirements, Retry, Source, Transition};
 use crate::domain::{State, WorkerId};
@@ -77,6 +78,8 @@ pub struct JobBody {
     submitted_index: u64,
     #[schema(pattern = "^(api|kafka|chain)$")]
     source: &'static str,
+    /// A pending job that nobody is asked to run before its registration on chain counts.
+    awaits_chain: bool,
     settlement: SettlementBody,
 }
 
@@ -121,13 +124,6 @@ struct RetryBody {
     max_delay_ms: u64,
 }
 
-#[derive(Serialize, ToSchema)]
-#[schema(as = Settlement)]
-struct SettlementBody {
-    /// `none`: the job is not settled on a chain.
-    mode: String,
-}
-
 /// When and by whom an attempt ran, as far as the job still says.
 struct Run {
     worker: Option<WorkerId>,
@@ -170,7 +166,7 @@ pub fn worker_of(job: &Job) -> Option<WorkerId> {
 }
 
 impl JobBody {
-    pub fn of(job: &Job) -> Self {
+    pub fn of(state: &State, job: &Job) -> Self {
         let run = Run::of(job);
         let pending = job.state == crate::domain::JobState::Pending;
         Self {
@@ -210,7 +206,8 @@ impl JobBody {
             client_address: job.spec.client_address.as_deref().map(str::to_owned),
             submitted_index: job.submitted_index,
             source: source(job.source),
-            settlement: SettlementBody { mode: "none".to_owned() },
+            awaits_chain: pending && job.awaits_chain,
+            settlement: SettlementBody::of(state, job),
         }
     }
 }
@@ -284,9 +281,9 @@ pub struct JobStatus {
 }
 
 impl JobStatus {
-    pub fn of(job: &Job, applied_index: u64, said: Option<Progress>) -> Self {
+    pub fn of(state: &State, job: &Job, said: Option<Progress>) -> Self {
         use crate::domain::JobState::{Assigned, Completed, Pending, Running};
-        let body = JobBody::of(job);
+        let body = JobBody::of(state, job);
         Self {
             id: body.id,
             state: body.state,
@@ -303,7 +300,7 @@ impl JobStatus {
             lease_until: body.lease_until,
             next_attempt_at: body.next_attempt_at,
             error: body.error,
-            applied_index,
+            applied_index: state.applied(),
         }
     }
 }

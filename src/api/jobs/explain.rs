@@ -10,6 +10,7 @@
 
 mod attempts;
 mod bids;
+mod chain;
 mod change;
 
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub struct Explanation {
     job_id: String,
     state: &'static str,
     attempt: u32,
-    /// Stable: no_workers, waiting_for_retry, no_worker_fits, no_worker_available, price_too_low, in_auction, assigned, running, completed, failed, cancelled.
+    /// Stable: awaits_chain, no_workers, waiting_for_retry, no_worker_fits, no_worker_available, price_too_low, in_auction, assigned, running, completed, failed, cancelled.
     reason: &'static str,
     /// The reason, for people.
     detail: String,
@@ -133,11 +134,15 @@ fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Expla
     let heard = bids::heard(context, job).filter(|_| pending);
     let (reason, mut detail) = match &heard {
         _ if !pending => why(job),
+        _ if job.awaits_chain => {
+            let view = context.chain.as_ref().map(crate::chain::Handle::view);
+            chain::why(state, view.as_ref(), job, now)
+        }
         Some(round) if !waits => bids::too_low(job, round, now).unwrap_or_else(|| why_pending(job, &fits, waits)),
         _ => why_pending(job, &fits, waits),
     };
     detail.push_str(&progress(job));
-    let place = (pending && !waits).then(|| queue_position(state, job, now));
+    let place = (pending && !waits && !job.awaits_chain).then(|| queue_position(state, job, now));
     Explanation {
         job_id: job.id.to_string(),
         state: job.state.as_str(),

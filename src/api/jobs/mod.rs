@@ -68,7 +68,13 @@ fn writes(limits: &Limits) -> Vec<Route> {
         Route::post("/jobs/{id}/retry", "Give a failed job a fresh budget of attempts", submit::retry)
             .answers::<body::JobBody>(200, "It is pending again, or was under way already")
             .write()
-            .problems(&[Code::UnknownJob, Code::AlreadyFinished, Code::DeadlinePassed, Code::BacklogFull]),
+            .problems(&[
+                Code::UnknownJob,
+                Code::AlreadyFinished,
+                Code::DeadlinePassed,
+                Code::EscrowRefunded,
+                Code::BacklogFull,
+            ]),
     ]
 }
 

@@ -83,17 +83,17 @@ fn page(view: &State, request: &Request) -> JobList {
     let mut page = Page::of(request);
     let start = after(request).map(JobId);
     if filter.wants_finished() {
-        fill(&mut page, &filter, view.jobs_after(start));
+        fill(&mut page, view, &filter, view.jobs_after(start));
     } else {
-        fill(&mut page, &filter, view.active_jobs_after(start));
+        fill(&mut page, view, &filter, view.active_jobs_after(start));
     }
     let (jobs, next_cursor) = page.finish();
     JobList { jobs, next_cursor, applied_index: view.applied() }
 }
 
-fn fill<'a>(page: &mut Page<JobBody, 16>, filter: &Filter, jobs: impl Iterator<Item = &'a Arc<Job>>) {
+fn fill<'a>(page: &mut Page<JobBody, 16>, view: &State, filter: &Filter, jobs: impl Iterator<Item = &'a Arc<Job>>) {
     for job in jobs.filter(|job| filter.takes(job)) {
-        if !page.push(job.id.0, || JobBody::of(job)) {
+        if !page.push(job.id.0, || JobBody::of(view, job)) {
             return;
         }
     }
@@ -105,7 +105,7 @@ pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
         let secs = request.integer("timeout_secs").unwrap_or(WAIT_USUAL);
         wait_terminal(&api, id, Duration::from_secs(secs)).await?;
     }
-    let body = look(&api, id, |_, job| JobBody::of(job))?;
+    let body = look(&api, id, JobBody::of)?;
     respond::json(&body)
 }
 
@@ -130,9 +130,8 @@ async fn wait_terminal(api: &Api, id: JobId, limit: Duration) -> Result<(), Prob
 }
 
 pub async fn status(api: Api, request: Request) -> Result<Response, Problem> {
-    let body = look(&api, request.job()?, |state, job| {
-        JobStatus::of(job, state.applied(), progress::of(&api.context.roster, job))
-    })?;
+    let body =
+        look(&api, request.job()?, |state, job| JobStatus::of(state, job, progress::of(&api.context.roster, job)))?;
     respond::json(&body)
 }
 

@@ -17,15 +17,16 @@ use super::read::look;
 use crate::api::market::{AwardBody, WeightsBody};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
+use crate::api::settlement::ReceiptSettlement;
 use crate::api::{Api, respond, text};
-use crate::domain::Job;
 use crate::domain::job::Outcome;
 use crate::domain::run::Run;
+use crate::domain::{Job, State};
 use crate::mesh::Identity;
 use crate::submission::escalation::EscalationBody;
 
 /// Grows with every change of what a receipt says.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = SignedReceipt)]
@@ -79,6 +80,9 @@ struct Receipt {
     runs: Vec<ReceiptRun>,
     /// What is owed in all.
     price: String,
+    /// How it is settled on chain, as far as that was when this was written; null: it is not. Anyone can look the
+    /// transactions up there.
+    settlement: Option<ReceiptSettlement>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -105,20 +109,20 @@ struct ReceiptRun {
 
 pub(super) async fn get(api: Api, request: Request) -> Result<Response, Problem> {
     let id = request.job()?;
-    let receipt = look(&api, id, |_, job| {
+    let receipt = look(&api, id, |state, job| {
         super::read::finished(job)?;
-        Receipt::of(job).ok_or_else(|| Problem::new(Code::NoResult, format!("job {id} has no result")))
+        Receipt::of(state, job).ok_or_else(|| Problem::new(Code::NoResult, format!("job {id} has no result")))
     })??;
     respond::json(&receipt.signed_by(&api.context.identity))
 }
 
 /// A receipt for a completed job, as `issuer` gives it out. `None`: the job has no result.
-pub fn issue(job: &Job, issuer: &Identity) -> Option<SignedReceipt> {
-    Receipt::of(job).map(|receipt| receipt.signed_by(issuer))
+pub fn issue(state: &State, job: &Job, issuer: &Identity) -> Option<SignedReceipt> {
+    Receipt::of(state, job).map(|receipt| receipt.signed_by(issuer))
 }
 
 impl Receipt {
-    fn of(job: &Job) -> Option<Self> {
+    fn of(state: &State, job: &Job) -> Option<Self> {
         let outcome = job.outcome.as_ref().filter(|_| job.state.is_final())?;
         Some(Self {
             format: FORMAT,
@@ -139,6 +143,7 @@ impl Receipt {
             attempts: job.attempt,
             runs: job.runs.iter().filter_map(|run| ReceiptRun::of(job, run)).collect(),
             price: job.price().unwrap_or_default().to_string(),
+            settlement: ReceiptSettlement::of(state, job),
         })
     }
 

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::domain::command::{Reply, Submit};
 use crate::domain::job::Source;
 use crate::domain::{Command, Done, JobId, State, Timestamp};
-use crate::submission::{Checked, Submission};
+use crate::submission::{Checked, Door, Submission};
 
 /// Bodies above this are parsed on a thread of their own, so that they do not hold up other requests.
 const PARSE_INLINE: usize = 64 << 10;
@@ -20,10 +20,10 @@ const CANCEL_REASON: &str = "cancelled by the client";
 
 pub async fn one(api: Api, request: Request) -> Result<Response, Problem> {
     let key = request.idempotency_key()?;
-    let inline = api.limits().inline_bytes;
+    let door = api.limits().door;
     let checked = parsed(&api, request.body, move |body| {
         let submission: Submission = decode::json(body)?;
-        Ok(submission.check(inline)?)
+        Ok(submission.check(door)?)
     })
     .await?;
     let id = key.as_deref().map_or_else(fresh_id, |key| JobId::from_key("api", key));
@@ -152,12 +152,12 @@ struct Bounds {
     items: usize,
     /// An item has no more room than a body of its own would have: what is parsed takes a multiple of its text.
     item_bytes: usize,
-    inline_bytes: usize,
+    door: Door,
 }
 
 impl Bounds {
     fn of(limits: &Limits) -> Self {
-        Self { items: limits.batch_items, item_bytes: limits.body_bytes, inline_bytes: limits.inline_bytes }
+        Self { items: limits.batch_items, item_bytes: limits.body_bytes, door: limits.door }
     }
 
     fn item(self, text: &[u8]) -> Item {
@@ -165,7 +165,7 @@ impl Bounds {
             let detail = format!("the item has {} bytes, the limit is {}", text.len(), self.item_bytes);
             return Err(Problem::new(Code::BodyTooLarge, detail));
         }
-        Ok(decode::json::<Submission>(text)?.check(self.inline_bytes)?)
+        Ok(decode::json::<Submission>(text)?.check(self.door)?)
     }
 }
 
@@ -230,7 +230,7 @@ async fn parsed<T: Send + 'static>(
 
 fn command(id: JobId, checked: Checked) -> Command {
     let fingerprint = checked.fingerprint();
-    let Checked { spec, payload } = checked;
+    let Checked { spec, payload, .. } = checked;
     Command::Submit(Box::new(Submit { id, spec, payload, fingerprint, source: Source::Api }))
 }
 
@@ -250,7 +250,7 @@ fn created(reply: Reply) -> Result<bool, Problem> {
 
 fn job_body(state: &State, id: JobId) -> Result<JobBody, Problem> {
     let gone = || Problem::new(Code::UnknownJob, format!("job {id} is not known"));
-    state.job(id).map(|job| JobBody::of(job)).ok_or_else(gone)
+    state.job(id).map(|job| JobBody::of(state, job)).ok_or_else(gone)
 }
 
 #[cfg(test)]
@@ -260,7 +260,7 @@ mod tests {
     const GOOD: &str = r#"{"type":"sha256","payload":"aGk="}"#;
 
     fn up_to(items: usize) -> Bounds {
-        Bounds { items, item_bytes: 1_000, inline_bytes: 16 }
+        Bounds { items, item_bytes: 1_000, door: 16.into() }
     }
 
     #[test]

@@ -85,6 +85,8 @@ struct WorkerBody {
     #[schema(format = DateTime)]
     last_heartbeat_at: Option<String>,
     version: String,
+    /// The account on chain that it is paid to, as its own key says; null: it named none.
+    payout_address: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -137,6 +139,7 @@ impl WorkerBody {
             registered_at: text::time(worker.registered_at),
             last_heartbeat_at: heard.map(|heard| text::time(heard.at)),
             version: worker.version.clone(),
+            payout_address: worker.capabilities.payout_address.map(|address| address.to_string()),
         }
     }
 }

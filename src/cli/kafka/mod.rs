@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::client::{Call, Client, segment};
 use super::failure::Failure;
 use super::job::{fresh, pages};
-use super::{Remote, output};
+use super::{Remote, each, output};
 
 const LETTERS: &[(&str, &str)] = &[
     ("id", "id"),
@@ -208,41 +208,6 @@ async fn dlq(command: Letters, client: &Client, remote: &Remote) -> Result<(), F
             each(&ids, call, "replaying", client, remote).await
         }
         Letters::Drop { ids } => each(&ids, |id| Call::delete(path(id, "")), "dropped", client, remote).await,
-    }
-}
-
-/// Does the same to each letter. What fails does not keep the others from it; the first failure is the answer.
-async fn each(
-    ids: &[String],
-    call: impl Fn(&str) -> Call,
-    done: &str,
-    client: &Client,
-    remote: &Remote,
-) -> Result<(), Failure> {
-    let (mut rows, mut failures) = (vec![], vec![]);
-    for id in ids {
-        match client.call(&call(id)).await {
-            Ok(_) => rows.push(json!({ "id": id, "state": done })),
-            Err(failure) => {
-                rows.push(json!({ "id": id, "state": "failed", "error": failure.message }));
-                failures.push(failure);
-            }
-        }
-    }
-    if remote.json {
-        output::json(&json!({ "entries": rows }))?;
-    } else {
-        for row in rows.iter().filter(|row| row["state"] == done) {
-            output::line(&format!("{} {done}", output::cell(&row["id"])))?;
-        }
-    }
-    match failures.as_slice() {
-        [] => Ok(()),
-        [failure] => Err(failure.clone()),
-        [first, ..] => {
-            let message = format!("{} of {} letters: {}", failures.len(), ids.len(), first.message);
-            Err(Failure { message, ..first.clone() })
-        }
     }
 }
 

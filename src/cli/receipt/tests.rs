@@ -132,7 +132,7 @@ fn complete(win: &Win, signer: &Identity, output: &[u8]) -> Command {
 
 /// As a client reads it.
 fn receipt(state: &State) -> Value {
-    let issued = issue(state.job(JOB).unwrap(), &issuer()).expect("the job is completed");
+    let issued = issue(state, state.job(JOB).unwrap(), &issuer()).expect("the job is completed");
     serde_json::from_str(&serde_json::to_string_pretty(&issued).unwrap()).unwrap()
 }
 
@@ -302,6 +302,7 @@ const ISSUERS_WORD: &[&str] = &[
     "runs/*/duration_ms",
     "runs/*/exit_code",
     "runs/*/output_size",
+    "settlement",
     "submitted_at",
     "type",
 ];

@@ -12,6 +12,7 @@ use crate::domain::chain::{
 };
 use crate::domain::command::{Done, Refusal, Reply};
 use crate::domain::ids::JobId;
+use crate::domain::job::JobState;
 use crate::domain::journal::Sink;
 
 impl Step<'_> {
@@ -93,6 +94,7 @@ impl Step<'_> {
             return Err(not_planned(format!("nonce {nonce} is out of turn, {:?} is next", chain.next_nonce())));
         }
         self.takeable(&transaction.items, through)?;
+        self.refundable(&transaction.items)?;
         self.make_room_in_lane();
         for item in &transaction.items {
             self.state.chain.again.remove(&item.seq);
@@ -124,13 +126,19 @@ impl Step<'_> {
             if !due || last >= Some(item.seq) {
                 return Err(not_planned(format!("entry {} is not to be planned", item.seq)));
             }
-            let reopened = |id| self.state.jobs.get(id).is_some_and(|job| !job.state.is_final());
-            if item.stage == Stage::Refund && reopened(&item.job) {
-                return Err(not_planned(format!("job {} was reopened", item.job)));
-            }
             last = Some(item.seq);
         }
         Ok(())
+    }
+
+    /// Whether no escrow goes back of a job that was given another chance since, or was completed by it.
+    fn refundable(&self, items: &[Item]) -> Result<(), Refusal> {
+        let lost = |state: JobState| matches!(state, JobState::Failed | JobState::Cancelled);
+        let goes_on = |item: &&Item| self.state.jobs.get(&item.job).is_some_and(|job| !lost(job.state));
+        match items.iter().filter(|item| item.stage == Stage::Refund).find(goes_on) {
+            Some(item) => Err(not_planned(format!("job {} was reopened", item.job))),
+            None => Ok(()),
+        }
     }
 
     /// The cursor, if `through` is not behind it and not beyond the journal.

@@ -6,7 +6,7 @@ use crate::domain::kafka::{Header, LETTER_BYTES, Letter, Taken};
 use crate::domain::{JobId, JobSpec, Timestamp};
 use crate::kafka::Record;
 use crate::submission::record::{Parts, from_record, job_id};
-use crate::submission::{Checked, Rejected, code, text};
+use crate::submission::{Checked, Door, Rejected, code, text};
 
 /// Bytes of one item, encoded: what fits into the largest command with all that is around it.
 const ITEM_BYTES: usize = (2 << 20) - (64 << 10);
@@ -26,8 +26,7 @@ const ATTEMPTS_MAX: u32 = 1_000_000;
 
 /// What records are judged by.
 pub(super) struct Rules<'a> {
-    /// Longest payload.
-    pub inline_bytes: usize,
+    pub door: Door,
     pub now: Timestamp,
     /// Whether a job is known already: a repeat may be late.
     pub known: &'a dyn Fn(JobId) -> bool,
@@ -47,8 +46,8 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Judges a record. Whether it is too late is asked when it is given away.
-    pub fn of(record: Record, inline_bytes: usize, now: Timestamp) -> Self {
-        let (taken, letter) = judge(&record, inline_bytes, now);
+    pub fn of(record: Record, door: Door, now: Timestamp) -> Self {
+        let (taken, letter) = judge(&record, door, now);
         let encoded = encoded(&taken);
         Self { record, taken: Some(taken), letter, encoded }
     }
@@ -76,7 +75,7 @@ impl Entry {
     /// Gives away what it is taken for now.
     pub fn give(&mut self, rules: &Rules) -> Taken {
         if self.taken.is_none() {
-            let (taken, letter) = judge(&self.record, rules.inline_bytes, rules.now);
+            let (taken, letter) = judge(&self.record, rules.door, rules.now);
             self.encoded = encoded(&taken);
             (self.taken, self.letter) = (Some(taken), letter);
         }
@@ -87,15 +86,15 @@ impl Entry {
             let message = expired(submit);
             self.bury(code::EXPIRED, &message, rules.now);
         }
-        let none = || judge(&self.record, rules.inline_bytes, rules.now).0;
+        let none = || judge(&self.record, rules.door, rules.now).0;
         self.taken.take().unwrap_or_else(none)
     }
 }
 
 /// Makes of a record what it is; of a letter also its code.
-fn judge(record: &Record, inline_bytes: usize, now: Timestamp) -> (Taken, Option<&'static str>) {
+fn judge(record: &Record, door: Door, now: Timestamp) -> (Taken, Option<&'static str>) {
     let too_large = || Rejected::new(code::TOO_LARGE, format!("the job takes more than {ITEM_BYTES} bytes of the log"));
-    let submit = submit(record, inline_bytes).map(|submit| Taken::Job(Box::new(submit)));
+    let submit = submit(record, door).map(|submit| Taken::Job(Box::new(submit)));
     match submit.and_then(|job| if encoded(&job) <= ITEM_BYTES { Ok(job) } else { Err(too_large()) }) {
         Ok(job) => (job, None),
         Err(Rejected { code, message, .. }) => {
@@ -104,7 +103,7 @@ fn judge(record: &Record, inline_bytes: usize, now: Timestamp) -> (Taken, Option
     }
 }
 
-fn submit(record: &Record, inline_bytes: usize) -> Result<Submit, Rejected> {
+fn submit(record: &Record, door: Door) -> Result<Submit, Rejected> {
     let parts = Parts {
         topic: &record.partition.topic,
         partition: record.partition.number,
@@ -114,9 +113,9 @@ fn submit(record: &Record, inline_bytes: usize) -> Result<Submit, Rejected> {
         headers: &record.headers,
     };
     let id = job_id(&parts)?;
-    let checked = from_record(&parts, inline_bytes)?;
+    let checked = from_record(&parts, door)?;
     let fingerprint = checked.fingerprint();
-    let Checked { spec, payload } = checked;
+    let Checked { spec, payload, .. } = checked;
     Ok(Submit { id, spec, payload, fingerprint, source: Source::Kafka })
 }
 

@@ -42,6 +42,7 @@ use super::Reign;
 use crate::clock;
 use crate::consensus::Client;
 use crate::kafka;
+use crate::submission::Door;
 use crate::tasks::Tasks;
 use lanes::Bounds;
 use session::Session;
@@ -64,14 +65,14 @@ pub(super) struct Duty {
     term: u64,
     handle: kafka::Handle,
     tasks: Tasks,
-    inline_bytes: usize,
+    door: Door,
 }
 
 /// Runs for as long as the term does; not at all without Kafka.
 pub(super) async fn run(reign: Reign, tasks: Tasks) {
     let Some(handle) = reign.context.kafka else { return };
-    let inline_bytes = reign.context.options.inline_bytes;
-    let duty = Duty { client: reign.context.client, term: reign.number, handle, tasks, inline_bytes };
+    let door = reign.context.options.door;
+    let duty = Duty { client: reign.context.client, term: reign.number, handle, tasks, door };
     duty.run().await;
 }
 

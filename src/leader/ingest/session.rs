@@ -288,7 +288,7 @@ impl<'a> Session<'a> {
         let room = self.press(client.read(active));
         let bounds = Bounds { records: self.bounds.records.min(room), ..self.bounds };
         let known = |job| client.read(|state: &State| state.remembers(job));
-        let rules = Rules { inline_bytes: duty.inline_bytes, now: client.log_now(), known: &known };
+        let rules = Rules { door: duty.door, now: client.log_now(), known: &known };
         let cut = self.lanes.cut(&self.cluster, bounds, &rules, now);
         if cut.is_empty() {
             return;
@@ -372,9 +372,9 @@ impl<'a> Session<'a> {
 
     /// Judges records, away from the runtime's threads if they are many.
     async fn judged(&self, records: Vec<Record>) -> Result<Vec<Entry>, Trouble> {
-        let (inline, now) = (self.duty.inline_bytes, self.duty.client.log_now());
+        let (door, now) = (self.duty.door, self.duty.client.log_now());
         let judge = move |records: Vec<Record>| -> Vec<Entry> {
-            records.into_iter().map(|record| Entry::of(record, inline, now)).collect()
+            records.into_iter().map(|record| Entry::of(record, door, now)).collect()
         };
         let bytes: usize = records.iter().map(Record::size).sum();
         if bytes < ASIDE_BYTES && records.len() < ASIDE_RECORDS {

@@ -62,7 +62,7 @@ impl Stage {
     fn reign(&self, term: u64) -> Tasks {
         let tasks = self.tasks.child();
         let (client, handle) = (self.client.clone(), self.handle.clone());
-        let duty = Duty { client, term, handle, tasks: tasks.clone(), inline_bytes: 1_000 };
+        let duty = Duty { client, term, handle, tasks: tasks.clone(), door: 1_000.into() };
         tasks.spawn_until_stopped("ingest", duty.run());
         tasks
     }

@@ -58,6 +58,25 @@ async fn a_peer_that_restarts_is_connected_again_within_three_seconds() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_older_than_its_peers_process_is_closed_and_made_again() {
+    let c = node(1, Options { listen: vec![QUIC.to_owned()], ..coordinator() }).await;
+    let w = node(20, worker(&[&c])).await;
+    w.connected_to(c.id()).await;
+    let since = || w.handle.peers().into_iter().find(|peer| peer.id == c.id()).and_then(|peer| peer.connected_since);
+    let first = since();
+    let start = clock::instant();
+    while start.elapsed() < Duration::from_secs(2) {
+        w.handle.reborn(c.id(), Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((w.handle.is_connected(c.id()), since()), (true, first), "the process is older than that");
+    w.handle.reborn(c.id(), Duration::from_millis(500));
+    eventually("connected anew", || since().is_some_and(|since| Some(since) != first)).await;
+    w.handle.reborn(c.id(), Duration::from_millis(500));
+    w.connected_to(c.id()).await;
+}
+
 /// A node on the port of one that just stopped: within one process, QUIC lets
 /// go of its socket in the background.
 async fn restarted(n: u8, options: Options) -> Node {

@@ -1,7 +1,8 @@
 //! Gossip between whole nodes.
 
-use super::super::{Gossip, Topic};
+use super::super::{Audience, Gossip, Topic};
 use super::*;
+use crate::wire;
 
 /// The next message on a topic.
 async fn hear(node: &mut Node, topic: Topic) -> Gossip {
@@ -143,4 +144,32 @@ async fn what_cannot_be_published_is_said_at_once() {
     let silent = node(2, Options { gossip: false, ..coordinator() }).await;
     let error = silent.handle.publish(Topic::Announcements, Bytes::new()).unwrap_err();
     assert!(matches!(error, Error::Setup(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_hears_what_is_for_it_and_one_coordinator_what_is_for_it() {
+    let mut a = node(1, Options { members: [1, 2].map(id).into(), ..coordinator() }).await;
+    let mut b =
+        node(2, Options { members: [1, 2].map(id).into(), persistent: addresses(&[&a]), ..coordinator() }).await;
+    let other = (21..).find(|n| wire::group(id(*n)) != wire::group(id(20))).unwrap();
+    let mut w = node(20, worker(&[&a, &b])).await;
+    let mut v = node(other, worker(&[&a, &b])).await;
+    for peer in [&w, &v] {
+        eventually("both coordinators are heard", || count(peer, Topic::Announcements, |stats| stats.mesh_peers) == 2)
+            .await;
+    }
+    eventually("all listen", || count(&a, Topic::Announcements, |stats| stats.mesh_peers) == 3).await;
+
+    let few = Audience::Group(wire::group(w.id()));
+    a.handle.publish_to(Topic::Announcements, few, Bytes::from_static(b"few")).unwrap();
+    say(&a, Topic::Announcements, b"all");
+    assert_eq!(hear(&mut w, Topic::Announcements).await.body, "few");
+    assert_eq!(hear(&mut w, Topic::Announcements).await.body, "all");
+    assert_eq!(hear(&mut v, Topic::Announcements).await.body, "all", "the first that it hears");
+
+    w.handle.publish_to(Topic::Bids, Audience::One(b.id()), Bytes::from_static(b"for b")).unwrap();
+    w.handle.publish_to(Topic::Bids, Audience::One(id(99)), Bytes::from_static(b"for one far away")).unwrap();
+    assert_eq!(hear(&mut b, Topic::Bids).await.body, "for b");
+    assert_eq!(hear(&mut b, Topic::Bids).await.body, "for one far away");
+    assert_eq!(hear(&mut a, Topic::Bids).await.body, "for one far away", "the first that it hears");
 }

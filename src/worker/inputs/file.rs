@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use reqwest::Url;
 use tokio::io::AsyncReadExt as _;
 
-use super::{CHUNK, Policy, Sink, forbidden, mismatch, not_found, refused, unreachable};
+use super::{CHUNK, Policy, Sink, forbidden, not_found, refused, unreachable};
 use crate::worker::executor::Failure;
 
 pub async fn read(policy: &Policy, url: &Url, sink: &mut Sink) -> Result<(), Failure> {
@@ -37,9 +37,7 @@ pub async fn read(policy: &Policy, url: &Url, sink: &mut Sink) -> Result<(), Fai
     if !about.is_file() {
         return Err(refused("it is no plain file"));
     }
-    if about.len() != sink.size {
-        return Err(mismatch(format!("the file has {} bytes, it should be {}", about.len(), sink.size)));
-    }
+    sink.expect("the file", about.len())?;
     let mut chunk = vec![0; CHUNK];
     loop {
         let read = tokio::time::timeout(policy.idle, file.read(&mut chunk)).await;

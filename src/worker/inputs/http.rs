@@ -12,7 +12,7 @@ use std::sync::Arc;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, header};
 
-use super::{Policy, Sink, address, forbidden, mismatch, not_found, refused, unreachable};
+use super::{Policy, Sink, address, forbidden, not_found, refused, unreachable};
 use crate::worker::executor::Failure;
 
 /// Redirects that are followed.
@@ -55,8 +55,8 @@ impl Resolve for Resolver {
 
 pub async fn read(policy: &Policy, client: &Client, url: Url, sink: &mut Sink) -> Result<(), Failure> {
     let mut response = follow(policy, client, url).await?;
-    if let Some(length) = response.content_length().filter(|length| *length != sink.size) {
-        return Err(mismatch(format!("the server says it has {length} bytes, it should be {}", sink.size)));
+    if let Some(length) = response.content_length() {
+        sink.expect("the server's answer", length)?;
     }
     loop {
         let chunk = tokio::time::timeout(policy.idle, response.chunk()).await;

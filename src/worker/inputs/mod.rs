@@ -118,9 +118,10 @@ impl Inputs {
             pin = fetch => pin.map_err(Ended::Failed)?,
             Ok(cause) = stop => return Err(Ended::stopped(cause)),
         };
-        info!(job = %work.key.0, bytes = reference.size, took_ms = started.elapsed().as_millis(), "input is here");
+        let size = tokio::fs::metadata(pin.path()).await.map_or(reference.size, |about| about.len());
+        info!(job = %work.key.0, bytes = size, took_ms = started.elapsed().as_millis(), "input is here");
         work.timeout = work.timeout.saturating_sub(started.elapsed());
-        work.input_uri = Some(Reference { file: Some(Arc::new(pin)), ..reference });
+        work.input_uri = Some(Reference { file: Some(Arc::new(pin)), size, ..reference });
         Ok(work)
     }
 
@@ -133,11 +134,12 @@ impl Inputs {
         let url = Url::parse(&reference.uri).map_err(|error| refused(format!("not a URI: {error}")))?;
         self.policy.allows(&url)?;
         let origin = (Digest::of(reference.uri.as_bytes()), wanted);
-        if let Some(pin) = self.cached(origin, reference.size).await {
+        let size = told_size(reference, wanted);
+        if let Some(pin) = self.cached(origin, size).await {
             debug!(sha256 = %wanted, "input was here already");
             return Ok(pin);
         }
-        let mut sink = Sink { draft: self.shelf.draft().await.map_err(trouble)?, size: reference.size };
+        let mut sink = Sink { draft: self.shelf.draft().await.map_err(trouble)?, size, most: self.policy.max_bytes };
         match url.scheme() {
             "file" => file::read(&self.policy, &url, &mut sink).await?,
             _ => http::read(&self.policy, &self.http, url, &mut sink).await?,
@@ -148,13 +150,14 @@ impl Inputs {
     }
 
     /// What came from there, if it still is here and what it should be.
-    async fn cached(&self, origin: (Digest, Digest), size: u64) -> Option<Pin> {
+    async fn cached(&self, origin: (Digest, Digest), size: Option<u64>) -> Option<Pin> {
         if !self.origins().contains(&origin) {
             return None;
         }
         let (_, wanted) = origin;
         let pin = self.shelf.pin(&wanted)?;
-        if self.shelf.size(&wanted) == Some(size) && digest_of(&pin).await.is_ok_and(|digest| digest == wanted) {
+        let sized = size.is_none_or(|size| self.shelf.size(&wanted) == Some(size));
+        if sized && digest_of(&pin).await.is_ok_and(|digest| digest == wanted) {
             return Some(pin);
         }
         drop(pin);
@@ -182,21 +185,32 @@ impl Inputs {
 ///
 /// It is too large.
 pub fn check_loadable(reference: &Reference) -> Result<(), Failure> {
-    if reference.size <= LOADED_MAX {
+    check_size(reference.size)
+}
+
+fn check_size(size: u64) -> Result<(), Failure> {
+    if size <= LOADED_MAX {
         return Ok(());
     }
-    let detail = format!("{} bytes, this type takes {LOADED_MAX} by reference", reference.size);
+    let detail = format!("{size} bytes, this type takes {LOADED_MAX} by reference");
     Err(Failure::retryable("input_too_large", detail))
+}
+
+/// How long an input is said to be; `None`: nobody said. A reference on chain has no size but 0, which only the empty
+/// input has.
+fn told_size(reference: &Reference, wanted: Digest) -> Option<u64> {
+    (reference.size > 0 || wanted == Digest::of(b"")).then_some(reference.size)
 }
 
 /// All of a fetched input, for jobs that need it in memory.
 ///
 /// # Errors
 ///
-/// It cannot be read.
+/// It cannot be read, or is too large although nobody had said so.
 pub async fn load(pin: &Pin) -> Result<Bytes, Failure> {
-    let read = tokio::fs::read(pin.path()).await;
-    read.map(Bytes::from).map_err(|error| Failure::ill("workspace", format!("read input: {error}")))
+    let ill = |error: std::io::Error| Failure::ill("workspace", format!("read input: {error}"));
+    check_size(tokio::fs::metadata(pin.path()).await.map_err(ill)?.len())?;
+    tokio::fs::read(pin.path()).await.map(Bytes::from).map_err(ill)
 }
 
 async fn digest_of(pin: &Pin) -> std::io::Result<Digest> {
@@ -214,21 +228,40 @@ async fn digest_of(pin: &Pin) -> std::io::Result<Digest> {
 /// Takes the bytes of an input, no more than there should be.
 struct Sink {
     draft: Draft,
-    size: u64,
+    /// `None`: nobody said.
+    size: Option<u64>,
+    /// What this worker fetches.
+    most: u64,
 }
 
 impl Sink {
+    /// Compares what a source says of its length before it is read.
+    fn expect(&self, whose: &str, length: u64) -> Result<(), Failure> {
+        match self.size {
+            Some(size) if size != length => Err(mismatch(format!("{whose} has {length} bytes, it should be {size}"))),
+            None if length > self.most => Err(self.too_large()),
+            _ => Ok(()),
+        }
+    }
+
+    fn too_large(&self) -> Failure {
+        Failure::retryable("input_too_large", format!("this worker fetches {} bytes", self.most))
+    }
+
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        if self.draft.size() + bytes.len() as u64 > self.size {
-            return Err(mismatch(format!("more than {} bytes came", self.size)));
+        let size = self.draft.size() + bytes.len() as u64;
+        match self.size {
+            Some(told) if size > told => return Err(mismatch(format!("more than {told} bytes came"))),
+            None if size > self.most => return Err(self.too_large()),
+            _ => {}
         }
         self.draft.write(bytes).await.map_err(trouble)
     }
 
     async fn keep(self, shelf: &Shelf, wanted: &Digest) -> Result<Pin, Failure> {
         let (size, digest) = (self.draft.size(), self.draft.digest());
-        if size != self.size {
-            return Err(mismatch(format!("{size} bytes came, it should be {}", self.size)));
+        if let Some(told) = self.size.filter(|told| *told != size) {
+            return Err(mismatch(format!("{size} bytes came, it should be {told}")));
         }
         if digest != *wanted {
             return Err(mismatch(format!("its digest is {digest}, it should be {wanted}")));

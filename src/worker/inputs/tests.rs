@@ -208,6 +208,22 @@ async fn what_is_not_what_it_should_be_is_not_taken() {
 }
 
 #[tokio::test]
+async fn without_a_size_the_digest_and_the_workers_bound_decide() {
+    let server = Server::start().await;
+    let bench = bench(|policy| policy.max_bytes = 100);
+    let good = server.url("/good");
+    for _ in 0..2 {
+        assert_eq!(bench.bring_as(&good, Digest::of(BYTES), 0).await.unwrap(), BYTES);
+    }
+    assert_eq!(bench.bring_as(&good, Digest::of(b"else"), 0).await.unwrap_err().code, "input_mismatch");
+    for path in ["/long", "/endless"] {
+        let code = bench.bring_as(&server.url(path), Digest::of(BYTES), 0).await.unwrap_err().code;
+        assert_eq!(code, "input_too_large", "{path}");
+    }
+    assert_eq!(bench.bring_as(&good, Digest::of(b""), 0).await.unwrap_err().code, "input_mismatch", "said to be empty");
+}
+
+#[tokio::test]
 async fn what_a_server_says_decides_whether_to_try_again() {
     let (server, bench) = (Server::start().await, bench(|_| {}));
     assert_eq!(bench.code(&server.url("/nowhere")).await, ("input_not_found", false));

@@ -2,10 +2,11 @@
 
 use super::not_planned;
 use crate::domain::apply::Step;
-use crate::domain::chain::{Arrival, Block, PAYMENTS_MAX, Payment, Settlement, TAIL_MAX};
+use crate::domain::chain::{Arrival, Block, PAYMENTS_MAX, Payment, Settlement, TAIL_MAX, U256};
 use crate::domain::check;
-use crate::domain::command::{Done, Reply};
+use crate::domain::command::{Done, Refusal, Reply};
 use crate::domain::ids::JobId;
+use crate::domain::index::texts;
 use crate::domain::job::Source;
 
 impl Step<'_> {
@@ -14,6 +15,7 @@ impl Step<'_> {
         if next.is_some_and(|next| next != from) || to.number < from {
             return Err(not_planned(format!("events are read up to block {next:?}, not {from}")));
         }
+        self.room_for_arrivals(arrivals)?;
         for arrival in arrivals {
             self.arrive(arrival);
         }
@@ -26,12 +28,25 @@ impl Step<'_> {
         Ok(Done::Booked)
     }
 
+    /// Whether all new jobs find room: none is passed by for want of it.
+    fn room_for_arrivals(&self, arrivals: &[Arrival]) -> Result<(), Refusal> {
+        let new = arrivals.iter().filter_map(|arrival| arrival.submit.as_deref());
+        let new: Vec<_> = new.filter(|submit| !self.state.remembers(submit.id)).collect();
+        let limit = self.state.limits.backlog;
+        if !new.is_empty() && self.state.index.active.len() + new.len() > limit {
+            return Err(Refusal::BacklogFull { limit: u64::try_from(limit).unwrap_or(u64::MAX) });
+        }
+        let bytes = new.iter().map(|submit| texts(&submit.spec)).sum();
+        new.iter().try_for_each(|submit| self.room_for(&submit.spec, bytes))
+    }
+
+    /// Our own job may not be known to be registered yet: a leader died before it told so. It is known by its id.
     fn paid(&mut self, payment: &Payment) {
         let ours = JobId(payment.job.low.to_be_bytes());
         let job = self.state.chain.arrived(payment.job).unwrap_or(ours);
-        let known = self.state.chain.settlement(job);
-        let noted =
-            known.is_some_and(|known| known.chain_job == Some(payment.job) && known.payments.len() < PAYMENTS_MAX);
+        let noted = self.state.chain.settlement(job).is_some_and(|known| {
+            known.chain_job.unwrap_or(U256::of(job)) == payment.job && known.payments.len() < PAYMENTS_MAX
+        });
         if noted {
             self.settlement(job, |settlement| settlement.payments.push(payment.clone()));
         }

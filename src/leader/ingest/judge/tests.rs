@@ -22,7 +22,7 @@ fn header(name: &str, value: &str) -> Header {
 }
 
 fn rules(now: u64, known: &dyn Fn(JobId) -> bool) -> Rules<'_> {
-    Rules { inline_bytes: 1_000, now: Timestamp(now), known }
+    Rules { door: 1_000.into(), now: Timestamp(now), known }
 }
 
 fn as_letter(taken: Taken) -> Letter {
@@ -33,14 +33,14 @@ fn as_letter(taken: Taken) -> Letter {
 }
 
 fn buried(record: &Record) -> Letter {
-    as_letter(judge(record, 1_000, Timestamp(9)).0)
+    as_letter(judge(record, 1_000.into(), Timestamp(9)).0)
 }
 
 const GOOD: &[u8] = br#"{"type":"a","payload":"aGk="}"#;
 
 #[test]
 fn a_good_record_is_a_job_under_its_key() {
-    let (taken, letter) = judge(&record(3, GOOD), 1_000, Timestamp(9));
+    let (taken, letter) = judge(&record(3, GOOD), 1_000.into(), Timestamp(9));
     let Taken::Job(submit) = taken else { panic!("{taken:?}") };
     assert_eq!((submit.id, submit.source), (JobId::from_key("kafka", "k3"), Source::Kafka));
     assert_eq!((submit.payload.as_deref(), letter), (Some(&b"hi"[..]), None));
@@ -91,7 +91,7 @@ fn what_is_too_large_for_a_letter_is_left_out_and_said_so() {
 
 #[test]
 fn what_a_refusal_says_is_cut_at_a_character() {
-    let mut entry = Entry::of(record(1, GOOD), 1_000, Timestamp(9));
+    let mut entry = Entry::of(record(1, GOOD), 1_000.into(), Timestamp(9));
     entry.bury("invalid_command", &"ä".repeat(10_000), Timestamp(9));
     let letter = as_letter(entry.give(&rules(9, &|_| false)));
     assert_eq!((&*letter.code, letter.message.chars().count()), ("invalid_command", MESSAGE_MAX));
@@ -100,7 +100,7 @@ fn what_a_refusal_says_is_cut_at_a_character() {
 #[test]
 fn a_late_job_is_a_letter_unless_it_is_a_repeat() {
     let late = record(1, br#"{"type":"a","payload":"","deadline":"1970-01-01T00:00:01Z"}"#);
-    let entry = || Entry::of(late.clone(), 1_000, Timestamp(5));
+    let entry = || Entry::of(late.clone(), 1_000.into(), Timestamp(5));
     let mut early = entry();
     assert!(matches!(early.give(&rules(999, &|_| false)), Taken::Job(_)));
     // It was not taken, and is given away again, now too late.
@@ -140,7 +140,7 @@ fn no_item_takes_more_than_was_estimated() {
         record(1, &vec![b'?'; LETTER_BYTES / 2]),
         headers,
     ] {
-        let entry = Entry::of(record.clone(), 1_000_000, Timestamp(u64::MAX >> 1));
+        let entry = Entry::of(record.clone(), 1_000_000.into(), Timestamp(u64::MAX >> 1));
         let of = |items: Vec<Item>| {
             let (cluster, partition) = ("c".to_owned(), record.partition.clone());
             let ingest = Ingest { cluster, partition, from: 0, items, next: 0 };
@@ -156,7 +156,7 @@ fn no_item_takes_more_than_was_estimated() {
 #[test]
 fn an_input_by_reference_is_not_carried() {
     let reference = format!(r#"{{"type":"a","input":{{"uri":"http://x/","sha256":"{}","size":5}}}}"#, "0".repeat(64));
-    let (taken, _) = judge(&record(1, reference.as_bytes()), 1_000, Timestamp(9));
+    let (taken, _) = judge(&record(1, reference.as_bytes()), 1_000.into(), Timestamp(9));
     let Taken::Job(submit) = taken else { panic!("{taken:?}") };
     assert_eq!(submit.payload, None);
     assert!(matches!(submit.spec.input, Input { size: 5, uri: Some(_), .. }));

@@ -30,7 +30,7 @@ fn entry(number: u32, offset: u64, value: &[u8]) -> Entry {
     let mut record = record(offset, value);
     record.partition = partition(number);
     record.key = Some(format!("{number}/{offset}").into_bytes());
-    Entry::of(record, 1_000, NOW)
+    Entry::of(record, 1_000.into(), NOW)
 }
 
 fn entries(number: u32, offsets: std::ops::Range<u64>) -> Vec<Entry> {
@@ -47,7 +47,7 @@ fn lanes(partitions: u32) -> Lanes {
 }
 
 fn cut_at(lanes: &mut Lanes, bounds: Bounds, at: Instant) -> Vec<(Sent, Command)> {
-    lanes.cut("k", bounds, &Rules { inline_bytes: 1_000, now: NOW, known: &|_: JobId| false }, at)
+    lanes.cut("k", bounds, &Rules { door: 1_000.into(), now: NOW, known: &|_: JobId| false }, at)
 }
 
 fn cut(lanes: &mut Lanes, bounds: Bounds) -> Vec<(Sent, Command)> {
@@ -155,7 +155,7 @@ fn what_the_log_refuses_becomes_a_letter_and_the_rest_goes_on() {
     let (mut lanes, mut state) = (lanes(1), State::default());
     let mut conflict = entry(0, 1, br#"{"type":"b","payload":""}"#);
     conflict.record.key = Some(b"0/0".to_vec());
-    let conflict = Entry::of(conflict.record, 1_000, NOW);
+    let conflict = Entry::of(conflict.record, 1_000.into(), NOW);
     lanes.push(vec![entry(0, 0, GOOD), conflict, entry(0, 2, GOOD)]);
     assert_eq!(round(&mut lanes, &mut state, MANY, after(0)), [Heard::Buried("idempotency_conflict")]);
     assert_eq!(round(&mut lanes, &mut state, MANY, after(0)), [Heard::Fine]);

@@ -82,10 +82,10 @@ impl Bench {
             lease: Duration::ZERO,
             offline_after: Duration::ZERO,
             announced_max: 1,
-            inline_bytes: 1,
+            door: 1.into(),
         };
         let (roster, coordinators) = (Roster::default(), vec![]);
-        let context = Context { client, mesh, roster, options, coordinators, kafka: Some(kafka.clone()) };
+        let context = Context { client, mesh, roster, options, coordinators, kafka: Some(kafka.clone()), chain: None };
         Self { reign: Reign { number: term, context }, kafka, control, _raft: raft, tasks, _dir: dir }
     }
 
