@@ -129,6 +129,7 @@ class AnyOrder(Story):
         owed = {}
         for _ in range(200):
             await self.try_one(dice, owed)
+        self.assertTrue(owed, "no job came about")
         self.assertEqual(await self.escrow(), sum([await self.owed(ident, pay) for ident, pay in owed.items()]))
 
     async def try_one(self, dice, owed):
