@@ -54,7 +54,7 @@ pub struct Worker {
     pub data_dir: PathBuf,
     /// 0: as many as there are cores.
     pub max_parallel_jobs: u32,
-    /// Empty: none.
+    /// Empty: it is not paid on chain.
     pub payout_address: String,
     pub heartbeat_ms: u64,
     pub shutdown_grace_secs: u64,
