@@ -15,6 +15,7 @@ use libp2p::{StreamProtocol, SwarmBuilder, identify, kad, mdns, noise, tcp, yamu
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
+use super::agent;
 use super::gossip::{self, Topics};
 use super::pings;
 use super::shared::Shared;
@@ -77,7 +78,7 @@ pub(super) fn behaviour(
     let (names, served) = lanes(network, options.role)?;
     let me = identity.keypair().public().to_peer_id();
     let identify = identify::Config::new(network_protocol(network), identity.keypair().public())
-        .with_agent_version(format!("ciro/{}", env!("CARGO_PKG_VERSION")))
+        .with_agent_version(agent::of_life(rand::random()))
         .with_cache_size(0)
         .with_hide_listen_addrs(!options.external.is_empty())
         .with_push_listen_addr_updates(true);

@@ -10,6 +10,7 @@
 //! where it is made.
 
 mod admission;
+mod agent;
 mod behaviour;
 mod event_loop;
 pub mod fetch;

@@ -10,6 +10,7 @@ use libp2p::{identify, kad, mdns, ping};
 use tracing::{debug, warn};
 
 use super::admission::Admission;
+use super::agent;
 use super::behaviour::{BehaviourEvent, network_protocol};
 use super::event_loop::{EventLoop, MEMBER_SCORE};
 use super::gossip::{Gossip, Judged, Verdict};
@@ -42,8 +43,8 @@ impl EventLoop {
                 debug!(peer = %peer_id, "peer takes gossip too slowly");
             }
             BehaviourEvent::Ping(event) => self.on_ping(&event),
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                self.on_identified(&peer_id, info);
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, connection_id, info }) => {
+                self.on_identified(&peer_id, connection_id, info);
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
@@ -60,7 +61,7 @@ impl EventLoop {
         let transport = peers::transport(endpoint.get_remote_address()).unwrap_or("tcp");
         let remote = endpoint.get_remote_address().clone();
         let inbound = endpoint.is_listener();
-        let link = Link { id, since: clock::now(), established: now, inbound, transport, remote };
+        let link = Link { id, since: clock::now(), established: now, inbound, transport, remote, life: None };
         debug!(%peer, inbound = link.inbound, transport, "connected");
         // A peer dials only when it has no connection: what we still have of an earlier one is dead. The peer has
         // forgotten us with it, while gossip greets a peer on its first connection only. So both sides begin anew.
@@ -129,7 +130,7 @@ impl EventLoop {
         }
     }
 
-    fn on_identified(&mut self, remote: &libp2p::PeerId, info: identify::Info) {
+    fn on_identified(&mut self, remote: &libp2p::PeerId, id: ConnectionId, info: identify::Info) {
         let Some(peer) = from_libp2p(remote) else { return };
         if info.protocol_version != network_protocol(&self.network) {
             let protocol = clip(&info.protocol_version);
@@ -141,11 +142,17 @@ impl EventLoop {
             let _ = self.swarm.disconnect_peer_id(*remote);
             return;
         }
+        let (agent, life) = agent::parse(&info.agent_version);
+        if self.shared.update(peer, |record| record.outlives(id, life)) == Some(true) {
+            debug!(%peer, "peer has a new life, disconnected");
+            let _ = self.swarm.disconnect_peer_id(*remote);
+            return;
+        }
         let protocols: Vec<_> =
             info.protocols.iter().take(PROTOCOLS_MAX).map(|protocol| clip(protocol.as_ref())).collect();
         let routes = protocols.iter().any(|protocol| protocol.ends_with("/kad/1"));
         let from = self.shared.update(peer, |record| {
-            record.agent = Some(clip(&info.agent_version));
+            record.agent = Some(clip(agent));
             record.protocols = protocols;
             record.links.last().map(|link| link.remote.clone())
         });

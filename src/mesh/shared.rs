@@ -66,6 +66,8 @@ pub(super) struct Link {
     pub inbound: bool,
     pub transport: &'static str,
     pub remote: Multiaddr,
+    /// Which process of the peer is at the other end; `None`: it has not said so yet, or says nothing of it.
+    pub life: Option<u64>,
 }
 
 #[derive(Default)]
@@ -268,6 +270,16 @@ impl Shared {
 }
 
 impl Record {
+    /// Notes which process is at the other end of a connection, and says whether there is one with another: that is
+    /// dead. Who says nothing of itself has one life for ever.
+    pub fn outlives(&mut self, connection: ConnectionId, life: Option<u64>) -> bool {
+        let Some(life) = life else { return false };
+        if let Some(link) = self.links.iter_mut().find(|link| link.id == connection) {
+            link.life = Some(life);
+        }
+        self.links.iter().any(|link| link.life.is_some_and(|other| other != life))
+    }
+
     fn view(&self, id: PeerId, member: bool) -> PeerView {
         let link = self.links.last();
         PeerView {
@@ -355,7 +367,7 @@ mod tests {
     fn link(established: Instant) -> Link {
         let remote = "/ip4/192.0.2.1/tcp/1".parse().unwrap();
         let id = ConnectionId::new_unchecked(1);
-        Link { id, since: Timestamp(0), established, inbound: true, transport: "tcp", remote }
+        Link { id, since: Timestamp(0), established, inbound: true, transport: "tcp", remote, life: None }
     }
 
     #[test]

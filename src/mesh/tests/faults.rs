@@ -77,6 +77,22 @@ async fn a_connection_that_is_older_than_its_peers_process_is_closed_and_made_ag
     w.connected_to(c.id()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_connects_to_an_earlier_life_of_a_peer_is_left_as_soon_as_there_is_a_new_one() {
+    let a = node(1, coordinator()).await.echo();
+    let options = || Options { persistent: addresses(&[&a]), ..coordinator() };
+    let before = node(2, options()).await;
+    before.connected_to(a.id()).await;
+    let since = |node: &Node| node.handle.peers().into_iter().find(|peer| peer.id == a.id())?.connected_since;
+    let first = since(&before);
+    // Two processes of one peer at once: to the other side the first one looks as one does that was killed.
+    let after = node(2, options()).await;
+    eventually("what connected to the first one is closed", || since(&before) != first).await;
+    before.stop().await;
+    after.connected_to(a.id()).await;
+    assert_eq!(after.ask(a.id(), Lane::Append, b"?").await.unwrap(), "?");
+}
+
 /// A node on the port of one that just stopped: within one process, QUIC lets
 /// go of its socket in the background.
 async fn restarted(n: u8, options: Options) -> Node {
