@@ -37,6 +37,10 @@ impl<T: Send + 'static> Sends<T> {
         self.busy.contains(&worker)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.busy.len()
+    }
+
     /// Sends by `request`, which says whether it was answered. To a worker that is busy nothing is sent.
     pub(super) fn send(&mut self, worker: WorkerId, note: T, request: impl Future<Output = bool> + Send + 'static) {
         if self.busy.insert(worker) {

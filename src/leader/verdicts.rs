@@ -7,21 +7,40 @@
 //! to it) gets a longer time. Time in which this process did not run is not held
 //! against anyone ([`Roster::attend`]).
 //!
+//! Heartbeats may be lost, and come late where there are many: a worker that is
+//! nearly gone is asked, by whatever way there is, and lives if it answers.
+//!
 //! [`Roster::attend`]: crate::mesh::Roster::attend
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tracing::info;
 
+use super::sends::Sends;
 use super::{Duty, Options, Reign};
 use crate::clock;
 use crate::consensus;
 use crate::domain::worker::Verdict;
 use crate::domain::{Command, WorkerId};
+use crate::wire;
+use crate::wire::proto::mesh::v1 as proto;
 
 /// How much longer than usual a worker may be silent that this process never heard.
 const NEVER_HEARD: u32 = 3;
+
+/// Who was silent this long before the limit is asked.
+const ASKED_BEFORE: Duration = Duration::from_secs(1);
+
+/// How long each way to a worker may take for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long after the limit an answer that is under way is waited for.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Asked at once. When a whole network is gone, the others are judged by their silence.
+const ASKED_MAX: usize = 128;
 
 #[derive(Default)]
 pub(super) struct Verdicts {
@@ -29,6 +48,8 @@ pub(super) struct Verdicts {
     unheard: BTreeMap<WorkerId, Instant>,
     /// When this term's first look was.
     since: Option<Instant>,
+    /// Questions under way: to whom, and since when.
+    asked: Sends<(WorkerId, Instant)>,
 }
 
 impl Duty for Verdicts {
@@ -41,6 +62,7 @@ impl Duty for Verdicts {
     async fn step(&mut self, reign: &Reign) -> Result<(), consensus::Error> {
         let now = clock::instant();
         reign.context.roster.attend(now);
+        self.take_answers(reign).await;
         let verdicts: Vec<(WorkerId, Verdict)> =
             reign.context.client.read(|state| state.workers().map(|worker| (worker.id, worker.verdict)).collect());
         let ids: BTreeSet<WorkerId> = verdicts.iter().map(|(worker, _)| *worker).collect();
@@ -60,7 +82,13 @@ impl Verdicts {
             now.saturating_duration_since(*unheard.entry(worker).or_insert(now))
         };
         let is_gone = match heard {
-            Some(silence) => is_gone(silence, led_for, limit),
+            Some(silence) => {
+                let silence = silence.min(led_for);
+                if old != Verdict::Offline && is_doubtful(silence, limit) {
+                    self.ask(reign, now, worker);
+                }
+                is_gone(silence, self.asked.is_busy(worker), limit)
+            }
             None => listened(&mut self.unheard) > limit * NEVER_HEARD,
         };
         if old != Verdict::Offline && is_gone {
@@ -73,12 +101,42 @@ impl Verdicts {
         }
         None
     }
+
+    /// Asks for nothing but an answer.
+    fn ask(&mut self, reign: &Reign, now: Instant, worker: WorkerId) {
+        if self.asked.len() >= ASKED_MAX || self.asked.is_busy(worker) {
+            return;
+        }
+        let reign = reign.clone();
+        let request = async move { reign.ask(worker, question(), ANSWER_LIMIT).await.is_ok() };
+        self.asked.send(worker, (worker, now), request);
+    }
+
+    async fn take_answers(&mut self, reign: &Reign) {
+        for ended in self.asked.settle(Duration::ZERO).await {
+            let (worker, asked) = ended.note;
+            if ended.answered {
+                reign.context.roster.answered(worker, asked);
+            }
+        }
+    }
 }
 
-/// Whether a worker that was silent for so long is gone, for a leader that has led for so long. Until then its
-/// heartbeats may have gone to the one before, and it may be about to notice.
-fn is_gone(silence: Duration, led_for: Duration, limit: Duration) -> bool {
-    silence.min(led_for) > limit
+/// A renewal of no lease: every worker answers it, and it changes nothing.
+fn question() -> Bytes {
+    let body = proto::coordinator_request::Body::Renew(proto::Renew::default());
+    wire::encode(&proto::CoordinatorRequest { body: Some(body) })
+}
+
+/// Whether a worker that was silent for so long is asked.
+fn is_doubtful(silence: Duration, limit: Duration) -> bool {
+    silence > limit.saturating_sub(ASKED_BEFORE).max(limit / 2)
+}
+
+/// Whether a worker is gone that was silent for so long, of the time this leader has led: until then its heartbeats
+/// may have gone to the one before, and it may be about to notice. `asked`: its answer may be under way.
+fn is_gone(silence: Duration, asked: bool, limit: Duration) -> bool {
+    silence > if asked { limit + GRACE } else { limit }
 }
 
 #[cfg(test)]
@@ -86,11 +144,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_leader_gives_workers_as_long_as_an_old_one_before_they_are_gone() {
+    fn an_answer_that_is_under_way_is_waited_for_but_not_for_long() {
         let limit = Duration::from_secs(4);
-        let gone = |silence, led_for| is_gone(Duration::from_secs(silence), Duration::from_secs(led_for), limit);
-        assert!(gone(5, 60) && gone(60, 5));
-        assert!(!gone(4, 60), "a worker may be as slow as that");
-        assert!(!gone(60, 4), "it spoke to those before");
+        let gone = |millis, asked| is_gone(Duration::from_millis(millis), asked, limit);
+        assert!(gone(4_001, false) && !gone(4_000, false), "a worker may be as slow as that");
+        assert!(!gone(4_500, true) && gone(4_501, true));
+    }
+
+    #[test]
+    fn who_is_nearly_gone_is_asked() {
+        let doubtful = |millis, limit| is_doubtful(Duration::from_millis(millis), Duration::from_millis(limit));
+        assert!(!doubtful(3_000, 4_000) && doubtful(3_001, 4_000));
+        assert!(!doubtful(500, 1_000) && doubtful(501, 1_000), "not before the next heartbeat");
+    }
+
+    #[test]
+    fn the_question_is_one_that_workers_understand() {
+        let request: proto::CoordinatorRequest = wire::decode(question()).unwrap();
+        assert!(
+            matches!(request.body, Some(proto::coordinator_request::Body::Renew(renew)) if renew.renewals.is_empty())
+        );
     }
 }

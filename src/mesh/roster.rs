@@ -147,6 +147,13 @@ impl Roster {
         self.lock().heard.get(&worker).map(|heard| now.saturating_duration_since(heard.instant))
     }
 
+    /// Notes that a worker we have heard before answered a question of `asked`.
+    pub fn answered(&self, worker: WorkerId, asked: Instant) {
+        if let Some(heard) = self.lock().heard.get_mut(&worker) {
+            heard.instant = heard.instant.max(asked);
+        }
+    }
+
     /// Says that this node is awake at `now`; called several times a second.
     /// Time away is forgiven to every worker and returned. Whoever looks at
     /// silence calls it first: after a pause it may be the first to run.
@@ -194,6 +201,7 @@ mod tests {
 
     use super::*;
     use crate::clock;
+    use crate::domain::PeerId;
 
     fn heard(instant: Instant, started: u64, seq: u64) -> Heard {
         Heard {
@@ -212,6 +220,21 @@ mod tests {
             progress: Arc::default(),
             stopping: false,
         }
+    }
+
+    #[test]
+    fn an_answer_is_as_good_as_a_heartbeat_but_not_newer_than_its_question() {
+        let (roster, start) = (Roster::default(), clock::instant());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let worker = PeerId([1; 32]);
+        roster.answered(worker, at(1));
+        assert_eq!(roster.silence(worker, at(1)), None, "who was never heard has said nothing of itself");
+        roster.hear(worker, heard(start, 1, 1), true);
+        roster.answered(worker, at(3));
+        assert_eq!(roster.silence(worker, at(4)), Some(Duration::from_secs(1)));
+        roster.hear(worker, heard(at(4), 1, 2), true);
+        roster.answered(worker, at(3));
+        assert_eq!(roster.silence(worker, at(4)), Some(Duration::ZERO));
     }
 
     #[test]

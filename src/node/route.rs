@@ -157,14 +157,14 @@ fn is_due(last: Option<Instant>, now: Instant, peers: impl Fn() -> u32) -> bool 
     })
 }
 
-/// Passes on what others may lack. Of heartbeats that were sent to everyone every other one is passed on all the
-/// same: a worker learns only after seconds that one of its connections is dead.
+/// Passes on what others may lack. A worker learns only after seconds that one of its connections is dead, and says
+/// until then that everyone hears it: it is asked before it is taken for gone.
 fn hear(roster: &Roster, desk: &Desk, everyone: &mut Everyone, registered: impl Fn(WorkerId) -> bool, message: Gossip) {
     let Gossip { topic, source, body, verdict } = message;
     match topic {
         Topic::Heartbeats => {
             let beat = wire::decode::<proto::Heartbeat>(body);
-            let known = beat.as_ref().is_some_and(|beat| beat.seq % 2 == 1 && everyone.heard(beat.reach));
+            let known = beat.as_ref().is_some_and(|beat| everyone.heard(beat.reach));
             let heard = beat.and_then(|beat| Heard::from_proto(beat, clock::now(), clock::instant()));
             match heard.map(|heard| roster.hear(source, heard, registered(source))) {
                 None => verdict.reject(),
