@@ -16,6 +16,7 @@ use starknet::core::utils::get_selector_from_name;
 use starknet::providers::jsonrpc::HttpTransport;
 use starknet::providers::{JsonRpcClient, Provider as _};
 use starknet::signers::{LocalWallet, SigningKey};
+use tokio::sync::Mutex;
 
 use crate::chain_node::{Account, Devnet, felt, hex};
 use crate::secs;
@@ -26,6 +27,9 @@ pub struct Hand {
     pub address: Felt,
     account: Signer,
 }
+
+/// Stories share a node: who declares a class twice is refused.
+static DECLARING: Mutex<()> = Mutex::const_new(());
 
 impl Hand {
     pub async fn of(devnet: &Devnet, account: &Account) -> Self {
@@ -40,6 +44,7 @@ impl Hand {
 
     /// Makes the class of `contracts/artifacts/NAME.sierra.json` known, and returns its hash.
     pub async fn declare(&self, name: &str) -> Felt {
+        let _alone = DECLARING.lock().await;
         let classes: Value = serde_json::from_slice(&artifact("classes.json")).unwrap();
         let class = felt(&classes[name]["class_hash"]);
         if self.account.provider().get_class(self.account.block_id(), class).await.is_ok() {

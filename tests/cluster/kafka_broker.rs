@@ -23,6 +23,14 @@ pub struct Apache {
     dir: PathBuf,
 }
 
+pub struct Awake<'a>(&'a Apache);
+
+impl Drop for Awake<'_> {
+    fn drop(&mut self) {
+        self.0.resume();
+    }
+}
+
 impl Apache {
     /// The one that all stories use.
     pub async fn shared() -> &'static Self {
@@ -62,6 +70,11 @@ impl Apache {
 
     pub fn kill(&self) {
         self.signal(Signal::SIGKILL);
+    }
+
+    /// For whoever pauses it: a story that fails must not leave it asleep for the next.
+    pub fn awake_in_the_end(&self) -> Awake<'_> {
+        Awake(self)
     }
 
     pub fn pause(&self) {

@@ -46,6 +46,7 @@ async fn crash_table(name: &str, delivery: Delivery) -> Repeats {
     cluster.workers_online(1).await;
     desk.topic(&desk.topics.results).await;
     let mut table = Table { cluster, desk, apache, produced: Produced::default(), number: 0 };
+    let _awake = apache.awake_in_the_end();
     table.warm_up().await;
     table.before_intake_commits().await;
     table.after_intake_committed().await;

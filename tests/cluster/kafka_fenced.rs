@@ -26,6 +26,7 @@ async fn kafka_a_deposed_leader_that_wakes_in_mid_transaction_changes_nothing() 
     for round in 0..ROUNDS {
         let (old, follower) = (cluster.leader().await, cluster.follower().await);
         // The broker sleeps, so the leader is left in a transaction that it can not end.
+        let _awake = apache.awake_in_the_end();
         apache.pause();
         for number in 0..JOBS {
             let name = format!("job-{round}-{number:03}");

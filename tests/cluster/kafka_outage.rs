@@ -101,6 +101,7 @@ async fn kafka_broker_that_sleeps_for_half_a_minute_costs_time_only() {
     stage.desk.topic(&stage.desk.topics.jobs).await;
     stage.health("healthy").await;
     stage.produce(200).await;
+    let _awake = apache.awake_in_the_end();
     apache.pause();
     let began = ciro::clock::instant();
     stage.health("degraded").await;
