@@ -129,6 +129,11 @@ impl Cluster {
         cluster
     }
 
+    /// All that node `node` logged in its lives.
+    pub fn log(&self, node: usize) -> String {
+        fs::read_to_string(self.nodes[node].dir.join("log")).unwrap()
+    }
+
     // ------------------------------------------------------------- starting
 
     /// Starts node `node` without waiting for it.

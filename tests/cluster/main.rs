@@ -84,6 +84,8 @@ mod life;
 mod minority;
 mod outputs;
 mod paused;
+#[cfg(all(feature = "kafka", feature = "chain"))]
+mod secrets;
 mod slow;
 mod storm;
 mod trust;
