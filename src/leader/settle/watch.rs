@@ -70,6 +70,15 @@ impl Settler {
 
     /// Looks at every nonce in flight, and does what is to be done for it.
     pub(super) async fn tend(&mut self) -> Result<(), Trouble> {
+        // Once more if the log was told: what waits behind a transaction that landed is sent at once.
+        if self.tend_once().await? {
+            self.tend_once().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the log was told something, so that nothing was sent.
+    async fn tend_once(&mut self) -> Result<bool, Trouble> {
         let lane = self.lane();
         self.traces.retain(|nonce| lane.iter().any(|(known, _)| *known == nonce));
         let (landed, waiting): (Lane, Lane) = lane.into_iter().partition(|(_, slot)| slot.landed.is_some());
@@ -77,14 +86,14 @@ impl Settler {
         self.watch(&landed).await?;
         if waiting.is_empty() {
             self.worries.note(Worry::Late, None);
-            return Ok(());
+            return Ok(false);
         }
         let steps = self.look(&landed, &waiting).await?;
         let told = self.tell_steps(&waiting, &steps).await?;
         if !told {
             self.act(&waiting, &steps).await?;
         }
-        Ok(())
+        Ok(told)
     }
 
     // ------------------------------------------------------------ what waits
