@@ -27,6 +27,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::bytes::{Owned, Slice};
+use super::callback::{Callbacks, Notice};
 use super::chain::{
     Again, Books, Closed, Felt, LANE_MAX, Ledger, Parked, RECENT_MAX, Settlement, Slot, TAIL_MAX, TRIES_MAX,
 };
@@ -77,6 +78,7 @@ enum Section {
     Settlements = 15,
     Payees = 16,
     Recent = 17,
+    Notices = 18,
 }
 
 /// What does not follow from the items.
@@ -110,6 +112,7 @@ struct Head {
     chain: Books,
     /// Slots, items to be planned again, parked ones, jobs on chain, payees, closed transactions.
     chain_items: [u64; 6],
+    notices: u64,
 }
 
 impl State {
@@ -133,6 +136,7 @@ impl State {
         writer.section(Section::Ballots, self.ballots.iter().map(|(key, bytes)| (key, Slice(bytes))))?;
         writer.section(Section::Letters, self.kafka.letters_after(None))?;
         self.write_chain(&mut writer)?;
+        writer.section(Section::Notices, self.callbacks.iter())?;
         writer.end()
     }
 
@@ -170,6 +174,7 @@ impl State {
         let ballots = reader.map(Section::Ballots, head.ballots, ballot_of)?;
         let letters = reader.map(Section::Letters, head.letters, |dead: Dead| (dead.id, dead))?;
         let chain = read_chain(&mut reader, head.chain, head.chain_items)?;
+        let notices = reader.map(Section::Notices, head.notices, |notice: Arc<Notice>| (notice.event, notice))?;
         reader.end()?;
         let kafka = Kafka::from_parts(head.kafka_cluster, head.intake, head.published, letters);
         if kafka.letters_after(None).any(|dead| dead.id > head.journal_last_seq) {
@@ -187,6 +192,10 @@ impl State {
         }
         check_ballots(&jobs, &ballots)?;
         check_chain(&chain, &jobs, journal.last_seq())?;
+        let callbacks = Callbacks::from_parts(notices);
+        if callbacks.iter().any(|notice| notice.event > journal.last_seq() || !notice.state.is_final()) {
+            return Err(damaged("a notice of no end"));
+        }
         Ok(Self {
             limits,
             now: head.now,
@@ -208,6 +217,7 @@ impl State {
             journal,
             kafka,
             chain,
+            callbacks,
         })
     }
 
@@ -247,6 +257,7 @@ impl State {
                 count(self.chain.payees.len()),
                 count(self.chain.recent.len()),
             ],
+            notices: count(self.callbacks.len()),
         }
     }
 }

@@ -28,7 +28,11 @@ impl<'a, W: Write> Writer<'a, W> {
         Self { out, hash: Sha256::new(), frame: Vec::new() }
     }
 
-    pub(super) fn section<T: Serialize>(&mut self, section: Section, items: impl Iterator<Item = T>) -> Result<(), Error> {
+    pub(super) fn section<T: Serialize>(
+        &mut self,
+        section: Section,
+        items: impl Iterator<Item = T>,
+    ) -> Result<(), Error> {
         for item in items {
             bincode::serde::encode_into_std_write(item, &mut self.frame, bincode::config::standard())
                 .map_err(|error| io::Error::other(error.to_string()))?;
