@@ -6,8 +6,8 @@
 //! answer of any kind ends that, so that one bad path does not slow its host.
 //!
 //! Slots for tries are few, and a receiver that hangs keeps one for long. So those
-//! that have answered before may use all of them, those that nobody knows a part,
-//! those that do not answer the least: whatever strangers name, who answers is told.
+//! that have answered, those that nobody knows and those that do not answer have
+//! slots of their own: whatever strangers name, who answers is told.
 //!
 //! Nothing here is replicated. A new leader begins with all that wait, at once.
 //!
@@ -28,7 +28,7 @@ use crate::domain::callback::Called;
 const PER_RECEIVER: usize = 8;
 
 /// Tries at a time, by the standing of their receivers: those that answer, new ones, those that do not answer.
-const AT_ONCE: [usize; 3] = [128, 64, 32];
+const AT_ONCE: [usize; 3] = [96, 64, 32];
 
 /// Pause after the first failure of a notice, doubled each time up to the longest; up to half of it is chance.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
@@ -154,8 +154,7 @@ impl Plan {
     pub fn next(&mut self, now: Instant) -> Option<u64> {
         for standing in [Standing::Answers, Standing::New, Standing::Silent] {
             let class = standing as usize;
-            let all: usize = self.flying.iter().sum();
-            if all >= AT_ONCE[0] || self.flying[class] >= AT_ONCE[class] {
+            if self.flying[class] >= AT_ONCE[class] {
                 continue;
             }
             let Some((_, receiver)) = self.ready[class].first().filter(|(at, _)| *at <= now).cloned() else { continue };

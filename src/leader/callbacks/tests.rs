@@ -246,6 +246,7 @@ async fn who_answers_is_told_while_others_hang_refuse_or_flood() {
             (200..250).all(|n| delivered(bench.called(n)))
                 && delivered(bench.called(102))
                 && bench.called(103).is_some()
+                && ["/no", "/moved"].iter().all(|path| receiver.posts(path) > 0)
         })
         .await;
     assert_eq!(receiver.posts("/fine"), 50, "each once");
