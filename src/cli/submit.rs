@@ -470,6 +470,12 @@ mod tests {
     }
 
     #[test]
+    fn where_the_end_is_posted_to_is_passed_on() {
+        let args = line(&["--type", "a", "--callback", "https://example.org/x"]).unwrap();
+        assert_eq!(args.spec().unwrap()["callback_url"], "https://example.org/x");
+    }
+
+    #[test]
     fn how_a_job_is_settled_is_said_by_one_flag_or_two() {
         let of =
             |words: &[&str]| line(&[&["--type", "a"], words].concat()).unwrap().spec().unwrap()["settlement"].clone();

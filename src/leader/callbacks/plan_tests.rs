@@ -122,8 +122,8 @@ fn those_that_answer_always_find_slots() {
     story.add("known", 1);
     assert_eq!(story.begun(), [1]);
     story.land(1, &Answer::Taken);
-    for n in 0..1_000 {
-        story.add(&format!("stranger-{n}"), 10);
+    for n in 0..200 {
+        story.add(&format!("stranger-{n}"), 1);
     }
     assert_eq!(story.begun().len(), AT_ONCE[1], "strangers get a part of the slots");
     story.add("known", 100);
@@ -142,7 +142,7 @@ fn those_that_answer_always_find_slots() {
     }
     story.pass(SILENT_MAX);
     story.begun();
-    assert_eq!(story.plan.flying, [8, 64, 8], "the silent get the least");
+    assert_eq!(story.plan.flying, [8, 64, 32], "the silent get the least");
 }
 
 #[test]

@@ -4,8 +4,9 @@
 //! [`crate::egress`]. Of the answer the status counts; of its body a little is
 //! read, so that the connection can serve again, and the rest is not.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use reqwest::{Client, Response, StatusCode, Url, header};
 
@@ -24,8 +25,10 @@ const TRY: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_millis(250);
 const DRAIN_MAX: usize = 4 << 10;
 
-/// Connections kept for a receiver's next notice, and how long.
-const IDLE_MAX: usize = 4;
+/// Receivers whose connections are kept for their next notices, how many of each, and how long. Strangers name as
+/// many receivers as they like, and each connection is a file.
+const KEPT_MAX: usize = 32;
+const IDLE_MAX: usize = 8;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// What an operator says about callbacks.
@@ -45,7 +48,33 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Callbacks {
     pub(super) settings: Arc<Settings>,
-    http: Client,
+    /// Keeps no connection.
+    once: Client,
+    /// Keeps those of `kept`.
+    again: Client,
+    kept: Arc<Kept>,
+}
+
+/// Receivers whose connections may be open, and until when.
+#[derive(Debug, Default)]
+struct Kept(Mutex<BTreeMap<Box<str>, Instant>>);
+
+impl Kept {
+    /// Whether a connection to a receiver may be kept after a try that begins `now`.
+    fn admits(&self, receiver: &str, now: Instant) -> bool {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = now + TRY + IDLE;
+        if let Some(known) = kept.get_mut(receiver) {
+            *known = until;
+            return true;
+        }
+        kept.retain(|_, until| *until > now);
+        let room = kept.len() < KEPT_MAX;
+        if room {
+            kept.insert(receiver.into(), until);
+        }
+        room
+    }
 }
 
 impl Callbacks {
@@ -53,18 +82,22 @@ impl Callbacks {
     ///
     /// The HTTP client cannot be made.
     pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
-        let http = Client::builder()
-            .user_agent(concat!("ciro-coordinator/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .pool_max_idle_per_host(IDLE_MAX)
-            .pool_idle_timeout(IDLE)
-            .connect_timeout(CONNECT)
-            .timeout(TRY)
-            .dns_resolver(Arc::new(Resolver::new(settings.allow_private)))
-            .build()?;
-        Ok(Self { settings: Arc::new(settings), http })
+        let resolver = Arc::new(Resolver::new(settings.allow_private));
+        let client = |kept: usize| {
+            Client::builder()
+                .user_agent(concat!("ciro-coordinator/", env!("CARGO_PKG_VERSION")))
+                .redirect(reqwest::redirect::Policy::none())
+                .no_proxy()
+                .referer(false)
+                .pool_max_idle_per_host(kept)
+                .pool_idle_timeout(IDLE)
+                .connect_timeout(CONNECT)
+                .timeout(TRY)
+                .dns_resolver(Arc::clone(&resolver))
+                .build()
+        };
+        let (once, again) = (client(0)?, client(IDLE_MAX)?);
+        Ok(Self { settings: Arc::new(settings), once, again, kept: Arc::default() })
     }
 
     /// Tells a receiver once. Also says, for people, why it was in vain.
@@ -89,8 +122,9 @@ impl Callbacks {
     async fn send(&self, url: Url, notice: &Notice) -> Result<Response, reqwest::Error> {
         let body = body::document(&self.settings.network, notice);
         let now = body::seconds(clock::now());
-        let mut request = self
-            .http
+        let keep = self.kept.admits(notice.receiver(), clock::instant());
+        let http = if keep { &self.again } else { &self.once };
+        let mut request = http
             .post(url)
             .header(header::CONTENT_TYPE, "application/json")
             .header("Idempotency-Key", event_id(&self.settings.network, notice.event))
@@ -125,5 +159,20 @@ async fn judge(mut response: Response) -> (Answer, String) {
         status if status.is_success() => (Answer::Taken, said),
         StatusCode::GONE => (Answer::Never { code: "http_410" }, said),
         status => (Answer::Refused { code: format!("http_{}", status.as_u16()) }, said),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_kept_for_few_receivers_at_a_time() {
+        let (kept, now) = (Kept::default(), clock::instant());
+        assert!((0..KEPT_MAX).all(|n| kept.admits(&n.to_string(), now)));
+        assert!(kept.admits("0", now + IDLE) && !kept.admits("new", now + IDLE));
+        let later = now + TRY + IDLE;
+        assert!(kept.admits("new", later), "by then the connections of most have ended");
+        assert_eq!(kept.0.lock().unwrap().len(), 2);
     }
 }
