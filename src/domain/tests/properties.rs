@@ -226,7 +226,13 @@ fn check_step(was: &State, is: &State, record: &Record, replies: &[Reply]) {
             continue;
         }
         assert!(now.attempt >= job.attempt && now.failures >= job.failures, "an attempt was taken back");
-        assert!(!job.state.is_final() || now == job, "a finished job changed");
+        if job.state.is_final() {
+            let told = Job { callback: job.callback.clone(), ..Job::clone(now) };
+            assert_eq!(told, **job, "a finished job changed, and not only how its client is told");
+            let called = |job: &Job| job.callback.as_ref().map(|callback| (callback.event, callback.called.clone()));
+            let open = called(job).is_some_and(|(_, called)| called.is_none());
+            assert!(open || called(now) == called(job), "what came of a callback changed");
+        }
     }
     let quiet = replies.iter().all(|reply| matches!(reply, Err(_) | Ok(Done::Unchanged)));
     if quiet {
