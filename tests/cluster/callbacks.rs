@@ -20,7 +20,7 @@ async fn submit(cluster: &Cluster, promised: &mut Promised, receiver: &Receiver,
     let number = promised.len();
     let path = format!("{path}/{number}");
     let body = json!({"type": "noop", "payload": "", "tags": [path], "callback_url": receiver.url(&path)});
-    let key = format!("callback-{number}");
+    let key = format!("callback-{path}");
     let id = until(secs(20), "a job is accepted", async || {
         let node = cluster.running()[number % cluster.running().len()];
         let answer = cluster.client.post_within(node, "/jobs", &key, &body, secs(3)).await?;
