@@ -215,8 +215,10 @@ impl Receiver {
                 _ => "HTTP/1.1 204 Yes\r\n\r\n".to_owned(),
             };
             stream.write_all(answer.as_bytes()).await.ok()?;
-            while path == "/flood" {
-                stream.write_all(&[b'x'; 4_096]).await.ok()?;
+            if path == "/flood" {
+                loop {
+                    stream.write_all(&[b'x'; 4_096]).await.ok()?;
+                }
             }
         }
     }
