@@ -48,7 +48,7 @@ const SLICE: usize = 256;
 const REPORTS_MAX: usize = 1_024;
 
 /// Notices that may be gone from the state before it is looked which.
-const GONE_MAX: usize = 1_024;
+const GONE_MAX: usize = 64;
 
 /// A try that has ended.
 struct Landed {
@@ -69,13 +69,15 @@ struct Caller {
     report: Option<BoxFuture<'static, ()>>,
     reported: usize,
     swept: Option<Instant>,
+    /// Notices that gave way to others since then.
+    displaced: usize,
 }
 
 /// Runs as long as the term lasts; may be dropped at any await.
 pub(super) async fn run(reign: Reign) {
     let Some(callbacks) = reign.context.callbacks.clone() else { return };
     let (plan, outcomes) = (Plan::default(), Vec::new());
-    Caller { reign, callbacks, plan, outcomes, report: None, reported: 0, swept: None }.run().await;
+    Caller { reign, callbacks, plan, outcomes, report: None, reported: 0, swept: None, displaced: 0 }.run().await;
 }
 
 impl Caller {
@@ -136,8 +138,11 @@ impl Caller {
         let waiting = client.read(|state| state.callbacks().len());
         if self.plan.len() > waiting + GONE_MAX {
             let view = client.view();
-            let gone = self.plan.retain(|event| view.callbacks().notice(event).is_some());
-            metrics::callbacks("displaced", gone);
+            self.displaced += self.plan.retain(|event| view.callbacks().notice(event).is_some());
+        }
+        if self.displaced > 0 {
+            warn!(notices = self.displaced, waiting, "callbacks given up: too many wait");
+            metrics::callbacks("displaced", std::mem::take(&mut self.displaced));
         }
     }
 
@@ -148,7 +153,7 @@ impl Caller {
             let Some(notice) = self.reign.context.client.read(|state| state.callbacks().notice(event).cloned()) else {
                 // It gave way to others.
                 self.plan.forget(event);
-                metrics::callbacks("displaced", 1);
+                self.displaced += 1;
                 continue;
             };
             let callbacks = self.callbacks.clone();
