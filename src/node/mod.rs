@@ -91,6 +91,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let id = identity.id();
     info!(node = %id, version = env!("CARGO_PKG_VERSION"), environment = config.environment.as_str(), "starting");
 
+    let callbacks = callbacks::open(&config).map_err(Error::Callbacks)?;
     let store = groups.mesh.spawn_blocking(store_opener(&config, id)).await??;
     let bind = config.api.bind;
     let listener = TcpListener::bind(bind).await.map_err(|source| Error::Bind { address: bind.to_string(), source })?;
@@ -108,7 +109,6 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
     let kafka = start_kafka(&config, id, &groups.mesh).map_err(Error::Kafka)?;
     let chain = start_chain(&config, &groups.mesh).await?;
-    let callbacks = callbacks::open(&config).map_err(Error::Callbacks)?;
     let leader = leader::Context {
         client: raft.client(),
         mesh: mesh.clone(),
