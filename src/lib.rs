@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod consensus;
 pub mod domain;
+pub mod egress;
 pub mod intake;
 pub mod kafka;
 pub mod leader;

@@ -9,6 +9,8 @@
 
 #[path = "integration/blockchain.rs"]
 mod blockchain;
+#[path = "integration/callbacks.rs"]
+mod callbacks;
 #[path = "integration/contract.rs"]
 mod contract;
 #[path = "integration/explain.rs"]

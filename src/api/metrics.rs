@@ -55,6 +55,8 @@ pub fn gauges(context: &Context) -> Gauges {
         staleness_ms: status.staleness_ms,
         peers_connected: context.mesh.stats().peers_connected,
         journal_seq: state.journal().last_seq(),
+        callbacks_waiting: state.callbacks().len() as u64,
+        callback_receivers: state.callbacks().receivers() as u64,
         storage_used_bytes: storage.used_bytes,
         storage_free_bytes: storage.free_bytes,
         sync_p50_us: storage.sync.p50_us,

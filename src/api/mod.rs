@@ -54,7 +54,7 @@ pub use server::serve;
 use crate::consensus;
 use crate::domain::Timestamp;
 use crate::mesh;
-use crate::submission::{Door, decode, text};
+use crate::submission::{Callbacks, Door, decode, text};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Gauges;
 
@@ -133,7 +133,7 @@ impl Default for Limits {
             body_bytes: 1 << 20,
             batch_bytes: 64 << 20,
             batch_items: 10_000,
-            door: (256 << 10).into(),
+            door: Door { callbacks: Some(Callbacks { allow_private: false }), ..Door::from(256 << 10) },
             write_deadline: Duration::from_secs(10),
             read_deadline: Duration::from_secs(5),
             streams: 256,

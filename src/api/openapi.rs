@@ -108,6 +108,10 @@ fn narrow(schemas: &mut BTreeMap<String, Value>, limits: &Limits) {
         let about = "Without a chain only none is available.";
         submission["properties"]["settlement"] = json!({"description": about, "enum": ["none", null]});
     }
+    if limits.door.callbacks.is_none() {
+        let about = "Callbacks are disabled: null, or left out.";
+        submission["properties"]["callback_url"] = json!({"description": about, "type": "null"});
+    }
     let year = text::time(clock::now())[..4].parse().unwrap_or(2_000);
     submission["properties"]["deadline"]["pattern"] = json!(years_from(year));
 }

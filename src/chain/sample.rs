@@ -23,6 +23,7 @@ pub(crate) fn job(id: JobId) -> Job {
         finished_at: None,
         awaits_chain: false,
         next_attempt_at: Timestamp(0),
+        callback: None,
         history: Vec::new(),
     }
 }

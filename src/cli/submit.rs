@@ -85,6 +85,9 @@ pub struct Args {
     /// The client's account on chain
     #[arg(long, value_name = "ADDRESS")]
     client_address: Option<String>,
+    /// Where the end of the job is posted to, http or https
+    #[arg(long, value_name = "URL")]
+    callback: Option<String>,
     /// How it is settled on chain: none, settle_later or register_before_distribution
     #[arg(long, value_name = "POLICY")]
     settlement: Option<String>,
@@ -124,6 +127,7 @@ impl Args {
         set("timeout_secs", self.timeout_secs.map(Value::from));
         set("redundancy", self.redundancy.map(Value::from));
         set("client_address", self.client_address.clone().map(Value::from));
+        set("callback_url", self.callback.clone().map(Value::from));
         set("policy", self.policy.clone().map(Value::from));
         set("tags", texts(&self.tags));
         set("settlement", self.settled());
@@ -463,6 +467,12 @@ mod tests {
         let sources = args.sources(&spec).unwrap();
         let body = items(&args, &spec, None, sources).next().unwrap().body.unwrap();
         assert_eq!(body, json!({ "type": "sha256", "payload": "aGk=" }));
+    }
+
+    #[test]
+    fn where_the_end_is_posted_to_is_passed_on() {
+        let args = line(&["--type", "a", "--callback", "https://example.org/x"]).unwrap();
+        assert_eq!(args.spec().unwrap()["callback_url"], "https://example.org/x");
     }
 
     #[test]

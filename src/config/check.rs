@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::layers::{Layered, Origin};
-use super::{Config, blockchain, kafka, text};
+use super::{Config, blockchain, callbacks, kafka, text};
 
 /// Below this one late heartbeat of a worker, or the slowest pace it may have, is silence.
 const TWO_HEARTBEATS_MS: u64 = 2_500;
@@ -22,6 +22,7 @@ pub(super) fn problems(config: &Config, layered: &Layered) -> Vec<String> {
     missing_parts(config, layered, &mut refuse);
     blockchain::problems(config, &mut refuse);
     kafka::problems(config, &mut refuse);
+    callbacks::problems(config, &mut refuse);
     problems
 }
 
@@ -139,5 +140,6 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     }
     warnings.extend(blockchain::warnings(config));
     warnings.extend(kafka::warnings(config));
+    warnings.extend(callbacks::warnings(config));
     warnings
 }

@@ -14,6 +14,7 @@
 //!   printed configuration show them without their credentials.
 
 mod blockchain;
+mod callbacks;
 mod check;
 mod generate;
 mod kafka;
@@ -33,6 +34,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 pub use blockchain::{Blockchain, Settlement};
+pub use callbacks::Callbacks;
 pub use generate::generate;
 pub use kafka::Kafka;
 pub use layers::{Layered, Origin, Sources};
@@ -139,6 +141,7 @@ pub struct Config {
     pub scheduler: Scheduler,
     pub blockchain: Blockchain,
     pub kafka: Kafka,
+    pub callbacks: Callbacks,
     pub logging: Logging,
     pub metrics: Metrics,
 }

@@ -76,6 +76,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("scheduler", "How the leader gives jobs to workers."),
     ("blockchain", "The Job Manager contract on Starknet."),
     ("kafka", "Intake of jobs from Kafka, and results to it."),
+    ("callbacks", "The ends of jobs are posted to the URLs that clients name; see docs/callbacks.md."),
     ("logging", "Logs go to standard error. The variable RUST_LOG wins over this section's level."),
     ("metrics", "Counting; shown on /metrics."),
 ];
@@ -400,6 +401,33 @@ pub(super) const KEYS: &[Key] = &[
     word("kafka.ssl_ca_file", text::any, EMPTY, "PEM: who signed the brokers' certificates. Empty: the system's."),
     word("kafka.ssl_certificate_file", text::any, EMPTY, "PEM: this node's own certificate, if brokers ask for one."),
     word("kafka.ssl_key_file", text::any, EMPTY, "PEM: its key."),
+    // callbacks
+    flag("callbacks.enabled", ON, "Off: a callback_url is refused, and nothing is posted. On all nodes or none."),
+    flag(
+        "callbacks.allow_private",
+        Default::By(|environment| Plain::Bool(environment.is_local())),
+        "Post to loopback, link-local and private addresses, too: for machines that run no other services.",
+    ),
+    integer(
+        "callbacks.max_age_secs",
+        1,
+        604_800,
+        3_600,
+        "What was not taken within this time is given up; until then it is tried again, less and less often.",
+    ),
+    hidden(word(
+        "callbacks.secret",
+        text::callback_secret,
+        EMPTY,
+        "Bodies are signed with it, so that receivers can tell who sent them; the same on all nodes. Empty: they are\n\
+         not. Keep it out of the file: set CIRO__CALLBACKS__SECRET instead, or secret_file.",
+    )),
+    word(
+        "callbacks.secret_file",
+        text::any,
+        EMPTY,
+        "The secret is its first line. Only its owner and group may be able to read it.",
+    ),
     // logging
     word(
         "logging.level",

@@ -127,6 +127,11 @@ pub(super) fn sasl_mechanism(text: &str) -> Checked {
     ensure(fits, "expected PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, or empty for none")
 }
 
+/// Its value is never repeated.
+pub(super) fn callback_secret(text: &str) -> Checked {
+    ensure(text.is_empty() || (16..=1_024).contains(&text.len()), "expected 16 to 1024 characters, or empty for none")
+}
+
 pub(super) fn log_format(text: &str) -> Checked {
     ensure(matches!(text, "text" | "json"), "expected text or json")
 }

@@ -13,6 +13,7 @@
 //!   indexes, and every change of its state or holder through
 //!   [`Step::transition`], which keeps history and journal.
 
+mod callbacks;
 mod chain;
 mod jobs;
 mod kafka;
@@ -91,6 +92,9 @@ impl State {
         for id in &touched.letters {
             absorb(&mut hash, &mut buffer, &(id, self.kafka.letter(*id)));
         }
+        for event in &touched.notices {
+            absorb(&mut hash, &mut buffer, &(event, self.callbacks.notice(*event)));
+        }
         for id in &touched.settlements {
             absorb(&mut hash, &mut buffer, &(id, self.chain.settlement(*id)));
         }
@@ -143,6 +147,7 @@ struct Touched {
     partitions: BTreeSet<Partition>,
     letters: BTreeSet<u64>,
     settlements: BTreeSet<JobId>,
+    notices: BTreeSet<u64>,
     /// The books of the chain.
     chain: bool,
 }
@@ -179,6 +184,7 @@ impl Step<'_> {
             Command::ReplayLetter { letter } => self.replay_letter(*letter),
             Command::DropLetter { letter } => self.drop_letter(*letter),
             Command::Chain(act) => self.chain(act),
+            Command::CalledBack { event, called } => self.called_back(*event, called),
         }
     }
 
@@ -234,6 +240,7 @@ impl Step<'_> {
         }
         let ended = &mut self.state.ended_total[place(state)];
         *ended = ended.saturating_add(1);
+        self.leave_notice(id);
         Ok(reply)
     }
 
@@ -323,6 +330,10 @@ fn remember(job: &mut Job, line: Transition) {
 }
 
 fn cut(text: &str) -> String {
-    let end = (0..=DETAIL_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    cut_to(text, DETAIL_MAX)
+}
+
+fn cut_to(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text.get(..end).unwrap_or_default().to_owned()
 }

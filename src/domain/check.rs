@@ -7,6 +7,7 @@
 //! Absent: everything that needs the state to decide.
 
 use super::auction::{SEALED_MAX, Sealed};
+use super::callback::Called;
 use super::chain::{Act, CALLS_MAX, Call, FELTS_MAX};
 use super::command::{Command, Complete, Fail, Submit};
 use super::ids::Digest;
@@ -65,7 +66,9 @@ pub(super) fn command(command: &Command) -> Verdict {
         }
         Command::ResetIntake { cluster } => name("cluster", cluster),
         Command::Chain(act) => self::chain(act),
-        Command::ReplayLetter { .. }
+        Command::CalledBack { called: Called::GivenUp { code, .. }, .. } => name("code", code),
+        Command::CalledBack { .. }
+        | Command::ReplayLetter { .. }
         | Command::DropLetter { .. }
         | Command::ForgetSink { .. }
         | Command::UnregisterWorker { .. }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auction::Sealed;
 use super::bytes;
+use super::callback::Called;
 use super::chain::Act;
 use super::ids::{Digest, JobId, Price, WorkerId};
 use super::job::{JobSpec, JobState, Source};
@@ -121,6 +122,11 @@ pub enum Command {
     },
     /// The books of the chain.
     Chain(Act),
+    /// What came of telling a job's client of its end; see [`super::callback`].
+    CalledBack {
+        event: u64,
+        called: Called,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +205,10 @@ pub enum Done {
     Epoch(u64),
     /// It is in the books of the chain.
     Booked,
+    /// The notice does not wait any more.
+    CalledBack {
+        event: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::auction::Sealed;
 use super::bytes;
+use super::callback::Callback;
 use super::ceiling::Escalation;
 use super::chain::Terms;
 use super::ids::{Digest, JobId, Price, WorkerId};
@@ -263,5 +264,7 @@ pub struct Job {
     pub awaits_chain: bool,
     /// While pending: not announced before this.
     pub next_attempt_at: Timestamp,
+    /// How its client is told of its end; `None` before it, or if the client does not want to be told.
+    pub callback: Option<Box<Callback>>,
     pub history: Vec<Transition>,
 }

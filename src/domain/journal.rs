@@ -95,6 +95,10 @@ impl Journal {
         self.entries.first().map_or(self.last_seq + 1, |(seq, _)| *seq)
     }
 
+    pub(super) fn newest(&self) -> Option<&Entry> {
+        self.entries.get(&self.last_seq)
+    }
+
     /// At most `limit` entries after `seq`, oldest first.
     pub fn after(&self, seq: u64, limit: usize) -> Vec<Entry> {
         self.entries.after(Some(seq)).take(limit).map(|(_, entry)| entry.clone()).collect()

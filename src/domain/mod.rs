@@ -9,6 +9,7 @@ pub mod apply;
 pub mod auction;
 pub mod bid_proof;
 mod bytes;
+pub mod callback;
 pub mod ceiling;
 pub mod chain;
 mod check;

@@ -18,14 +18,16 @@
 //!   stream panics or allocates beyond what really arrives plus one frame.
 //! * Indexes are not stored; they are built again from the records.
 
+mod stream;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use sha2::{Digest as _, Sha256};
+use serde::{Deserialize, Serialize};
 
 use super::bytes::{Owned, Slice};
+use super::callback::{Callbacks, Notice};
 use super::chain::{
     Again, Books, Closed, Felt, LANE_MAX, Ledger, Parked, RECENT_MAX, Settlement, Slot, TAIL_MAX, TRIES_MAX,
 };
@@ -40,17 +42,12 @@ use super::shares::{Client, Shares};
 use super::state::{LIMITS, Limits, State};
 use super::time::Timestamp;
 use super::worker::Worker;
+use stream::{Reader, Writer};
 
 const MAGIC: [u8; 8] = *b"ciro-sm\n";
 
 /// Grows with every change of what is written.
 const VERSION: u32 = 7;
-
-/// A frame is closed when it has this many bytes.
-const FRAME_TARGET: usize = 64 << 10;
-
-/// No frame is longer: one item of the largest kind, and what the frame held before it.
-const FRAME_MAX: usize = 24 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -81,6 +78,7 @@ enum Section {
     Settlements = 15,
     Payees = 16,
     Recent = 17,
+    Notices = 18,
 }
 
 /// What does not follow from the items.
@@ -114,6 +112,7 @@ struct Head {
     chain: Books,
     /// Slots, items to be planned again, parked ones, jobs on chain, payees, closed transactions.
     chain_items: [u64; 6],
+    notices: u64,
 }
 
 impl State {
@@ -123,7 +122,7 @@ impl State {
     ///
     /// Those of the writer.
     pub fn write_to(&self, out: &mut impl Write) -> Result<(), Error> {
-        let mut writer = Writer { out, hash: Sha256::new(), frame: Vec::new() };
+        let mut writer = Writer::new(out);
         writer.put(&MAGIC)?;
         writer.put(&VERSION.to_be_bytes())?;
         writer.section(Section::Head, std::iter::once(self.head()))?;
@@ -137,6 +136,7 @@ impl State {
         writer.section(Section::Ballots, self.ballots.iter().map(|(key, bytes)| (key, Slice(bytes))))?;
         writer.section(Section::Letters, self.kafka.letters_after(None))?;
         self.write_chain(&mut writer)?;
+        writer.section(Section::Notices, self.callbacks.iter())?;
         writer.end()
     }
 
@@ -161,7 +161,7 @@ impl State {
     }
 
     pub(super) fn read_within(input: &mut impl Read, limits: Limits) -> Result<Self, Error> {
-        let mut reader = Reader { input, hash: Sha256::new(), frame: Vec::new() };
+        let mut reader = Reader::new(input);
         reader.preamble()?;
         let head: Head = reader.head()?;
         let workers = reader.map(Section::Workers, head.workers, |worker: Arc<Worker>| (worker.id, worker))?;
@@ -174,6 +174,7 @@ impl State {
         let ballots = reader.map(Section::Ballots, head.ballots, ballot_of)?;
         let letters = reader.map(Section::Letters, head.letters, |dead: Dead| (dead.id, dead))?;
         let chain = read_chain(&mut reader, head.chain, head.chain_items)?;
+        let notices = reader.map(Section::Notices, head.notices, |notice: Arc<Notice>| (notice.event, notice))?;
         reader.end()?;
         let kafka = Kafka::from_parts(head.kafka_cluster, head.intake, head.published, letters);
         if kafka.letters_after(None).any(|dead| dead.id > head.journal_last_seq) {
@@ -191,6 +192,10 @@ impl State {
         }
         check_ballots(&jobs, &ballots)?;
         check_chain(&chain, &jobs, journal.last_seq())?;
+        let callbacks = Callbacks::from_parts(notices);
+        if callbacks.iter().any(|notice| notice.event > journal.last_seq() || !notice.state.is_final()) {
+            return Err(damaged("a notice of no end"));
+        }
         Ok(Self {
             limits,
             now: head.now,
@@ -212,6 +217,7 @@ impl State {
             journal,
             kafka,
             chain,
+            callbacks,
         })
     }
 
@@ -251,6 +257,7 @@ impl State {
                 count(self.chain.payees.len()),
                 count(self.chain.recent.len()),
             ],
+            notices: count(self.callbacks.len()),
         }
     }
 }
@@ -350,141 +357,6 @@ fn check_bytes(
         }
     }
     if present == [payloads.len(), outputs.len()] { Ok(()) } else { Err(damaged("bytes of no known job")) }
-}
-
-struct Writer<'a, W> {
-    out: &'a mut W,
-    hash: Sha256,
-    frame: Vec<u8>,
-}
-
-impl<W: Write> Writer<'_, W> {
-    fn section<T: Serialize>(&mut self, section: Section, items: impl Iterator<Item = T>) -> Result<(), Error> {
-        for item in items {
-            bincode::serde::encode_into_std_write(item, &mut self.frame, bincode::config::standard())
-                .map_err(|error| io::Error::other(error.to_string()))?;
-            if self.frame.len() >= FRAME_TARGET {
-                self.close(section)?;
-            }
-        }
-        if self.frame.is_empty() { Ok(()) } else { self.close(section) }
-    }
-
-    fn end(&mut self) -> Result<(), Error> {
-        self.frame = self.hash.clone().finalize().to_vec();
-        self.close(Section::End)
-    }
-
-    /// Writes the frame and starts the next.
-    fn close(&mut self, section: Section) -> Result<(), Error> {
-        let mut frame = std::mem::take(&mut self.frame);
-        let length = u32::try_from(frame.len()).map_err(|_| io::Error::other("frame is too long"))?;
-        self.put(&[section as u8])?;
-        self.put(&length.to_be_bytes())?;
-        self.put(&frame)?;
-        frame.clear();
-        self.frame = frame;
-        Ok(())
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.hash.update(bytes);
-        Ok(self.out.write_all(bytes)?)
-    }
-}
-
-struct Reader<'a, R> {
-    input: &'a mut R,
-    hash: Sha256,
-    frame: Vec<u8>,
-}
-
-impl<R: Read> Reader<'_, R> {
-    fn preamble(&mut self) -> Result<(), Error> {
-        if self.take::<8>()? != MAGIC {
-            return Err(damaged("it does not begin like one"));
-        }
-        match u32::from_be_bytes(self.take()?) {
-            VERSION => Ok(()),
-            found => Err(Error::Version { found, known: VERSION }),
-        }
-    }
-
-    fn head(&mut self) -> Result<Head, Error> {
-        self.next(Section::Head)?;
-        let (head, used) = decode(&self.frame)?;
-        if used == self.frame.len() { Ok(head) } else { Err(damaged("head frame is too long")) }
-    }
-
-    /// Reads `count` items of a section; their keys must ascend.
-    fn map<T: DeserializeOwned, K: Ord + Clone, V: Clone>(
-        &mut self,
-        section: Section,
-        count: u64,
-        entry: impl Fn(T) -> (K, V),
-    ) -> Result<Map<K, V>, Error> {
-        let mut map = Map::default();
-        let mut last = None;
-        let mut left = count;
-        while left > 0 {
-            self.next(section)?;
-            let mut at = 0;
-            while at < self.frame.len() {
-                let (item, used) = decode(self.frame.get(at..).unwrap_or_default())?;
-                at += used;
-                let (key, value) = entry(item);
-                if used == 0 || left == 0 || last.as_ref().is_some_and(|last| *last >= key) {
-                    return Err(damaged(format!("items of section {section:?} are out of order or too many")));
-                }
-                left -= 1;
-                last = Some(key.clone());
-                map.insert(key, value);
-            }
-        }
-        Ok(map)
-    }
-
-    fn end(&mut self) -> Result<(), Error> {
-        let want = self.hash.clone().finalize();
-        self.next(Section::End)?;
-        if *self.frame == *want { Ok(()) } else { Err(damaged("its checksum is wrong")) }
-    }
-
-    /// Reads the next frame, which must be of `section`.
-    fn next(&mut self, section: Section) -> Result<(), Error> {
-        let [found] = self.take()?;
-        if found != section as u8 {
-            return Err(damaged(format!("section {section:?} is due, found {found}")));
-        }
-        let length = u32::from_be_bytes(self.take()?);
-        let size = usize::try_from(length).unwrap_or(usize::MAX);
-        if size == 0 || size > FRAME_MAX {
-            return Err(damaged(format!("a frame of {length} bytes")));
-        }
-        self.frame.clear();
-        // Grows with what arrives, not with what was announced.
-        let read = self.input.by_ref().take(u64::from(length)).read_to_end(&mut self.frame)?;
-        if read < size {
-            return Err(damaged("it ends early"));
-        }
-        self.hash.update(&self.frame);
-        Ok(())
-    }
-
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let mut bytes = [0; N];
-        self.input.read_exact(&mut bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => damaged("it ends early"),
-            _ => Error::Io(error),
-        })?;
-        self.hash.update(bytes);
-        Ok(bytes)
-    }
-}
-
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Error> {
-    let config = bincode::config::standard().with_limit::<FRAME_MAX>();
-    bincode::serde::decode_from_slice(bytes, config).map_err(|error| damaged(error.to_string()))
 }
 
 fn bytes_of((id, Owned(bytes)): (JobId, Owned)) -> (JobId, Arc<[u8]>) {

@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::callback::Callbacks;
 use super::chain::Ledger;
 use super::cow::Map;
 use super::ids::{Digest, JobId, WorkerId};
@@ -62,6 +63,11 @@ pub struct Limits {
     pub journal_keep: usize,
     /// Journal entries kept for sinks that lag. Beyond it submissions are refused.
     pub journal_max: usize,
+    /// Notices of ended jobs that wait for their receivers, and their bytes. Beyond it the oldest are given up.
+    pub callbacks: usize,
+    pub callback_bytes: usize,
+    /// The same for one receiver.
+    pub callbacks_of_one: usize,
 }
 
 /// What every node applies with. Changing a number here is a change of format: all nodes must run the same.
@@ -81,6 +87,9 @@ pub const LIMITS: Limits = Limits {
     workers: 20_000,
     journal_keep: KEEP,
     journal_max: JOURNAL_MAX,
+    callbacks: 50_000,
+    callback_bytes: 64 << 20,
+    callbacks_of_one: 10_000,
 };
 
 /// Cloning is cheap enough for a frozen view: records are shared.
@@ -108,6 +117,7 @@ pub struct State {
     pub(super) journal: Journal,
     pub(super) kafka: Kafka,
     pub(super) chain: Ledger,
+    pub(super) callbacks: Callbacks,
     pub(super) shares: Shares,
     pub(super) index: Index,
 }
@@ -140,6 +150,7 @@ impl State {
             journal: Journal::default(),
             kafka: Kafka::default(),
             chain: Ledger::default(),
+            callbacks: Callbacks::default(),
             shares: Shares::default(),
             index: Index::default(),
         }
@@ -274,6 +285,11 @@ impl State {
     /// What of the chain is replicated.
     pub fn chain(&self) -> &Ledger {
         &self.chain
+    }
+
+    /// Notices of ended jobs that wait for their receivers.
+    pub fn callbacks(&self) -> &Callbacks {
+        &self.callbacks
     }
 
     /// Jobs by state, every state present. Forgotten jobs are not counted.

@@ -12,6 +12,7 @@
 
 mod asking;
 mod audition;
+mod callbacks;
 mod deadlines;
 mod dispatch;
 mod errand;
@@ -49,6 +50,8 @@ use crate::mesh::{self, Roster};
 use crate::submission::Door;
 use crate::tasks::Tasks;
 use crate::wire::proto::mesh::v1 as proto;
+
+pub use callbacks::{Callbacks, Key as CallbackKey, Settings as CallbackSettings};
 
 /// Offers waiting for the market. Beyond it they are dropped: the jobs are announced again.
 const OFFERS_MAX: usize = 1_024;
@@ -97,6 +100,8 @@ pub struct Context {
     pub kafka: Option<kafka::Handle>,
     /// `None`: disabled.
     pub chain: Option<chain::Handle>,
+    /// `None`: disabled.
+    pub callbacks: Option<Callbacks>,
 }
 
 /// One leadership, from election to step-down.
@@ -127,6 +132,7 @@ impl Term {
         tasks.spawn_until_stopped("settle", settle::run(reign.clone()));
         #[cfg(feature = "chain")]
         tasks.spawn_until_stopped("follow", follow::run(reign.clone()));
+        tasks.spawn_until_stopped("callbacks", callbacks::run(reign.clone()));
         drive(&tasks, &reign, hours::Hours);
         Self { tasks, offers, number }
     }
@@ -170,6 +176,11 @@ impl Reign {
         }
         Ok(committed.replies)
     }
+}
+
+/// What a journal entry is called everywhere outside. `network` names the cluster.
+fn event_id(network: &str, seq: u64) -> String {
+    format!("{network}-{seq}")
 }
 
 /// A piece of leader work that is repeated as long as the term lasts.

@@ -5,6 +5,7 @@
 //! storage. One deadline for all of it; a second signal exits at once. The disk
 //! is the recovery path: `kill -9` is as good a stop as any.
 
+mod callbacks;
 mod greeting;
 mod options;
 mod ready;
@@ -70,6 +71,8 @@ pub enum Error {
     Kafka(#[source] kafka::Error),
     #[error("start blockchain")]
     Chain(#[source] chain::Error),
+    #[error("start callbacks")]
+    Callbacks(#[source] callbacks::Error),
     #[error("run start-up task")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -88,6 +91,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let id = identity.id();
     info!(node = %id, version = env!("CARGO_PKG_VERSION"), environment = config.environment.as_str(), "starting");
 
+    let callbacks = callbacks::open(&config).map_err(Error::Callbacks)?;
     let store = groups.mesh.spawn_blocking(store_opener(&config, id)).await??;
     let bind = config.api.bind;
     let listener = TcpListener::bind(bind).await.map_err(|source| Error::Bind { address: bind.to_string(), source })?;
@@ -113,6 +117,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         coordinators: config.coordinator_addresses(&mesh.addresses()),
         kafka: kafka.clone(),
         chain: chain.clone(),
+        callbacks,
     };
     groups.duties.spawn("reign", reign::watch(leader, desk, groups.duties.clone()));
 

@@ -8,7 +8,7 @@ use crate::config::{Config, Secret};
 use crate::domain::NodeId;
 use crate::submission::Door;
 use crate::submission::settlement::Defaults;
-use crate::{api, chain, consensus, kafka, leader, mesh};
+use crate::{api, chain, consensus, kafka, leader, mesh, submission};
 
 /// Largest message between members: a record of Raft with room to spare.
 const FRAME_MAX: usize = 8 << 20;
@@ -82,7 +82,25 @@ impl Config {
             confirmation: told.confirmation,
             max_price: told.default_max_price,
         };
-        Door { inline_bytes: self.api.max_payload_bytes, settlement: told.enabled.then(defaults) }
+        let callbacks = &self.callbacks;
+        let rules = submission::Callbacks { allow_private: callbacks.allow_private };
+        Door {
+            inline_bytes: self.api.max_payload_bytes,
+            settlement: told.enabled.then(defaults),
+            callbacks: callbacks.enabled.then_some(rules),
+        }
+    }
+
+    /// `None`: disabled. `secret`: what bodies are signed with.
+    pub(super) fn callback_settings(&self, secret: Option<&str>) -> Option<leader::CallbackSettings> {
+        let told = &self.callbacks;
+        let settings = || leader::CallbackSettings {
+            network: self.network.name.clone(),
+            allow_private: told.allow_private,
+            max_age: Duration::from_secs(told.max_age_secs),
+            key: secret.and_then(leader::CallbackKey::new),
+        };
+        told.enabled.then(settings)
     }
 
     /// `None`: disabled.

@@ -9,6 +9,7 @@
 //! clock and on whether the job is a repeat, so the door asks
 //! [`Checked::deadline_ahead`] when it knows.
 
+mod callback;
 pub mod decode;
 pub mod escalation;
 mod input;
@@ -23,12 +24,12 @@ mod weights;
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use utoipa::ToSchema;
 
 use crate::domain::chain::Terms;
 use crate::domain::job::{Input, REDUNDANCY_MAX, Requirements, Retry};
 use crate::domain::{Digest, JobSpec, Price, Timestamp};
+pub use callback::Callbacks;
 use decode::Int;
 pub use input::InputDto;
 pub use rejected::{Rejected, code};
@@ -99,9 +100,10 @@ pub struct Submission {
     /// The client's account on chain.
     #[schema(pattern = "^0x0?[0-7]?[0-9a-fA-F]{1,62}$", example = "0x1f")]
     pub client_address: Option<String>,
-    /// Callbacks are not available yet: null, or left out.
-    #[schema(schema_with = only_null)]
-    pub callback_url: Option<IgnoredAny>,
+    /// Where the end of the job is posted to, http or https; see docs/callbacks.md. Without a user, a password or a
+    /// fragment. It is not shown again.
+    #[schema(max_length = 2000, pattern = "^https?://[!-~]+$", example = "https://example.org/hooks/ciro")]
+    pub callback_url: Option<String>,
     #[schema(schema_with = settlement::schema)]
     pub settlement: Option<SettlementDto>,
 }
@@ -172,12 +174,14 @@ pub struct Door {
     pub inline_bytes: usize,
     /// `None`: there is no chain.
     pub settlement: Option<settlement::Defaults>,
+    /// `None`: nobody is told of the end of a job.
+    pub callbacks: Option<Callbacks>,
 }
 
-/// A door without a chain.
+/// A door without a chain, and without callbacks.
 impl From<usize> for Door {
     fn from(inline_bytes: usize) -> Self {
-        Self { inline_bytes, settlement: None }
+        Self { inline_bytes, settlement: None, callbacks: None }
     }
 }
 
@@ -236,7 +240,6 @@ impl Submission {
 
     /// The same with the payload's bytes as they are: `payload` in base64 is not looked at.
     fn check_with(self, payload: Option<Result<Vec<u8>, FieldError>>, door: Door) -> Result<Checked, FieldError> {
-        refuse_unavailable(&self)?;
         let settled = settlement::check(self.settlement, door.settlement.as_ref())?;
         if !is_name(&self.r#type) {
             return Err(invalid("type", format!("type must be {NAME_RULE}")));
@@ -259,7 +262,7 @@ impl Submission {
             redundancy: small(integer("redundancy", self.redundancy, 1..=REDUNDANCY_MAX.into(), 1)?),
             tags: names("tags", self.tags, TAGS_MAX)?,
             client_address: self.client_address.as_deref().map(address).transpose()?.map(String::into_boxed_str),
-            callback_url: None,
+            callback_url: callback::check(self.callback_url.as_deref(), door.callbacks)?,
             settlement: settled.terms,
         };
         Ok(Checked { spec, payload, asked })
@@ -271,17 +274,6 @@ pub fn is_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|first: char| first.is_ascii_lowercase())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
-}
-
-fn refuse_unavailable(submission: &Submission) -> Result<(), FieldError> {
-    if submission.callback_url.is_some() {
-        return Err(unavailable(
-            "callback_url",
-            "callback_url is not available: nothing would be delivered",
-            "Leave it out; follow GET /events or GET /jobs/{id}?wait=terminal.",
-        ));
-    }
-    Ok(())
 }
 
 fn unavailable(field: &'static str, detail: &str, hint: &'static str) -> FieldError {
@@ -450,13 +442,6 @@ pub(crate) fn small<T: TryFrom<u64> + Default>(value: u64) -> T {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range check bounds it")]
 fn permille(value: f64) -> u32 {
     (value * 1_000.0).round() as u32
-}
-
-fn only_null() -> utoipa::openapi::schema::Object {
-    utoipa::openapi::schema::ObjectBuilder::new()
-        .schema_type(utoipa::openapi::schema::Type::Null)
-        .description(Some("Not available yet: null, or left out."))
-        .build()
 }
 
 fn tags_schema() -> utoipa::openapi::schema::Array {

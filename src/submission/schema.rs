@@ -3,8 +3,6 @@
 //! Fields this node does not know are passed over, as protobuf has it: what
 //! changes the meaning of others comes with another version of the package.
 
-use serde::de::IgnoredAny;
-
 use super::decode::Int;
 use super::escalation::EscalationDto;
 use super::settlement::from_fields;
@@ -34,7 +32,7 @@ fn submission(job: proto::Job) -> (Submission, Option<Vec<u8>>) {
         redundancy: int(job.redundancy),
         tags: Some(job.tags),
         client_address: job.client_address,
-        callback_url: job.callback_url.map(|_| IgnoredAny),
+        callback_url: job.callback_url,
         settlement: from_fields(job.settlement, job.settlement_confirmation),
     };
     (submission, job.payload.map(Vec::from))

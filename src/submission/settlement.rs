@@ -222,7 +222,7 @@ mod tests {
     fn checked(fields: &str, defaults: Option<Defaults>) -> Result<Checked, Rejected> {
         let comma = if fields.is_empty() { "" } else { "," };
         let body = format!(r#"{{"type":"sha256","payload":"aGk="{comma}{fields}}}"#);
-        let door = Door { inline_bytes: 16, settlement: defaults };
+        let door = Door { settlement: defaults, ..Door::from(16) };
         Ok(decode::json::<Submission>(body.as_bytes())?.check(door)?)
     }
 

@@ -33,6 +33,7 @@ pub(super) struct Book {
     pub publish: Histogram,
     pub intake: Histogram,
     pub settle: Histogram,
+    pub callback: Histogram,
     counters: Mutex<Counters>,
     requests: Mutex<BTreeMap<(&'static str, &'static str, u16), u64>>,
     request_secs: Mutex<BTreeMap<&'static str, Histogram>>,
@@ -63,6 +64,7 @@ impl Book {
             timed("ciro_kafka_publish", "From an event to its acknowledgement by Kafka, batch by batch", &self.publish),
             timed("ciro_kafka_intake_batch", "From sending a batch of records to the log to its answer", &self.intake),
             timed("ciro_chain_settle", "From an event to its transaction having landed, stage by stage", &self.settle),
+            timed("ciro_callback", "From the end of a job to its callback being delivered", &self.callback),
         ];
         figures.extend(self.counter_figures());
         figures.extend(self.http_figures());
@@ -126,6 +128,7 @@ fn help_of(name: &str) -> &'static str {
         "ciro_kafka_intake_read" => "Records read from Kafka, also those read again",
         "ciro_kafka_intake" => "Records taken into the log, by what became of them",
         "ciro_kafka_intake_paused" => "Times that intake had to wait",
+        "ciro_callbacks" => "Tries of callbacks by what became of them, and callbacks that gave way to others",
         "ciro_mesh_offences" => "Invalid messages, refused requests and rate violations",
         _ => "Events counted",
     }

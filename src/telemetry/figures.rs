@@ -110,6 +110,8 @@ fn replicated(g: &Gauges) -> Vec<Figure> {
         Figure::new("ciro_workers", Unit::None, "Workers by state", by_state(&g.workers)),
         Figure::one("ciro_jobs_submitted", Unit::None, "Jobs ever accepted by the cluster", submitted),
         gauge("ciro_journal_seq", Unit::None, "Newest entry of the journal", g.journal_seq),
+        gauge("ciro_callbacks_waiting", Unit::None, "Callbacks that are not delivered yet", g.callbacks_waiting),
+        gauge("ciro_callback_receivers", Unit::None, "Receivers that they wait for", g.callback_receivers),
         gauge("ciro_raft_term", Unit::None, "Current term", g.term),
         gauge("ciro_raft_is_leader", Unit::None, "1 on the leader", u64::from(g.leader)),
         gauge("ciro_raft_applied_index", Unit::None, "Newest log index applied here", g.applied),

@@ -30,6 +30,9 @@ pub struct Gauges {
     pub staleness_ms: Option<u64>,
     pub peers_connected: u64,
     pub journal_seq: u64,
+    /// Notices of ended jobs that wait for their receivers, and these.
+    pub callbacks_waiting: u64,
+    pub callback_receivers: u64,
     pub storage_used_bytes: u64,
     pub storage_free_bytes: u64,
     pub sync_p50_us: u64,
@@ -195,6 +198,18 @@ pub fn kafka_transaction(result: &'static str) {
 /// A stage of a job landed on chain, `took` after the event that asked for it.
 pub fn chain_settled(took: Duration) {
     count(|book| book.settle.observe(took));
+}
+
+/// Callbacks by what became of them; `outcome`: delivered, retried, given_up, displaced.
+pub fn callbacks(outcome: &'static str, count_of: usize) {
+    if count_of > 0 {
+        count(|book| book.add("ciro_callbacks", "outcome", outcome, count_of));
+    }
+}
+
+/// A callback was delivered, `took` after the job ended.
+pub fn callback_took(took: Duration) {
+    count(|book| book.callback.observe(took));
 }
 
 /// The gauges, the process and what was counted, as JSON.

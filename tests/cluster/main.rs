@@ -25,7 +25,9 @@ mod oracle;
 mod ports;
 mod process;
 mod programs;
+mod receiver;
 
+mod callbacks;
 #[cfg(feature = "chain")]
 mod chain_crash;
 #[cfg(feature = "chain")]

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use serde_json::json;
+
 use crate::cluster::Cluster;
 use crate::kafka_mock::DevBroker;
 use crate::programs::{clean, coordinator, run};
@@ -15,7 +17,10 @@ const KEYSTORE_PASSWORD: &str = "secret-keystore-e20d";
 const ENDPOINT: &str = "http://secret-user-77aa:secret-pass-40bd@127.0.0.1:1/secret-path-c3f1?key=secret-key-8e66";
 const PRIVATE_KEY: &str = "0x5ec3e7ab1e0000000000000000000000000000000000000000000000d15c10e";
 
-const TOLD: [&str; 8] = [
+const CALLBACK_SECRET: &str = "secret-callback-2b90";
+const CALLBACK_URL: &str = "http://127.0.0.1:2/secret-hook-1f6a?token=secret-token-c05e";
+
+const TOLD: [&str; 11] = [
     SASL_NAME,
     SASL_PASSWORD,
     KEYSTORE_PASSWORD,
@@ -24,6 +29,9 @@ const TOLD: [&str; 8] = [
     "secret-path-c3f1",
     "secret-key-8e66",
     "5ec3e7ab1e",
+    CALLBACK_SECRET,
+    "secret-hook-1f6a",
+    "secret-token-c05e",
 ];
 
 fn keeps_its_secrets(what: &str, text: &str) {
@@ -58,6 +66,7 @@ async fn secrets_are_in_no_log_no_answer_and_no_printed_configuration() {
         ("CIRO__BLOCKCHAIN__ACCOUNT_ADDRESS", address["account_address"].as_str().unwrap()),
         ("CIRO__BLOCKCHAIN__KEYSTORE", keystore.to_str().unwrap()),
         ("CIRO_KEYSTORE_PASSWORD", KEYSTORE_PASSWORD),
+        ("CIRO__CALLBACKS__SECRET", CALLBACK_SECRET),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let mut print = clean(coordinator());
@@ -76,6 +85,16 @@ async fn secrets_are_in_no_log_no_answer_and_no_printed_configuration() {
         let answer = cluster.client.get(0, path).await.expect(path);
         keeps_its_secrets(path, &format!("{:?} {}", answer.headers, answer.body));
     }
+    let body = json!({"type": "nobody_runs_it", "payload": "", "settlement": "none", "callback_url": CALLBACK_URL});
+    let made = cluster.client.post(0, "/jobs", "told-elsewhere", &body).await.expect("the node answers").body;
+    let path = format!("/jobs/{}", made["id"].as_str().unwrap());
+    let gone = cluster.client.delete(0, &path).await.expect("the node answers").body;
+    until(secs(30), "the callback was tried", async || {
+        cluster.log(0).contains("receiver of callbacks does not answer").then_some(())
+    })
+    .await;
+    let read = cluster.client.get(0, &path).await.expect("the node answers").body;
+    keeps_its_secrets("a job", &format!("{made} {gone} {read}"));
     cluster.kill(0);
     let log = cluster.log(0);
     assert!(log.contains("TRACE") && log.contains("127.0.0.1:1"), "everything is logged");

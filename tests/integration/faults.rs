@@ -37,7 +37,7 @@ async fn submissions_out_of_range_are_refused_by_name() {
         (with("requirements", json!({"min_ram_gb": -1})), 422, "invalid_field", "requirements.min_ram_gb"),
         (with("requirements", json!({"min_rma_gb": 1})), 422, "unknown_field", "requirements.min_rma_gb"),
         (with("retry", json!([])), 422, "invalid_field", "retry"),
-        (with("callback_url", json!("http://localhost")), 422, "not_available", "callback_url"),
+        (with("callback_url", json!("ftp://localhost/")), 422, "invalid_field", "callback_url"),
         (with("settlement", json!("chain")), 422, "not_available", "settlement"),
         (with("input", json!({"uri": "http://x/"})), 422, "invalid_field", "input"),
         (json!({"type": "a", "input": {"uri": "s3://x"}}), 422, "invalid_field", "input.uri"),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::callback::CallbackBody;
 use super::runs::RunBody;
 use crate::api::market::WeightsBody;
 use crate::api::problem;
@@ -81,6 +82,8 @@ pub struct JobBody {
     /// A pending job that nobody is asked to run before its registration on chain counts.
     awaits_chain: bool,
     settlement: SettlementBody,
+    /// How whoever submitted it is told of its end; null without a `callback_url`.
+    callback: Option<CallbackBody>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -208,6 +211,7 @@ impl JobBody {
             source: source(job.source),
             awaits_chain: pending && job.awaits_chain,
             settlement: SettlementBody::of(state, job),
+            callback: CallbackBody::of(job),
         }
     }
 }

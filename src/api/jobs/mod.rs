@@ -1,6 +1,7 @@
 //! Jobs: submitting, reading, cancelling, and why they are where they are.
 
 mod body;
+mod callback;
 mod explain;
 mod output;
 pub(in crate::api) mod progress;

@@ -102,6 +102,7 @@ impl Step<'_> {
             finished_at: None,
             awaits_chain: awaits_chain(submit),
             next_attempt_at: now,
+            callback: None,
             history: vec![submitted],
         }
     }
@@ -258,14 +259,14 @@ impl Step<'_> {
             return self.vote(id, complete.attempt, Vote::Output(outcome), &complete.output);
         }
         let now = self.state.now;
+        if !kept {
+            self.state.outputs.insert(id, Arc::from(complete.output.as_slice()));
+        }
         let reply = self.finish(id, Some(complete.attempt), JobState::Completed, Cause::Completed, |job| {
             start(job, complete.attempt, now);
             job.error = None;
             job.outcome = Some(outcome);
         })?;
-        if !kept {
-            self.state.outputs.insert(id, Arc::from(complete.output.as_slice()));
-        }
         self.change_worker(complete.worker, |worker| worker.completed = worker.completed.saturating_add(1));
         self.rate(complete.worker, id, if late { Fact::Late } else { Fact::Completed });
         Ok(reply)

@@ -55,13 +55,13 @@ impl Step<'_> {
         let first = votes.iter().find(here).or_else(|| most_agreed(votes.iter().filter(agreed)));
         let (attempt, outcome) = (first.map(|run| run.attempt), first.and_then(Run::output).cloned());
         let output = self.state.ballots.get(&(id, digest)).cloned();
+        if let Some(output) = output {
+            self.state.outputs.insert(id, output);
+        }
         let reply = self.finish(id, attempt, JobState::Completed, Cause::Completed, |job| {
             job.error = None;
             job.outcome = outcome;
         })?;
-        if let Some(output) = output {
-            self.state.outputs.insert(id, output);
-        }
         for run in &votes {
             self.judge_vote(id, run, agreed(&run));
         }

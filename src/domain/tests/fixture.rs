@@ -34,6 +34,9 @@ pub(super) const SMALL: Limits = Limits {
     workers: 3,
     journal_keep: 10,
     journal_max: 40,
+    callbacks: 4,
+    callback_bytes: 4_000,
+    callbacks_of_one: 2,
 };
 
 pub(super) fn job(n: u8) -> JobId {
@@ -122,6 +125,7 @@ pub(super) fn reread(state: &State) -> State {
     assert_eq!(read.index, state.index, "indexes built from a snapshot differ");
     assert_eq!(read.journal, state.journal);
     assert_eq!(read.kafka, state.kafka);
+    assert_eq!(read.callbacks, state.callbacks);
     read
 }
 
@@ -142,6 +146,7 @@ pub(super) fn check(state: &State) {
     check_sums(state);
     check_journal(state);
     check_kafka(state);
+    check_callbacks(state);
 }
 
 fn check_job(state: &State, id: JobId, job: &Arc<Job>) {
@@ -275,6 +280,26 @@ fn check_kafka(state: &State) {
             if let Event::Job { job, state: JobState::Completed | JobState::Failed, .. } = entry.event {
                 assert!(state.job(job).is_some(), "{job} was forgotten before it was told of");
             }
+        }
+    }
+}
+
+/// No end without a notice, and none that waits without being told of: who is to hear, hears or is given up.
+fn check_callbacks(state: &State) {
+    let (callbacks, limits) = (state.callbacks(), &state.limits);
+    let bytes: usize = callbacks.after(0).map(|notice| notice.size()).sum();
+    assert_eq!(callbacks.bytes(), bytes, "notices are not counted");
+    assert!(callbacks.len() <= limits.callbacks && (bytes <= limits.callback_bytes || callbacks.len() == 1));
+    let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
+    callbacks.after(0).for_each(|notice| *lines.entry(notice.receiver()).or_default() += 1);
+    assert!(lines.values().all(|count| *count <= limits.callbacks_of_one));
+    assert_eq!(callbacks.receivers(), lines.len());
+    for (id, job) in state.jobs.iter() {
+        let wanted = job.spec.callback_url.is_some();
+        assert!(wanted || job.callback.is_none(), "{id} calls back unasked");
+        assert!(!wanted || !job.state.is_final() || job.callback.is_some(), "{id} ended and leaves no notice");
+        if let Some(callback) = &job.callback {
+            assert_eq!(callbacks.notice(callback.event).is_some(), callback.called.is_none(), "{id}: {callback:?}");
         }
     }
 }

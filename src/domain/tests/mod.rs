@@ -1,5 +1,6 @@
 //! The domain under test: stories, properties, and damaged snapshots.
 
+mod callbacks;
 mod chain;
 mod clearing;
 mod fixture;

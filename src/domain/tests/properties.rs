@@ -10,6 +10,7 @@ use super::chain::{check_books, felt, item, landed, site, transaction};
 use super::fixture::{SMALL, bytes, check, complete, fail, job, register, reread, spec, submit, worker};
 use super::kafka::{letter, partition};
 use crate::domain::apply::Position;
+use crate::domain::callback::Called;
 use crate::domain::chain::{Act, Block, Confirmation, Item as ChainItem, Landed, Policy, Stage, Terms};
 use crate::domain::command::{Command, Done, Record, Refusal, Reply};
 use crate::domain::ids::{JobId, Price};
@@ -64,6 +65,14 @@ fn command(state: &State, &[kind, which, who, nudge, a, b]: &[u8; 6]) -> Command
         17 if a % 2 == 0 => Command::Renew { job, attempt: said, lease_ms },
         18 => Command::Expire { job, attempt: said },
         19 => Command::Decline { job, attempt: said, worker },
+        25 if b % 8 == 7 => {
+            let event = state.callbacks().after(0).nth(usize::from(a % 4)).map_or(999, |notice| notice.event);
+            let called = match nudge % 2 {
+                0 => Called::Delivered { tries: 1 },
+                _ => Called::GivenUp { tries: 3, code: "timeout".into() },
+            };
+            Command::CalledBack { event, called }
+        }
         17 | 20 | 24 | 25 if known.is_some_and(|job| job.spec.redundancy > 1) => {
             complete(job, said, worker, &[b % 4 / 3])
         }
@@ -171,6 +180,7 @@ fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
     let mut spec = spec(&payload);
     spec.kind = ["sha256", "wordcount"][usize::from(b / 16 % 2)].to_owned();
     spec.priority = a % 12;
+    spec.callback_url = [None, Some("https://a/"), Some("http://b:1/x")][usize::from(a % 3)].map(Into::into);
     spec.requirements.min_cpu_cores = u32::from(a % 3);
     spec.client_address = [None, Some("0x1"), Some("0x2")][usize::from(b % 3)].map(Into::into);
     spec.retry =
@@ -216,7 +226,13 @@ fn check_step(was: &State, is: &State, record: &Record, replies: &[Reply]) {
             continue;
         }
         assert!(now.attempt >= job.attempt && now.failures >= job.failures, "an attempt was taken back");
-        assert!(!job.state.is_final() || now == job, "a finished job changed");
+        if job.state.is_final() {
+            let told = Job { callback: job.callback.clone(), ..Job::clone(now) };
+            assert_eq!(told, **job, "a finished job changed, and not only how its client is told");
+            let called = |job: &Job| job.callback.as_ref().map(|callback| (callback.event, callback.called.clone()));
+            let open = called(job).is_some_and(|(_, called)| called.is_none());
+            assert!(open || called(now) == called(job), "what came of a callback changed");
+        }
     }
     let quiet = replies.iter().all(|reply| matches!(reply, Err(_) | Ok(Done::Unchanged)));
     if quiet {

@@ -38,6 +38,8 @@ fn populated() -> State {
         },
         complete(job(4), 1, worker(2), b"vote"),
         complete(first, 1, worker(1), b"done"),
+        submit(job(5), JobSpec { callback_url: Some("https://a/x".into()), ..spec(b"five") }, b"five"),
+        Command::Cancel { job: job(5), reason: "no longer wanted".to_owned() },
         Command::Delivered { sink: Sink::Kafka, through: 3 },
     ];
     let replies = state.apply(Position { index: 1, term: 1 }, &Record { at: Timestamp(1_000), commands });

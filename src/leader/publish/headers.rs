@@ -10,6 +10,7 @@
 use super::record::Refused;
 use crate::domain::Timestamp;
 use crate::domain::kafka::Header;
+use crate::leader::event_id;
 use crate::submission::text::time;
 
 /// Why a record is a stub: for machines, and for people.
@@ -42,11 +43,6 @@ impl Event<'_> {
             text("content-type", "application/protobuf"),
         ]
     }
-}
-
-/// What a journal entry is called everywhere.
-pub(super) fn event_id(cluster: &str, seq: u64) -> String {
-    format!("{cluster}-{seq}")
 }
 
 pub(super) fn text(name: &str, value: &str) -> Header {

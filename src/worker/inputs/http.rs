@@ -5,14 +5,12 @@
 //! judged before. Redirects are followed by us, a few, each judged like the
 //! first, from https never back to http. No proxy, no cookie, no password.
 
-use std::error::Error as StdError;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, header};
 
-use super::{Policy, Sink, address, forbidden, not_found, refused, unreachable};
+use super::{Policy, Sink, forbidden, not_found, refused, unreachable};
+use crate::egress::{self, Resolver, innermost, is_not_public};
 use crate::worker::executor::Failure;
 
 /// Redirects that are followed.
@@ -26,31 +24,7 @@ pub fn client(policy: &Policy) -> ClientBuilder {
         .referer(false)
         .pool_max_idle_per_host(0)
         .connect_timeout(policy.connect)
-        .dns_resolver(Arc::new(Resolver { allow_private: policy.allow_private }))
-}
-
-/// A name has no address that we may use.
-#[derive(Debug, thiserror::Error)]
-#[error("no public address")]
-struct NotPublic;
-
-struct Resolver {
-    allow_private: bool,
-}
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow_private = self.allow_private;
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let usable: Vec<SocketAddr> =
-                found.filter(|found| allow_private || address::is_public(found.ip())).collect();
-            if usable.is_empty() {
-                return Err(Box::new(NotPublic) as Box<dyn StdError + Send + Sync>);
-            }
-            Ok(Box::new(usable.into_iter()) as Addrs)
-        })
-    }
+        .dns_resolver(Arc::new(Resolver::new(policy.allow_private)))
 }
 
 pub async fn read(policy: &Policy, client: &Client, url: Url, sink: &mut Sink) -> Result<(), Failure> {
@@ -101,12 +75,8 @@ async fn send(policy: &Policy, client: &Client, url: &Url) -> Result<Response, F
 
 /// Judges an address in place of a name: nobody resolves it.
 fn check_host(policy: &Policy, url: &Url) -> Result<(), Failure> {
-    let host = url.host_str().ok_or_else(|| refused("the URI names no host"))?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    match bare.parse::<IpAddr>() {
-        Ok(ip) if !policy.allow_private && !address::is_public(ip) => Err(not_public()),
-        _ => Ok(()),
-    }
+    url.host_str().ok_or_else(|| refused("the URI names no host"))?;
+    if egress::refuses(url, policy.allow_private) { Err(not_public()) } else { Ok(()) }
 }
 
 fn not_public() -> Failure {
@@ -123,24 +93,4 @@ fn judge(response: Response) -> Result<Response, Failure> {
         status if status.is_server_error() => Err(unreachable(said())),
         _ => Err(refused(said())),
     }
-}
-
-fn is_not_public(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.is::<NotPublic>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
-}
-
-/// What it comes down to, such as "Connection refused".
-fn innermost(error: &dyn StdError) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

@@ -16,7 +16,6 @@
 //! reference (`input_not_found`, `input_refused`, `input_mismatch`,
 //! `input_unreachable`, `input_forbidden`) do not count against the worker.
 
-mod address;
 mod file;
 mod http;
 #[cfg(test)]

@@ -157,6 +157,7 @@ mod tests {
             finished_at: None,
             awaits_chain: false,
             next_attempt_at: Timestamp::default(),
+            callback: None,
             history: lines.iter().enumerate().map(line).collect(),
         }
     }

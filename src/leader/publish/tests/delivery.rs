@@ -85,7 +85,16 @@ impl Bench {
             door: 1.into(),
         };
         let (roster, coordinators) = (Roster::default(), vec![]);
-        let context = Context { client, mesh, roster, options, coordinators, kafka: Some(kafka.clone()), chain: None };
+        let context = Context {
+            client,
+            mesh,
+            roster,
+            options,
+            coordinators,
+            kafka: Some(kafka.clone()),
+            chain: None,
+            callbacks: None,
+        };
         Self { reign: Reign { number: term, context }, kafka, control, _raft: raft, tasks, _dir: dir }
     }
 

@@ -62,7 +62,16 @@ impl Bench {
             door: 1.into(),
         };
         let (roster, coordinators) = (Roster::default(), vec![]);
-        let context = Context { client, mesh, roster, options, coordinators, kafka: None, chain: Some(chain.clone()) };
+        let context = Context {
+            client,
+            mesh,
+            roster,
+            options,
+            coordinators,
+            kafka: None,
+            chain: Some(chain.clone()),
+            callbacks: None,
+        };
         let token = site.deployed.token;
         Self { reign: Reign { number: term, context }, chain, devnet, token, _raft: raft, _dir: dir }
     }
