@@ -47,7 +47,7 @@ use stream::{Reader, Writer};
 const MAGIC: [u8; 8] = *b"ciro-sm\n";
 
 /// Grows with every change of what is written.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
