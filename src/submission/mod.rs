@@ -96,7 +96,7 @@ pub struct Submission {
     pub redundancy: Option<Int>,
     #[schema(schema_with = tags_schema)]
     pub tags: Option<Vec<String>>,
-    /// The client's account on chain.
+    /// The client's account on chain. For a settled job only where the cluster charges clients.
     #[schema(pattern = "^0x0?[0-7]?[0-9a-fA-F]{1,62}$", example = "0x1f")]
     pub client_address: Option<String>,
     /// Callbacks are not available yet: null, or left out.
@@ -262,6 +262,7 @@ impl Submission {
             callback_url: None,
             settlement: settled.terms,
         };
+        settlement::affordable(&spec, door.settlement.as_ref())?;
         Ok(Checked { spec, payload, asked })
     }
 }
