@@ -80,17 +80,20 @@ async fn clients_that_set_a_limit_and_do_not_pay_are_parked_and_cost_nobody_else
         (spec.client_address, spec.max_price) = (Some(client.address.to_string().into()), Some(Price(100_000)));
         [submit_as(n, spec, Source::Api), assign(n, 1, 1), complete(n, 1, 1)]
     };
-    let lives = |n: u64| if n.is_multiple_of(20) { charged(n) } else { life(n, 1) };
+    // Some come while others are in flight, when estimates tell little, and some close to each other.
+    let is_charged = |n: u64| n % 100 == 75 || (n > 300 && n.is_multiple_of(20));
+    let lives = |n: u64| if is_charged(n) { charged(n) } else { life(n, 1) };
     let first: Vec<Command> = [register(1, Some(address(1)))].into_iter().chain((1..401).flat_map(lives)).collect();
     bench.submit(first).await;
     bench.run_until_settled().await;
     let parked = bench.parked();
     let named = |code: &str| parked.iter().filter(|(_, known)| known == code).map(|(job, _)| *job).collect::<Vec<_>>();
-    assert_eq!(named("allowance_too_low"), (1..21).map(|n| job(n * 20)).collect::<Vec<_>>());
-    assert_eq!((named("behind").len(), parked.len()), (40, 60));
+    let culprits: Vec<JobId> = (1..401).filter(|n| is_charged(*n)).map(job).collect();
+    assert_eq!(named("allowance_too_low"), culprits);
+    assert_eq!((culprits.len(), named("behind").len(), parked.len()), (9, 18, 27));
     let totals = bench.books(|chain| chain.totals().clone());
-    println!("380 jobs settled and 20 parked in {} transactions", totals.succeeded);
-    assert_eq!((totals.reverted, bench.count("PaymentReleased").await), (0, 380), "{totals:?}");
+    println!("391 jobs settled and 9 parked in {} transactions", totals.succeeded);
+    assert_eq!((totals.reverted, bench.count("PaymentReleased").await), (0, 391), "{totals:?}");
 
     // One that allows it, and has too little.
     let allow = calls::approve(bench.token, contract, U256 { high: 0, low: u128::MAX });
