@@ -10,6 +10,9 @@
 //   nor refunded, exact to the unit, and the contract holds at least as much.
 // * A payment leaves once: to workers, the fee recipient and, for what is left,
 //   the payer; or, on cancellation and expiry, whole to the payer.
+// * Who did a job, what of its payment is due and where that goes, coordinators
+//   say and nobody else: a price below the payment was agreed off chain, so a
+//   worker that could complete or distribute by itself would take all of it.
 // * Every call of a coordinator may come again. With the same arguments it
 //   changes nothing and says nothing; with others it reverts and says which.
 // * State is written before any token is called.
@@ -281,17 +284,17 @@ mod JobManager {
         }
 
         fn submit_job_result(ref self: ContractState, job_id: JobId, result: JobResult) {
+            assert_coordinator(@self);
+            assert_running(@self);
             assert(result.job_id == job_id, 'JOB_ID_MISMATCH');
             let (id, phase) = known_job(@self, job_id);
-            assert_coordinator_or_worker(@self, id);
-            assert_running(@self);
             complete(ref self, id, phase, @result, ArrayTrait::new().span());
         }
 
         fn distribute_rewards(ref self: ContractState, job_id: JobId) {
-            let (id, phase) = known_job(@self, job_id);
-            assert_coordinator_or_worker(@self, id);
+            assert_coordinator(@self);
             assert_running(@self);
+            let (id, phase) = known_job(@self, job_id);
             assert(!phase.refunded(), 'JOB_ENDED');
             assert(phase.state == JobState::Completed, 'NOT_COMPLETED');
             if self.outcomes.read(id).shares != 0 {
@@ -396,15 +399,10 @@ mod JobManager {
         fn register_worker(
             ref self: ContractState, worker_id: WorkerId, address: ContractAddress
         ) {
-            let caller = get_caller_address();
-            let before = self.worker_addresses.read(worker_id.value);
-            if !self.coordinators.read(caller) {
-                assert(caller == address, 'NOT_COORDINATOR');
-                assert(is_zero(before) || before == address, 'WORKER_TAKEN');
-            }
+            assert_coordinator(@self);
             assert(worker_id.value != 0, 'BAD_WORKER');
             assert_address(address);
-            if before != address {
+            if self.worker_addresses.read(worker_id.value) != address {
                 self.worker_addresses.write(worker_id.value, address);
                 self.emit(WorkerRegistered { worker: worker_id.value, address });
             }
@@ -574,12 +572,6 @@ mod JobManager {
 
     fn assert_coordinator(self: @ContractState) {
         assert(self.coordinators.read(get_caller_address()), 'NOT_COORDINATOR');
-    }
-
-    fn assert_coordinator_or_worker(self: @ContractState, id: u128) {
-        let caller = get_caller_address();
-        let worker = self.worker_addresses.read(self.assigned.read(id));
-        assert(self.coordinators.read(caller) || caller == worker, 'NOT_COORDINATOR');
     }
 
     fn assert_running(self: @ContractState) {

@@ -5,9 +5,11 @@
 
 import unittest
 
-from world import OUR_ID, UNIT, WORKER_ONE, Story, share, spec
+from world import OUR_ID, UNIT, WORKER_ONE, Story, share, spec, worker_id
 
 TOGETHER = 100
+WORKERS = 0x5000
+SHARES = 5
 
 
 class Costs(Story):
@@ -24,14 +26,32 @@ class Costs(Story):
         await self.measure("`submit_ai_job`, to settle", OUR_ID + 1000, self.order)
         await self.measure("`settle_job` of one share, never assigned", OUR_ID + 1000, self.settled)
         await self.measure("any of them again, e.g. `settle_job`", OUR_ID + 1000, self.settled)
+        await self.client.does(self.manager.set_charge_limit(2**128))
+        await self.measure("`submit_ai_job`, charged to the client", OUR_ID + 2000, self.order)
+        await self.measure("`cancel_job`", OUR_ID + 2000, self.cancel)
+        await self.measure("`register_worker`", WORKERS, self.known)
+        await self.measure("`submit_ai_job`, to share", OUR_ID + 3000, self.order)
+        await self.measure("`settle_job` of five shares", OUR_ID + 3000, self.shared, TOGETHER // SHARES)
 
-    async def measure(self, name, first, call):
+    async def asyncTearDown(self):
+        """Not the books: what was paid lies with payees that are none of the people."""
+
+    async def measure(self, name, first, call, together=TOGETHER):
         alone = await self.coordinator.does(call(first))
-        many = await self.coordinator.does(*(call(first + 1 + number) for number in range(TOGETHER)))
-        print(f"| {name} | {alone.l2_gas:,} | {many.l2_gas // TOGETHER:,} | {many.l1_data_gas // TOGETHER:,} |")
+        many = await self.coordinator.does(*(call(first + 1 + number) for number in range(together)))
+        print(f"| {name} | {alone.l2_gas:,} | {many.l2_gas // together:,} | {many.l1_data_gas // together:,} |")
 
     def order(self, ident):
         return self.manager.submit_ai_job(spec(ident), 10 * UNIT, self.client.address)
+
+    def known(self, worker):
+        return self.manager.register_worker(worker_id(worker), worker)
+
+    def shared(self, ident):
+        """Each job with workers of its own, none of whom was paid before: as dear as it gets."""
+        first = WORKERS + (ident - OUR_ID - 3000) % (TOGETHER // SHARES) * SHARES
+        workers = range(first, first + SHARES)
+        return self.settle(ident, workers[0], shares=[share(worker, UNIT) for worker in workers])
 
     def settled(self, ident):
         return self.settle(ident, shares=[share(WORKER_ONE, 4 * UNIT)])

@@ -112,7 +112,6 @@ class Pause(Story):
             self.settle(shares=[share(WORKER_ONE, UNIT)]), self.cancel(),
         ):
             await self.refuses("PAUSED", self.coordinator.does(call))
-        await self.refuses("PAUSED", self.one.does(self.complete()))
         await self.refuses("PAUSED", self.client.does(new))
         await self.admin.does(self.manager.unpause())
         await self.coordinator.does(self.cancel(), self.distribute(OUR_ID + 1))

@@ -3,7 +3,7 @@
 import unittest
 
 from starknet_py.hash.selector import get_selector_from_name
-from world import NOBODY, OUR_ID, UNIT, WORKER_ONE, WORKER_TWO, Story, halves, job_id, result, spec, worker_id
+from world import NOBODY, OUR_ID, UNIT, WORKER_ONE, WORKER_TWO, Story, halves, job_id, result, share, spec, worker_id
 
 
 class Workers(Story):
@@ -14,15 +14,16 @@ class Workers(Story):
         await self.coordinator.does(self.register(WORKER_ONE, self.two))
         self.assertEqual(await self.address(WORKER_ONE), self.two.address)
 
-    async def test_an_address_takes_an_id_that_nobody_has(self):
-        await self.one.does(self.register())
-        self.says_nothing(await self.one.does(self.register()))
-        await self.refuses("WORKER_TAKEN", self.two.does(self.register(WORKER_ONE, self.two)))
-        await self.coordinator.does(self.register(WORKER_ONE, self.two))
-        await self.refuses("WORKER_TAKEN", self.one.does(self.register()))
-
-    async def test_nobody_registers_somebody_else(self):
-        await self.refuses("NOT_COORDINATOR", self.stranger.does(self.register()))
+    async def test_only_a_coordinator_says_where_a_worker_is_paid(self):
+        # Neither for itself, nor an id that nobody has, nor the one it has already.
+        for person in (self.one, self.stranger, self.client):
+            for address in (person, self.one):
+                await self.refuses("NOT_COORDINATOR", person.does(self.register(WORKER_ONE, address)))
+        self.assertEqual(await self.address(WORKER_ONE), 0)
+        await self.coordinator.does(self.register())
+        await self.refuses("NOT_COORDINATOR", self.one.does(self.register()))
+        await self.refuses("NOT_COORDINATOR", self.two.does(self.register(WORKER_ONE, self.two)))
+        self.assertEqual(await self.address(WORKER_ONE), self.one.address)
 
     async def test_no_worker_is_0_and_none_lives_at_0(self):
         await self.refuses("BAD_WORKER", self.coordinator.does(self.register(0)))
@@ -112,7 +113,6 @@ class Results(Story):
         since = (await self.details(OUR_ID))["completed_at"]
         await self.chain.pass_time(60)
         self.says_nothing(await self.coordinator.does(self.complete()))
-        self.says_nothing(await self.one.does(self.complete()))
         self.assertEqual((await self.details(OUR_ID))["completed_at"], since)
 
     async def test_a_job_has_one_result(self):
@@ -126,19 +126,27 @@ class Results(Story):
             await self.refuses("RESULT_MISMATCH", self.coordinator.does(self.complete(**change)))
         self.assertEqual((await self.details(OUR_ID))["result_hash"], 0xFEED)
 
-    async def test_a_worker_brings_its_own_result(self):
+    async def test_only_a_coordinator_brings_a_result(self):
         await self.at_work()
-        await self.refuses("NOT_COORDINATOR", self.two.does(self.complete()))
-        await self.refuses("WRONG_WORKER", self.one.does(self.complete(worker=WORKER_TWO)))
-        await self.one.does(self.complete())
-        self.assertEqual(await self.state(OUR_ID), "Completed")
+        for person in (self.one, self.two, self.client, self.stranger):
+            await self.refuses("NOT_COORDINATOR", person.does(self.complete()))
+        self.assertEqual(await self.state(OUR_ID), "Processing")
+        await self.coordinator.does(self.complete())
+        await self.refuses("NOT_COORDINATOR", self.one.does(self.complete()))
+
+    async def test_a_worker_takes_nothing_before_it_is_settled(self):
+        await self.at_work(payment=10 * UNIT)
+        await self.remember_balances()
+        await self.refuses("NOT_COORDINATOR", self.one.does(self.complete(), self.distribute()))
+        await self.coordinator.does(self.settle(shares=[share(WORKER_ONE, UNIT)]))
+        await self.refuses("NOT_COORDINATOR", self.one.does(self.distribute()))
+        await self.moves(one=UNIT * 9750 // 10000, coordinator=9 * UNIT)
 
     async def test_only_the_assigned_worker_has_a_result(self):
         await self.at_work()
         await self.refuses("WRONG_WORKER", self.coordinator.does(self.complete(worker=WORKER_TWO)))
         await self.coordinator.does(self.assign(worker=WORKER_TWO))
         await self.refuses("WRONG_WORKER", self.coordinator.does(self.complete()))
-        await self.refuses("NOT_COORDINATOR", self.one.does(self.complete()))
 
     async def test_nobodys_job_has_no_result(self):
         await self.submits()

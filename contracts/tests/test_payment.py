@@ -20,15 +20,14 @@ class Rewards(Story):
         self.assertEqual(await self.escrow(), 0)
         self.assertEqual(await self.paid(OUR_ID), 10 * UNIT)
         self.says_nothing(await self.coordinator.does(self.distribute()))
-        self.says_nothing(await self.one.does(self.distribute()))
         await self.moves(one=net, treasury=10 * UNIT - net)
 
-    async def test_a_worker_may_ask_for_its_reward(self):
+    async def test_only_a_coordinator_distributes(self):
         await self.at_work()
-        await self.one.does(self.complete())
-        await self.refuses("NOT_COORDINATOR", self.two.does(self.distribute()))
-        await self.one.does(self.distribute())
-        self.assertEqual(await self.paid(OUR_ID), 10 * UNIT)
+        await self.coordinator.does(self.complete())
+        for person in (self.one, self.two, self.client, self.stranger):
+            await self.refuses("NOT_COORDINATOR", person.does(self.distribute()))
+        self.assertEqual(await self.paid(OUR_ID), 0)
 
     async def test_no_work_no_reward(self):
         await self.refuses("NO_SUCH_JOB", self.coordinator.does(self.distribute()))
@@ -90,7 +89,7 @@ class Settlement(Story):
 
     async def test_a_result_that_is_there_is_settled(self):
         await self.at_work()
-        await self.one.does(self.complete())
+        await self.coordinator.does(self.complete())
         wrong = self.settle(shares=[share(WORKER_ONE, UNIT)], execution_time=1)
         await self.refuses("RESULT_MISMATCH", self.coordinator.does(wrong))
         await self.coordinator.does(self.settle(shares=[share(WORKER_ONE, UNIT)]))

@@ -25,6 +25,8 @@ mod error;
 #[cfg_attr(not(feature = "chain"), allow(dead_code, reason = "without a client nothing is asked"))]
 mod events;
 pub mod fees;
+#[cfg_attr(not(feature = "chain"), allow(dead_code, reason = "without a client nothing is asked"))]
+pub mod gas;
 mod options;
 #[cfg_attr(not(feature = "chain"), allow(dead_code, reason = "without a client nothing is asked"))]
 mod records;

@@ -111,6 +111,10 @@ pub struct Options {
     pub confirmation: Confirmation,
     /// What a job that is settled may cost when its client does not say.
     pub default_max_price: Option<Price>,
+    /// The most that is put into escrow for one job that is submitted here, in the payment token's smallest unit.
+    pub max_escrow: Option<u128>,
+    /// Jobs may name a client who is charged for them, up to its limit.
+    pub charge_clients: bool,
     /// Most calls in one transaction.
     pub batch_calls: usize,
     /// Longest wait for more calls.

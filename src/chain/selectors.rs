@@ -45,6 +45,7 @@ names! {
     DEPLOY_CONTRACT "deployContract" [0x0198_7cbd_1780_8b9a, 0x2369_3d4d_e7e2_46a4, 0x43cf_e37e_6e7f_baea, 0xbd7d_7e65_32b0_7c3d];
     APPROVE "approve" [0x0219_209e_0832_7517, 0x1774_dab1_df80_982e, 0x9df2_0965_16f0_6319, 0xc5c6_d71a_e0a8_480c];
     GET_EPOCH "get_epoch" [0x01a8_a82c_8c7f_0f4e, 0x45ef_b5be_742b_4257, 0x0947_fae2_942a_3246, 0x5858_b079_02b3_e419];
+    GET_CHARGE_LIMIT "get_charge_limit" [0x03d7_82e7_849f_868b, 0x9e98_919d_502c_ca3b, 0x4913_0582_2b68_5c61, 0x9799_aa8f_3dce_49c5];
     GET_GENERATION "get_generation" [0x024d_d89f_d6b2_6c84, 0x3ec8_6f7a_4f30_212d, 0xcdfe_10ae_6544_a6e6, 0x3d48_655f_52ef_e857];
     GET_SETTINGS "get_settings" [0x022e_32a2_0eca_6c52, 0xd2c5_6104_3b64_5b5b, 0xa354_708d_76aa_7534, 0xa1eb_9167_da72_3c2d];
     GET_JOB_STATE "get_job_state" [0x000c_a320_a3b8_f1af, 0x8bf6_8eae_71ad_a9f1, 0x116f_d58a_26f4_d93f, 0xcfe6_cdd7_0959_dc08];

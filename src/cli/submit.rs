@@ -82,7 +82,7 @@ pub struct Args {
     /// Several times for several
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
-    /// The client's account on chain
+    /// The client's account on chain; a settled job may name one only where clients are charged
     #[arg(long, value_name = "ADDRESS")]
     client_address: Option<String>,
     /// Where the end of the job is posted to, http or https

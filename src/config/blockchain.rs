@@ -35,6 +35,9 @@ pub struct Blockchain {
     pub confirmation: Confirmation,
     #[serde(deserialize_with = "optional")]
     pub default_max_price: Option<Price>,
+    #[serde(deserialize_with = "optional")]
+    pub max_escrow: Option<u128>,
+    pub charge_clients: bool,
     pub batch_calls: usize,
     pub batch_wait_ms: u64,
     #[serde(deserialize_with = "optional")]
@@ -121,6 +124,12 @@ pub(super) fn problems(config: &Config, refuse: &mut impl FnMut(&str, String)) {
     }
     if chain.insecure_dev_key.is_some() && chain.has_keystore() {
         refuse("blockchain.insecure_dev_key", "and blockchain.keystore are two keys; set one of them".to_owned());
+    }
+    if let (Some(price), Some(most)) = (chain.default_max_price, chain.max_escrow)
+        && price.0 > most
+    {
+        let reason = format!("is {price}, more than blockchain.max_escrow ({most}): no job could have it");
+        refuse("blockchain.default_max_price", reason);
     }
     if chain.enabled {
         needed(config, refuse);
@@ -223,6 +232,8 @@ mod tests {
             (with("settlement", "now"), "expected none, settle_later or register_before_distribution"),
             (with("max_fee", "1e18"), "expected a whole number"),
             (with("batch_calls", "0"), "expected a whole number from 1 to"),
+            (with("max_escrow", "-1"), "expected a whole number"),
+            (with("charge_clients", "0x1"), "expected true or false"),
             (with("chain_id", "a name that is far longer than 31 bytes"), "expected a name like SN_SEPOLIA"),
         ];
         for (pairs, expected) in cases {
@@ -260,6 +271,28 @@ mod tests {
         assert_eq!(hex.chain_id, chain.chain_id);
         let many = (0..9).map(|n| format!("http://{n}")).collect::<Vec<_>>().join(",");
         assert!(load(&[("rpc_urls", &many)]).unwrap_err().contains("more than 8"));
+    }
+
+    #[test]
+    fn no_default_is_above_what_may_go_into_escrow() {
+        assert!(load(&[("default_max_price", "5"), ("max_escrow", "5")]).is_ok());
+        let refused = load(&[("default_max_price", "6"), ("max_escrow", "5")]).unwrap_err();
+        assert!(
+            refused.contains("blockchain.default_max_price: is 6, more than blockchain.max_escrow (5)"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn an_address_may_be_small_whoever_says_it() {
+        let small = [("job_manager_address", "0x1f"), ("account_address", "0x0000002"), ("chain_id", "0x1")];
+        let variables =
+            small.map(|(key, value)| (format!("CIRO__BLOCKCHAIN__{}", key.to_uppercase()), value.to_owned()));
+        let said = Sources { variables: variables.to_vec(), ..Sources::default() };
+        for chain in [load(&small).unwrap(), Config::load(&said).unwrap().0].map(|config| config.blockchain) {
+            assert_eq!(chain.job_manager_address, Some(Felt::from(0x1fu64)));
+            assert_eq!((chain.account_address, chain.chain_id), (Some(Felt::from(2u64)), Some(Felt::from(1u64))));
+        }
     }
 
     #[test]

@@ -300,6 +300,19 @@ pub(super) const KEYS: &[Key] = &[
         "What a job that is settled may cost when it does not say, in the payment token's smallest unit; it goes into\n\
          escrow. Empty: such a job must say.",
     ),
+    word(
+        "blockchain.max_escrow",
+        text::amount,
+        EMPTY,
+        "The most that is put into escrow for one job (max_price × redundancy), in the same unit; a job that asks for more\n\
+         is refused. Empty: any, as far as the account is funded.",
+    ),
+    flag(
+        "blockchain.charge_clients",
+        OFF,
+        "A settled job may name a client_address, who is charged for it up to the limit it set in the contract. Nobody\n\
+         checks that it is the client who asks: whoever reaches the API or Kafka can spend that limit.",
+    ),
     integer("blockchain.batch_calls", 1, 500, 150, "Most calls in one transaction."),
     integer("blockchain.batch_wait_ms", 0, 60_000, 500, "How long a transaction waits for more calls."),
     word(

@@ -61,6 +61,9 @@ pub const RECENT_MAX: usize = 1_000;
 pub const TAIL_MAX: usize = 64;
 /// Payments kept of one job. Beyond it further ones are not noted: no job of ours has so many.
 pub const PAYMENTS_MAX: usize = 16;
+/// The code of a parked registration that waits for the account to be funded: it goes on by itself, and what awaits
+/// it does so, too.
+pub const ESCROW_LOW: &str = "escrow_low";
 /// Bytes kept of a reason.
 pub const REASON_MAX: usize = 1 << 10;
 
@@ -321,7 +324,7 @@ pub struct Arrival {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// A leader begins: raises the epoch above all before, and to `least` or more. The first one ever says which site
-    /// it is, and has the journal kept.
+    /// it is, and has the journal kept; another site takes its place without a word while nothing is noted of it.
     Claim {
         site: Site,
         least: u64,

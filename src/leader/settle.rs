@@ -31,6 +31,7 @@
 //! Absent: what calls look like, keys, and the connection, which are the chain's.
 
 mod bisect;
+mod funds;
 mod items;
 mod lane;
 mod parked;
@@ -51,7 +52,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::{PAUSE, Reign};
-use crate::chain::{self, Generation, Handle};
+use crate::chain::{self, Generation, Handle, gas};
 use crate::clock;
 use crate::consensus;
 use crate::domain::Command;
@@ -59,6 +60,7 @@ use crate::domain::chain::{Act, Call, Ledger};
 use crate::domain::command::{Refusal, Reply};
 use crate::domain::journal::Sink;
 
+use self::funds::Funds;
 use self::items::Place;
 use self::plan::{Plan, Room};
 use self::rates::Rates;
@@ -134,8 +136,8 @@ struct Settler {
     calls: Option<usize>,
     /// How often items were reverted in this term.
     reverts: BTreeMap<u64, u32>,
-    /// Items that wait until it can be paid for them, and since when.
-    held: BTreeMap<u64, Instant>,
+    /// What jobs can be paid with in advance. `None`: not known, or there is no token.
+    funds: Option<Funds>,
     /// Up to here nothing is to be settled, whether the log knows or not.
     passed: u64,
     passed_at: Option<Instant>,
@@ -163,7 +165,7 @@ impl Settler {
             rates: None,
             calls: None,
             reverts: BTreeMap::new(),
-            held: BTreeMap::new(),
+            funds: None,
             passed: 0,
             passed_at: None,
             unparked_at: None,
@@ -207,6 +209,7 @@ impl Settler {
     async fn turn(&mut self) -> Result<Rest, Trouble> {
         self.begin().await?;
         let tended = self.tend().await;
+        let looked = self.look_at_funds().await;
         let place = self.place();
         let plan = self.plan(place).await;
         // Also while the chain does not answer.
@@ -215,13 +218,14 @@ impl Settler {
         if let Some(rest) = self.held_up(place).await? {
             return Ok(rest);
         }
+        looked?;
         self.unpark().await?;
         if !plan.parked.is_empty() {
             self.park(&plan).await?;
             return Ok(Rest::No);
         }
         if plan.items.is_empty() {
-            return Ok(self.until_next_look());
+            return Ok(if plan.full { self.until_there_is_room() } else { self.until_next_look() });
         }
         self.go_on(plan, place).await
     }
@@ -241,7 +245,8 @@ impl Settler {
             Generation::Auto => self.chain.view().generation().unwrap_or(Generation::Full),
             known => known,
         };
-        Place { contract: options.contract, account: options.account, generation }
+        let purse = self.funds.map_or(u128::MAX, |funds| funds.purse());
+        Place { contract: options.contract, account: options.account, generation, purse }
     }
 
     fn lead(&self, place: Place, epoch: u64) -> Vec<Call> {
@@ -253,7 +258,12 @@ impl Settler {
 
     fn room(&self) -> Room {
         let most = self.chain.options().batch_calls.max(1);
-        Room { calls: self.calls.unwrap_or(most).min(most), felts: FELTS }
+        Room {
+            calls: self.calls.unwrap_or(most).min(most),
+            felts: FELTS,
+            gas: gas::CALLS_MAX,
+            escrow: self.funds.map_or(u128::MAX, |funds| funds.left()),
+        }
     }
 
     // ------------------------------------------------------------ the log
@@ -265,7 +275,6 @@ impl Settler {
 
     /// What is settled next: what came to nothing so far, or else what follows in the journal.
     async fn plan(&mut self, place: Place) -> Plan {
-        self.held.retain(|_, since| since.elapsed() < SHUT);
         let again = self.plan_again(place);
         if !again.is_empty() {
             return again;
@@ -274,6 +283,7 @@ impl Settler {
         while self.extend(&mut plan, place) {
             tokio::task::yield_now().await;
         }
+        plan.full |= again.full && plan.items.is_empty();
         if plan.lost > 0 {
             tracing::error!(entries = plan.lost, "the journal ran over its bound: entries are not settled");
             self.worries.lost(plan.lost);
@@ -282,13 +292,12 @@ impl Settler {
     }
 
     fn plan_again(&self, place: Place) -> Plan {
-        let held = self.held.keys().copied().collect();
         let room = self.room();
         self.reign.context.client.read(|state| {
             if state.chain().again_len() == 0 {
                 return Plan::default();
             }
-            Plan::again(state, &place, room, &held, &self.reverts)
+            Plan::again(state, &place, room, &self.reverts)
         })
     }
 
@@ -323,6 +332,15 @@ impl Settler {
 
     // ------------------------------------------------------------ pace
 
+    /// There is something to settle, and it is not its turn: what is in flight, or before it, comes first.
+    fn until_there_is_room(&mut self) -> Rest {
+        if self.waiting() == 0 {
+            // Nothing is: what is left may be more than was known.
+            self.funds = None;
+        }
+        Rest::For(POLL)
+    }
+
     fn until_next_look(&mut self) -> Rest {
         if self.waiting() == 0 {
             self.polled = 0;
@@ -347,8 +365,8 @@ impl Settler {
     async fn grown(&self) {
         let client = &self.reign.context.client;
         let mut applied = client.applied();
-        let (passed, held) = (self.passed, self.held.len());
-        let news = || client.read(|state| state.journal().last_seq() > passed || state.chain().again_len() > held);
+        let passed = self.passed;
+        let news = || client.read(|state| state.journal().last_seq() > passed || state.chain().again_len() > 0);
         loop {
             applied.borrow_and_update();
             if news() {

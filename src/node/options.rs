@@ -81,6 +81,8 @@ impl Config {
             policy: told.settlement.policy(),
             confirmation: told.confirmation,
             max_price: told.default_max_price,
+            max_escrow: told.max_escrow,
+            payer: (!told.charge_clients).then(|| told.account_address.unwrap_or_default()),
         };
         let callbacks = &self.callbacks;
         let rules = submission::Callbacks { allow_private: callbacks.allow_private };
@@ -164,6 +166,8 @@ impl Config {
             policy: told.settlement.policy(),
             confirmation: told.confirmation,
             default_max_price: told.default_max_price,
+            max_escrow: told.max_escrow,
+            charge_clients: told.charge_clients,
             batch_calls: told.batch_calls,
             batch_wait: Duration::from_millis(told.batch_wait_ms),
             max_fee: told.max_fee,

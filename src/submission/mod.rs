@@ -97,7 +97,7 @@ pub struct Submission {
     pub redundancy: Option<Int>,
     #[schema(schema_with = tags_schema)]
     pub tags: Option<Vec<String>>,
-    /// The client's account on chain.
+    /// The client's account on chain. For a settled job only where the cluster charges clients.
     #[schema(pattern = "^0x0?[0-7]?[0-9a-fA-F]{1,62}$", example = "0x1f")]
     pub client_address: Option<String>,
     /// Where the end of the job is posted to, http or https; see docs/callbacks.md. Without a user, a password or a
@@ -265,6 +265,7 @@ impl Submission {
             callback_url: callback::check(self.callback_url.as_deref(), door.callbacks)?,
             settlement: settled.terms,
         };
+        settlement::affordable(&spec, door.settlement.as_ref())?;
         Ok(Checked { spec, payload, asked })
     }
 }

@@ -11,8 +11,9 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
 
 use super::{Fault, FieldError, invalid, unavailable};
+use crate::domain::JobSpec;
 use crate::domain::Price;
-use crate::domain::chain::{Confirmation, Policy, Terms};
+use crate::domain::chain::{Confirmation, Felt, Policy, Terms};
 
 /// The word for a job that is not settled.
 pub const NONE: &str = "none";
@@ -37,6 +38,10 @@ pub struct Defaults {
     pub confirmation: Confirmation,
     /// The `max_price` of a settled job that names none.
     pub max_price: Option<Price>,
+    /// The most that is put into escrow for one job.
+    pub max_escrow: Option<u128>,
+    /// The account that pays, where it is the only one that may: jobs can not name another as their client.
+    pub payer: Option<Felt>,
 }
 
 /// A policy by its name, or policy and confirmation.
@@ -179,6 +184,34 @@ pub(super) fn ceiling(
     }
 }
 
+/// Whether a settled job may be paid for as it asks to be.
+pub(super) fn affordable(spec: &JobSpec, defaults: Option<&Defaults>) -> Result<(), FieldError> {
+    let Some(defaults) = defaults.filter(|_| spec.settlement.is_some()) else { return Ok(()) };
+    let client = spec.client_address.as_deref().and_then(|address| address.parse::<Felt>().ok());
+    if defaults.payer.is_some_and(|payer| client.is_some_and(|client| client != payer)) {
+        return Err(unavailable(
+            "client_address",
+            "client_address is not available for a job that is settled on chain: clients are not charged here",
+            "Leave it out, or say settlement none. Whoever runs the cluster may set blockchain.charge_clients.",
+        ));
+    }
+    let escrow = spec.max_price.map_or(0, |price| price.0).saturating_mul(u128::from(spec.redundancy.max(1)));
+    match defaults.max_escrow.filter(|most| escrow > *most) {
+        Some(most) => Err(FieldError {
+            hint: Some(
+                "Name a lower max_price or redundancy, or say settlement none. The bound is blockchain.max_escrow.",
+            ),
+            ..invalid(
+                "max_price",
+                format!(
+                    "max_price × redundancy must be at most {most} for a job that is settled on chain, not {escrow}"
+                ),
+            )
+        }),
+        None => Ok(()),
+    }
+}
+
 pub fn policy_name(terms: Option<Terms>) -> &'static str {
     let of = |terms: Terms| POLICIES.iter().find(|(policy, _)| *policy == terms.policy).map(|(_, name)| *name);
     terms.and_then(of).unwrap_or(NONE)
@@ -217,6 +250,8 @@ mod tests {
         policy: Some(Policy::SettleLater),
         confirmation: Confirmation::Preconfirmed,
         max_price: Some(Price(70)),
+        max_escrow: None,
+        payer: None,
     };
 
     fn checked(fields: &str, defaults: Option<Defaults>) -> Result<Checked, Rejected> {
@@ -292,11 +327,40 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_into_escrow_for_one_job_is_bounded() {
+        let bounded = Defaults { max_escrow: Some(140), ..CHAIN };
+        for good in ["", r#""redundancy":2"#, r#""max_price":"140""#, r#""max_price":"9999","settlement":"none""#] {
+            assert!(checked(good, Some(bounded)).is_ok(), "{good}");
+        }
+        for bad in [r#""redundancy":3"#, r#""max_price":"141""#, r#""max_price":"71","redundancy":2"#] {
+            let rejected = checked(bad, Some(bounded)).expect_err(bad);
+            assert_eq!((rejected.field.as_deref(), rejected.code), (Some("max_price"), code::INVALID_FIELD), "{bad}");
+            assert!(rejected.message.contains("at most 140"), "{rejected}");
+        }
+        let most = format!(r#""max_price":"{}","redundancy":5"#, "9".repeat(38));
+        assert!(checked(&most, Some(bounded)).is_err() && checked(&most, Some(CHAIN)).is_ok());
+    }
+
+    #[test]
+    fn no_other_client_is_charged_unless_that_is_configured() {
+        let uncharged = Defaults { payer: Some(Felt::from(0xaau64)), ..CHAIN };
+        let (ours, theirs) = (r#""client_address":"0x00aA""#, r#""client_address":"0xbb""#);
+        for good in ["", ours, r#""client_address":"0xbb","settlement":"none""#] {
+            assert!(checked(good, Some(uncharged)).is_ok(), "{good}");
+        }
+        let rejected = checked(theirs, Some(uncharged)).unwrap_err();
+        assert_eq!((rejected.field.as_deref(), rejected.code), (Some("client_address"), code::NOT_AVAILABLE));
+        assert!(checked(theirs, Some(CHAIN)).is_ok(), "charged");
+        assert!(checked(theirs, None).is_ok(), "no chain");
+    }
+
+    #[test]
     fn a_retry_is_the_same_wish_under_another_configuration() {
         let other = Defaults {
             policy: Some(Policy::RegisterBeforeDistribution),
             confirmation: Confirmation::AcceptedL1,
             max_price: Some(Price(1)),
+            ..CHAIN
         };
         for fields in ["", r#""max_price":"9""#, r#""settlement":"settle_later""#] {
             let [one, two] = [CHAIN, other].map(|chain| checked(fields, Some(chain)).unwrap());

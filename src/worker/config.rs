@@ -325,10 +325,12 @@ impl Layered {
         let syntax = |error: toml::de::Error| Error::Syntax { origin: base.clone(), detail: error.to_string() };
         let mut table: Table = text.parse().map_err(syntax)?;
         let mut origins = BTreeMap::new();
+        let usual = Table::try_from(File::default()).unwrap_or_default();
         for (name, value) in environment {
             if let Some(path) = name.strip_prefix(ENV_PREFIX) {
-                let path = path.split("__").map(str::to_lowercase).collect();
-                set(&mut table, &mut origins, &name, path, guess(&value))?;
+                let path: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+                let value = spoken(&usual, &path, &value);
+                set(&mut table, &mut origins, &name, path, value)?;
             }
         }
         for Flag { name, key, value } in flags {
@@ -384,7 +386,16 @@ fn set(
     Ok(())
 }
 
-/// A variable's value: TOML if it is, text otherwise.
+/// A variable's value. Where a text is usual it is one, also if it reads like a number: `0x1f` is an address.
+fn spoken(usual: &Table, path: &[String], text: &str) -> Value {
+    let value = guess(text);
+    let usual = path.split_last().and_then(|(last, sections)| {
+        sections.iter().try_fold(usual, |table, section| table.get(section)?.as_table())?.get(last)
+    });
+    if usual.is_some_and(Value::is_str) && !value.is_str() { Value::String(text.to_owned()) } else { value }
+}
+
+/// TOML if it is, text otherwise.
 fn guess(text: &str) -> Value {
     let parsed = format!("value = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
     parsed.unwrap_or_else(|| Value::String(text.to_owned()))
@@ -459,6 +470,17 @@ mod tests {
         let error = read("", &[("CIRO_WORKER__LOG__FORMAT", "xml")], vec![]).unwrap_err();
         assert!(error.starts_with("CIRO_WORKER__LOG__FORMAT: log.format: ") && error.contains("`json`"), "{error}");
         assert!(read("[worker", &[], vec![]).unwrap_err().starts_with("FILE: not TOML"));
+    }
+
+    #[test]
+    fn a_variable_is_text_where_a_text_is_usual() {
+        for address in ["0x1f", "0xffffffffffffffff", "0x5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e", "\"0x1f\""] {
+            let file = read("", &[("CIRO_WORKER__WORKER__PAYOUT_ADDRESS", address)], vec![]).unwrap();
+            assert_eq!(file.worker.payout_address, address.trim_matches('"'));
+        }
+        let others = [("CIRO_WORKER__LOCATION__REGION", "7.5"), ("CIRO_WORKER__WORKER__HEARTBEAT_MS", "2000")];
+        let file = read("", &others, vec![]).unwrap();
+        assert_eq!((file.location.region.as_str(), file.worker.heartbeat_ms), ("7.5", 2_000));
     }
 
     #[test]

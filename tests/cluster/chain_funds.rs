@@ -38,12 +38,39 @@ async fn chain_account_without_funds_and_fees_above_the_ceiling_cost_time_only()
     price(&devnet, USUAL).await;
     settle(&desk, &mut cluster, &mut jobs).await;
 
-    println!("one job costs more than there is");
-    waits(&desk, &mut cluster, &mut jobs, &json!({"max_price": DEAR.to_string()}), "payment token").await;
-    desk.admin.invoke(vec![give(desk.token, desk.coordinator.address, DEAR)]).await;
-    chain_oracle::judge_funded(&cluster.client, &desk, &jobs, DEAR).await;
+    println!("two jobs take more into escrow than there is, and stand in nobody's way");
+    let dear = json!({"max_price": DEAR.to_string()});
+    let first = json!({"max_price": DEAR.to_string(), "settlement": "register_before_distribution"});
+    let dear = jobs.submit(&cluster.client, 1, &dear).await.remove(0);
+    let first = jobs.submit(&cluster.client, 1, &first).await.remove(0);
+    let others = jobs.submit(&cluster.client, 20, &json!({})).await;
+    cluster.client.ended(0, &dear, secs(90)).await;
+    for id in &others {
+        cluster.client.ended(0, id, secs(90)).await;
+    }
+    let told = chain_oracle::told(&cluster.client).await;
+    chain_oracle::settled(&desk, &told.into_iter().filter(|(id, _)| others.contains(id)).collect()).await;
+    say_so(&cluster, &first).await;
+    desk.admin.invoke(vec![give(desk.token, desk.coordinator.address, 2 * DEAR)]).await;
+    chain_oracle::judge_funded(&cluster.client, &desk, &jobs, 2 * DEAR).await;
     cluster.finish().await;
     tasks.cancel();
+}
+
+/// Every node tells that the account has to be funded, and that the job `first` waits for that.
+async fn say_so(cluster: &Cluster, first: &str) {
+    for node in 0..3 {
+        until(secs(30), &format!("node {node} says escrow_low"), async || {
+            let status = cluster.client.get(node, "/blockchain/status").await?.body;
+            let alarms = status["alarms"].as_array()?;
+            let alarm = alarms.iter().find(|alarm| alarm["code"] == "escrow_low")?;
+            alarm["detail"].as_str()?.starts_with("2 jobs take more").then_some(())
+        })
+        .await;
+        let told = cluster.client.get(node, &format!("/jobs/{first}/explain")).await.expect("the node answers").body;
+        assert_eq!((&told["state"], &told["reason"]), (&json!("pending"), &json!("awaits_chain")), "{told}");
+        assert!(told["detail"].to_string().contains("escrow_low"), "{told}");
+    }
 }
 
 async fn price(devnet: &Devnet, fri: u64) {

@@ -202,6 +202,7 @@ async fn a_node_whose_chain_is_away_takes_jobs_and_tells_what_they_wait_for() {
         ("CIRO__BLOCKCHAIN__INSECURE_DEV_KEY", "0x1234"),
         ("CIRO__BLOCKCHAIN__SETTLEMENT", "settle_later"),
         ("CIRO__BLOCKCHAIN__DEFAULT_MAX_PRICE", "70"),
+        ("CIRO__BLOCKCHAIN__MAX_ESCROW", "140"),
     ])
     .await;
     let down = until("the node to notice", async || {
@@ -211,18 +212,18 @@ async fn a_node_whose_chain_is_away_takes_jobs_and_tells_what_they_wait_for() {
     let status = down.await;
     assert_eq!((&status["job_manager_address"], &status["account_address"]), (&json!("0xc0"), &json!("0xacc")));
     assert_eq!((&status["block_number"], &status["alarms"][0]["code"]), (&Value::Null, &json!("down")), "{status}");
-    assert_eq!(status["settlement"]["default_max_price"], "70");
+    assert_eq!(
+        (&status["settlement"]["default_max_price"], &status["settlement"]["max_escrow"]),
+        (&json!("70"), &json!("140"))
+    );
+    assert_eq!(status["settlement"]["charge_clients"], false);
     assert!(!status.to_string().contains("1234"), "the key is nobody's business");
     let health = node.get("/health").await;
     assert_eq!((health.status, &health.body["components"]["blockchain"]["status"]), (200, &json!("degraded")));
     let events = node.get("/blockchain/events").await;
     assert_eq!((events.status, events.code()), (503, "chain_unreachable"));
 
-    let submit = async |fields: Value| {
-        let mut body = json!({"type": "sha256", "payload": "aGk="});
-        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        node.post("/jobs", &body).await
-    };
+    let submit = async |fields: Value| submit(&node, fields).await;
     let later = submit(json!({})).await;
     assert_eq!((later.status, &later.body["max_price"]), (201, &json!("70")), "{}", later.text);
     assert_eq!(later.body["settlement"]["policy"], "settle_later");
@@ -238,18 +239,40 @@ async fn a_node_whose_chain_is_away_takes_jobs_and_tells_what_they_wait_for() {
     assert_eq!((&full["escrow"], &full["settlement"]["state"]), (&json!("9"), &json!("waiting")));
     let unsettled = submit(json!({"settlement": "none"})).await;
     assert_eq!((unsettled.status, &unsettled.body["max_price"]), (201, &Value::Null));
+    what_can_not_be_settled_is_refused(&node).await;
+    let reset = json!({"chain_id": "SN_SEPOLIA", "job_manager_address": "0xc0", "account_address": "0xacc"});
+    assert_eq!(node.post("/blockchain/reset", &reset).await.status, 409, "it does not see that chain");
+    let forget = node.ask("DELETE", "/blockchain/cursor").send().await;
+    assert_eq!((forget.status, forget.code()), (409, "conflict"), "the chain is enabled");
+}
+
+#[cfg(feature = "chain")]
+async fn submit(node: &Node, fields: Value) -> crate::node::Answer {
+    let mut body = json!({"type": "sha256", "payload": "aGk="});
+    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    node.post("/jobs", &body).await
+}
+
+#[cfg(feature = "chain")]
+async fn what_can_not_be_settled_is_refused(node: &Node) {
     for (fields, code, field) in [
         (json!({"settlement": "chain"}), "invalid_field", "settlement"),
         (json!({"settlement": {"policy": "x"}}), "invalid_field", "settlement.policy"),
         (json!({"settlement": {"confirmation": "sure"}}), "invalid_field", "settlement.confirmation"),
         (json!({"settlement": {"polcy": "none"}}), "unknown_field", "settlement.polcy"),
         (json!({"max_price": "0"}), "invalid_field", "max_price"),
+        (json!({"max_price": "141"}), "invalid_field", "max_price"),
+        (json!({"redundancy": 3}), "invalid_field", "max_price"),
+        (json!({"client_address": "0xacd"}), "not_available", "client_address"),
     ] {
-        let refused = submit(fields.clone()).await;
+        let refused = submit(node, fields.clone()).await;
         assert_eq!((refused.status, refused.code(), &refused.body["field"]), (422, code, &json!(field)), "{fields}");
+        assert!(!refused.body["hint"].as_str().unwrap_or_default().is_empty(), "{fields}: {}", refused.text);
     }
-    let reset = json!({"chain_id": "SN_SEPOLIA", "job_manager_address": "0xc0", "account_address": "0xacc"});
-    assert_eq!(node.post("/blockchain/reset", &reset).await.status, 409, "it does not see that chain");
-    let forget = node.ask("DELETE", "/blockchain/cursor").send().await;
-    assert_eq!((forget.status, forget.code()), (409, "conflict"), "the chain is enabled");
+    for fields in [
+        json!({"client_address": "0xACC", "max_price": "140"}),
+        json!({"client_address": "0xacd", "settlement": "none", "max_price": "141"}),
+    ] {
+        assert_eq!(submit(node, fields.clone()).await.status, 201, "{fields}");
+    }
 }

@@ -50,7 +50,7 @@ pub fn of(picture: &Picture) -> Vec<Alarm> {
         own.and_then(paused),
         own.and_then(|own| other_chain(own, picture)),
         own.and_then(balance_low),
-        own.and_then(escrow_low),
+        own.and_then(|own| escrow_low(own, picture)),
         own.and_then(|own| spend_limit(own, picture)),
         own.and_then(duty),
         parked(picture),
@@ -118,9 +118,21 @@ fn balance_low(own: &Own) -> Found {
     })
 }
 
-/// Whether a single job could not be paid in advance any more.
-fn escrow_low(own: &Own) -> Found {
+/// Whether jobs wait that could not be paid in advance, or a single one could not be any more.
+fn escrow_low(own: &Own, picture: &Picture) -> Found {
     let account = own.view.account.as_ref()?;
+    if picture.escrow_low > 0 {
+        let payment = account.payment.map_or_else(String::new, |payment| {
+            let (balance, allowance) = (amount(payment.balance), amount(payment.allowance));
+            format!(": it has {balance} of the token that jobs are paid in and lets the contract take {allowance}")
+        });
+        let detail = format!(
+            "{} jobs take more into escrow than account {} can pay{payment}. Fund it, or approve more: they go on by \
+             themselves then. All others go on meanwhile; blockchain.max_escrow bounds what one may take",
+            picture.escrow_low, account.address
+        );
+        return Some(("escrow_low", detail));
+    }
     let payment = account.payment?;
     let least = own.view.contract.as_ref().and_then(|contract| contract.min_payment).unwrap_or_default();
     let usual = U256 { high: 0, low: own.options.default_max_price.map_or(1, |price| price.0.max(1)) };

@@ -12,9 +12,9 @@ use super::alarms::{self, Alarm};
 use crate::api::Context;
 use crate::chain;
 use crate::clock;
-use crate::domain::chain::{Site, Totals};
+use crate::domain::chain::{ESCROW_LOW, Parked, Site, Totals};
 use crate::domain::journal::Sink;
-use crate::domain::{State, Timestamp};
+use crate::domain::{JobState, State, Timestamp};
 use crate::telemetry::metrics;
 
 /// This node's own view, and what it was told.
@@ -30,6 +30,13 @@ impl Own {
         let chain_id = self.view.chain_id?;
         Some(Site { chain_id, contract: self.options.contract, account: self.options.account })
     }
+}
+
+/// A registration that goes on when the account is funded: its job may still come to something.
+fn awaits_funds(state: &State, parked: &Parked) -> bool {
+    let lost =
+        || state.job(parked.item.job).is_some_and(|job| matches!(job.state, JobState::Failed | JobState::Cancelled));
+    &*parked.code == ESCROW_LOW && !lost()
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +55,8 @@ pub struct Picture {
     /// Stages of jobs that are to be planned again.
     pub again: u64,
     pub parked: u64,
+    /// Of these, registrations that wait until the account is funded.
+    pub escrow_low: u64,
     pub totals: Totals,
     pub spent_this_hour: u128,
     pub cursor: Option<u64>,
@@ -82,6 +91,7 @@ impl Picture {
             waiting_since: books.waiting().map(|(_, slot)| slot.prepared_at).min(),
             again: count(books.again_len()),
             parked: count(books.parked_len()),
+            escrow_low: count(books.parked_after(None).filter(|parked| awaits_funds(state, parked)).count()),
             totals: books.totals().clone(),
             spent_this_hour: books.spent_in_hour(now.max(state.now()).0),
             cursor,

@@ -137,6 +137,10 @@ struct SettlementDefaults {
     policy: &'static str,
     confirmation: &'static str,
     default_max_price: Option<String>,
+    /// The most that is put into escrow for one job.
+    max_escrow: Option<String>,
+    /// Whether a settled job may name a client who is charged for it.
+    charge_clients: bool,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -196,6 +200,8 @@ impl SettlementDefaults {
             policy: own.options.policy.and_then(name).unwrap_or(NONE),
             confirmation: confirmation_name(own.options.confirmation),
             default_max_price: own.options.default_max_price.map(|price| price.to_string()),
+            max_escrow: own.options.max_escrow.map(|most| most.to_string()),
+            charge_clients: own.options.charge_clients,
         }
     }
 }

@@ -40,7 +40,7 @@ fn site() -> Site {
     Site { chain_id: Felt::short(b"SN_SEPOLIA").unwrap(), contract: felt(CONTRACT), account: felt(ACCOUNT) }
 }
 
-fn apply(state: &mut State, command: Command) -> Reply {
+pub(in crate::api) fn apply(state: &mut State, command: Command) -> Reply {
     let position = Position { index: state.applied() + 1, term: 1 };
     let at = Timestamp(1_764_000_000_000 + position.index * 1_000);
     state.apply(position, &Record { at, commands: vec![command] }).remove(0)
@@ -113,6 +113,8 @@ fn options() -> Options {
         policy: Some(Policy::SettleLater),
         confirmation: Confirmation::AcceptedL2,
         default_max_price: Some(Price(40)),
+        max_escrow: None,
+        charge_clients: false,
         batch_calls: 150,
         batch_wait: Duration::from_millis(500),
         max_fee: Some(1_000),
@@ -167,7 +169,7 @@ pub(in crate::api) fn own() -> Own {
     Own { view, options: options() }
 }
 
-fn picture(own: Option<Own>, state: &State) -> Picture {
+pub(in crate::api) fn picture(own: Option<Own>, state: &State) -> Picture {
     Picture::from_parts(own, state, state.now())
 }
 
@@ -208,7 +210,8 @@ fn a_status_joins_the_books_with_what_this_node_sees() {
     assert_eq!((&contract["generation"], &contract["fee_bps"]), (&json!("full"), &json!(250)));
     assert_eq!((&contract["capabilities"][1], &contract["escrow"]), (&json!("settle_job"), &json!("120")));
     assert_eq!((&status["fees"]["max_fee"], &status["fees"]["spent_this_hour"]), (&json!("1000"), &json!("200")));
-    let settlement = json!({"policy": "settle_later", "confirmation": "accepted_l2", "default_max_price": "40"});
+    let settlement = json!({"policy": "settle_later", "confirmation": "accepted_l2", "default_max_price": "40",
+        "max_escrow": null, "charge_clients": false});
     assert_eq!(status["settlement"], settlement);
     let recorded = json!({"chain_id": "SN_SEPOLIA", "job_manager_address": "0xc0", "account_address": "0xacc"});
     assert_eq!(status["recorded"], recorded);

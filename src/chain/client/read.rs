@@ -87,6 +87,15 @@ impl Handle {
         self.ask(selectors::GET_WORKER_ADDRESS, &[crate::chain::worker_felt(worker)], |felts| felts.felt()).await
     }
 
+    /// What coordinators may still charge a client.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Down`] and the like.
+    pub async fn charge_limit(&self, client: Felt) -> Result<U256, Error> {
+        self.ask(selectors::GET_CHARGE_LIMIT, &[client], |felts| felts.u256()).await
+    }
+
     /// What is in escrow for all jobs.
     ///
     /// # Errors

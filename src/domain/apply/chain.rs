@@ -37,8 +37,10 @@ impl Step<'_> {
 
     fn claim(&mut self, site: &Site, least: u64) -> Reply {
         match self.state.chain.site() {
-            Some(known) if known != site => return Err(other_chain(known, site)),
-            Some(_) => {}
+            Some(known) if known == site => {}
+            // What was read of its blocks was nothing.
+            Some(_) if self.state.chain.is_blank() => self.state.chain.books.turn_to(site),
+            Some(known) => return Err(other_chain(known, site)),
             None => self.state.chain.books.site = Some(site.clone()),
         }
         if self.state.journal.cursor(Sink::Chain).is_none() {

@@ -59,10 +59,28 @@ pub struct Books {
     pub tail: Vec<Block>,
 }
 
+impl Books {
+    /// From now on they are of another site: nonces and blocks are counted anew.
+    pub(in crate::domain) fn turn_to(&mut self, site: &Site) {
+        self.site = Some(site.clone());
+        self.next_nonce = None;
+        self.next_block = None;
+        self.tail = Vec::new();
+    }
+}
+
 impl Ledger {
     /// `None` before the first leader began.
     pub fn site(&self) -> Option<&Site> {
         self.books.site.as_ref()
+    }
+
+    /// Whether nothing was ever prepared, parked or taken from the chain: then the site is only a name, and perhaps a
+    /// wrong one.
+    pub fn is_blank(&self) -> bool {
+        let Books { next_nonce, totals, closed, .. } = &self.books;
+        let unsent = next_nonce.is_none() && *closed == 0 && *totals == Totals::default() && self.lane.is_empty();
+        unsent && self.again.len() + self.parked.len() + self.settlements.len() == 0
     }
 
     pub fn epoch(&self) -> u64 {

@@ -51,17 +51,17 @@ pub(super) fn check_books(state: &State) {
 }
 
 /// A cluster that settles: its state, and what it is told.
-struct Cluster(State);
+pub(super) struct Cluster(pub State);
 
 impl Cluster {
     /// With a leader that has begun.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut cluster = Self(State::within(SMALL));
         assert_eq!(cluster.act(Act::Claim { site: site(1), least: 0 }), Ok(Done::Epoch(1)));
         cluster
     }
 
-    fn apply(&mut self, command: Command) -> Reply {
+    pub fn apply(&mut self, command: Command) -> Reply {
         let position = Position { index: self.0.applied() + 1, term: 1 };
         let record = Record { at: Timestamp(1_000 + position.index), commands: vec![command] };
         let reply = self.0.apply(position, &record).remove(0);
@@ -69,12 +69,12 @@ impl Cluster {
         reply
     }
 
-    fn act(&mut self, act: Act) -> Reply {
+    pub fn act(&mut self, act: Act) -> Reply {
         self.apply(Command::Chain(act))
     }
 
     /// A job that is settled. Returns the number of its entry.
-    fn submit(&mut self, id: JobId, policy: Policy) -> u64 {
+    pub fn submit(&mut self, id: JobId, policy: Policy) -> u64 {
         let mut spec = spec(b"x");
         spec.max_price = Some(Price(100));
         spec.settlement = Some(Terms { policy, confirmation: Confirmation::AcceptedL2 });
@@ -82,16 +82,16 @@ impl Cluster {
         self.last()
     }
 
-    fn last(&self) -> u64 {
+    pub fn last(&self) -> u64 {
         self.0.journal().last_seq()
     }
 
-    fn prepare(&mut self, nonce: u64, hash: u64, items: Vec<Item>) -> Reply {
+    pub fn prepare(&mut self, nonce: u64, hash: u64, items: Vec<Item>) -> Reply {
         let (epoch, through) = (self.0.chain().epoch(), self.last());
         self.act(Act::Prepare { transaction: Box::new(transaction(nonce, hash, epoch, items)), through })
     }
 
-    fn land(&mut self, nonce: u64, landed: Landed) -> Reply {
+    pub fn land(&mut self, nonce: u64, landed: Landed) -> Reply {
         self.act(Act::Landed { nonce, landed: Box::new(landed) })
     }
 

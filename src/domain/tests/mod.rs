@@ -8,6 +8,7 @@ mod golden;
 mod kafka;
 mod lost;
 mod market;
+mod money;
 mod properties;
 mod queue;
 mod snapshots;

@@ -29,6 +29,8 @@ pub(super) struct Place {
     pub contract: Felt,
     pub account: Felt,
     pub generation: Generation,
+    /// The most that the account can put into escrow for one job, in the payment token's smallest unit.
+    pub purse: u128,
 }
 
 /// What an entry of the journal comes to.

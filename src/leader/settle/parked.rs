@@ -1,15 +1,19 @@
 //! Items that can not be settled as things are: put aside, and taken up again where that follows by itself.
 
+use std::collections::BTreeSet;
+
 use tracing::{debug, info};
 
+use super::funds::payment;
 use super::items::{NO_PAYOUT_ADDRESS, can_be_paid};
 use super::plan::Plan;
 use super::worries::Worry;
 use super::{SHUT, Settler, Trouble};
 use crate::clock;
-use crate::domain::State;
-use crate::domain::chain::Act;
+use crate::domain::chain::{Act, ESCROW_LOW, Item, Ledger, Stage};
 use crate::domain::command::Refusal;
+use crate::domain::job::JobState;
+use crate::domain::{JobId, State};
 
 /// Parked items looked at while the state's lock is held.
 const SLICE: usize = 256;
@@ -45,37 +49,133 @@ impl Settler {
         }
     }
 
-    /// Payments go on whose workers have said by now where they are paid.
+    /// Payments go on whose workers have said by now where they are paid, and registrations that can be paid for.
     pub(super) async fn unpark(&mut self) -> Result<(), Trouble> {
-        if self.unparked_at.is_some_and(|at| at.elapsed() < SHUT) || self.books(|chain| chain.parked_len()) == 0 {
+        if self.unparked_at.is_some_and(|at| at.elapsed() < SHUT) {
+            return Ok(());
+        }
+        if self.books(|chain| chain.parked_len()) == 0 {
+            self.worries.note(Worry::Payment, None);
             return Ok(());
         }
         self.unparked_at = Some(clock::instant());
-        let (mut cursor, mut due) = (None, vec![]);
-        while let Some(last) = self.reign.context.client.read(|state| payable(state, cursor, &mut due)) {
-            cursor = Some(last);
-            if due.len() >= RETRIED {
-                break;
-            }
+        let again = self.books(again_for_escrow);
+        let mut look = Look { left: self.room().escrow.saturating_sub(again), ..Look::default() };
+        while self.reign.context.client.read(|state| look.go_on(state)) {
             tokio::task::yield_now().await;
         }
-        if !due.is_empty() {
-            info!(payments = due.len(), "workers said where they are paid: tried again");
-            self.tell(due.into_iter().map(|seq| Act::Retry { seq }).collect()).await?;
+        let text = self.funds.filter(|_| look.short > 0).map(|funds| funds.worry(look.short, look.cheapest));
+        self.worries.note(Worry::Payment, text);
+        if look.due.len() >= RETRIED {
+            // There is more: it does not wait for the next look.
+            self.unparked_at = None;
+        }
+        if !look.due.is_empty() {
+            info!(stages = look.due.len(), "what they waited for is there: tried again");
+        }
+        let acts: Vec<Act> = look.acts().collect();
+        if !acts.is_empty() {
+            self.tell(acts).await?;
         }
         Ok(())
     }
 }
 
-/// Adds the payments after `cursor` that can be made now, as far as one short look goes. The last that was looked at;
-/// `None`: there are no more.
-fn payable(state: &State, cursor: Option<u64>, due: &mut Vec<u64>) -> Option<u64> {
-    let mut last = None;
-    for parked in state.chain().parked_after(cursor).take(SLICE) {
-        if &*parked.code == NO_PAYOUT_ADDRESS && can_be_paid(state, &parked.item) {
-            due.push(parked.item.seq);
-        }
-        last = Some(parked.item.seq);
-    }
-    last
+/// What registrations that are to be planned again take.
+fn again_for_escrow(chain: &Ledger) -> u128 {
+    chain.again().map(|again| amount(&again.item)).fold(0, u128::saturating_add)
 }
+
+/// What a registration takes, if its client does not pay for it: one that waits for funds waits for ours.
+fn amount(item: &Item) -> u128 {
+    payment(item).map_or(0, |(amount, _)| amount)
+}
+
+/// A look at what is parked.
+#[derive(Debug, Default)]
+struct Look {
+    cursor: Option<u64>,
+    /// What is left for escrow.
+    left: u128,
+    /// To be tried again.
+    due: Vec<u64>,
+    /// Jobs that never were registered and never will be; what is parked of them.
+    gone: BTreeSet<JobId>,
+    dropped: Vec<u64>,
+    /// Registrations that can not be paid for, and what the cheapest of them takes.
+    short: usize,
+    cheapest: u128,
+}
+
+impl Look {
+    /// Looks at some more. Whether there are more.
+    fn go_on(&mut self, state: &State) -> bool {
+        let mut last = None;
+        for parked in state.chain().parked_after(self.cursor).take(SLICE) {
+            last = Some(parked.item.seq);
+            if self.gone.contains(&parked.item.job) {
+                self.dropped.push(parked.item.seq);
+            } else if &*parked.code == ESCROW_LOW {
+                self.registration(state, &parked.item);
+            } else if &*parked.code == NO_PAYOUT_ADDRESS && can_be_paid(state, &parked.item) {
+                self.due.push(parked.item.seq);
+            }
+        }
+        self.cursor = last.or(self.cursor);
+        last.is_some() && self.due.len() + self.dropped.len() < RETRIED
+    }
+
+    /// Whoever comes first is paid for first, and a cheap one does not wait for a dear one.
+    fn registration(&mut self, state: &State, item: &Item) {
+        let escrow = amount(item);
+        match standing(state, item) {
+            Standing::Gone => {
+                self.gone.insert(item.job);
+                self.dropped.push(item.seq);
+            }
+            Standing::Lost => {}
+            Standing::Open if escrow <= self.left => {
+                self.left -= escrow;
+                self.due.push(item.seq);
+            }
+            Standing::Open => {
+                self.cheapest = if self.short == 0 { escrow } else { self.cheapest.min(escrow) };
+                self.short += 1;
+            }
+        }
+    }
+
+    fn acts(self) -> impl Iterator<Item = Act> {
+        let retried = self.due.into_iter().map(|seq| Act::Retry { seq });
+        retried.chain(self.dropped.into_iter().map(|seq| Act::Drop { seq }))
+    }
+}
+
+/// How a job stands whose registration waits for funds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Open,
+    /// It came to nothing, and may be given another chance.
+    Lost,
+    /// Nothing is left to pay for.
+    Gone,
+}
+
+fn standing(state: &State, item: &Item) -> Standing {
+    let Some(job) = state.job(item.job) else {
+        let mut behind = state.chain().parked_after(Some(item.seq));
+        let owed = behind.any(|parked| parked.item.job == item.job && parked.item.stage == Stage::Settle);
+        return if owed { Standing::Open } else { Standing::Gone };
+    };
+    let overdue = job.spec.deadline.is_some_and(|deadline| deadline <= state.now());
+    match job.state {
+        JobState::Cancelled => Standing::Gone,
+        JobState::Failed if overdue => Standing::Gone,
+        JobState::Failed => Standing::Lost,
+        _ => Standing::Open,
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/parked.rs"]
+mod tests;

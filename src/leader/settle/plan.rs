@@ -11,12 +11,14 @@
 //!   its job that is to be planned again, and nothing goes while one is parked.
 //! * What is passed over has nothing to settle: a plan ends before the first
 //!   entry that has, but does not go along.
-//! * A plan's items fit one transaction.
+//! * A plan's items fit one transaction, and there is enough to pay for the jobs it registers. One that is too dear by
+//!   itself is put aside, so that it stands in nobody's way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::items::{Made, Place, Wanted, is_lost};
-use crate::domain::chain::{Again, Call, Item, Ledger, Stage};
+use crate::chain::gas;
+use crate::domain::chain::{Again, Call, ESCROW_LOW, Item, Ledger, Stage};
 use crate::domain::journal::{Entry, Event, Sink};
 use crate::domain::{Job, JobId, State, Timestamp};
 
@@ -46,6 +48,10 @@ const KEEPS_REVERTING: &str = "keeps_reverting";
 pub(super) struct Room {
     pub calls: usize,
     pub felts: usize,
+    /// L2 gas.
+    pub gas: u64,
+    /// What our account has left for escrow.
+    pub escrow: u128,
 }
 
 /// An item that can not be settled, a code for machines, and words for people.
@@ -71,8 +77,12 @@ pub(super) struct Plan {
     pub again: bool,
     /// Entries that were due, but are no longer in the journal: it ran over its bound.
     pub lost: u64,
+    /// Some of its jobs their clients may be asked to pay for.
+    pub charged: bool,
     calls: usize,
     felts: usize,
+    gas: u64,
+    escrow: u128,
     entries: usize,
 }
 
@@ -113,33 +123,40 @@ impl Plan {
         self.calls = calls_of(&self.items);
     }
 
-    fn fits(&self, item: &Item, room: Room) -> bool {
+    fn fits(&self, item: &Item, place: &Place, room: Room) -> bool {
+        let escrow = place.escrow(item);
+        if escrow > 0 && self.escrow.saturating_add(escrow) > room.escrow {
+            return false;
+        }
         let (calls, felts) = (self.calls + item.calls.len(), self.felts + felts_of(&item.calls));
-        self.items.is_empty() || (calls <= room.calls && felts <= room.felts)
+        let gas = self.gas.saturating_add(gas_of(&item.calls));
+        self.items.is_empty() || (calls <= room.calls && felts <= room.felts && gas <= room.gas)
     }
 
-    fn push(&mut self, item: Item) {
+    fn push(&mut self, item: Item, place: &Place) {
         self.calls += item.calls.len();
         self.felts += felts_of(&item.calls);
+        self.gas = self.gas.saturating_add(gas_of(&item.calls));
+        self.escrow = self.escrow.saturating_add(place.escrow(&item));
+        self.charged |= place.is_charged(&item);
         self.items.push(item);
     }
 
     // ------------------------------------------------------------ again
 
-    /// What came to nothing so far, first of all. `held` are not for now; `reverts` says how often items were reverted.
-    pub fn again(state: &State, place: &Place, room: Room, held: &BTreeSet<u64>, reverts: &BTreeMap<u64, u32>) -> Self {
+    /// What came to nothing so far, first of all. `reverts` says how often items were reverted.
+    pub fn again(state: &State, place: &Place, room: Room, reverts: &BTreeMap<u64, u32>) -> Self {
         let chain = state.chain();
         let mut plan = Self { again: true, ..Self::after(state.journal().cursor(Sink::Chain).unwrap_or(0)) };
         // Jobs with an item that does not go along.
         let mut waiting: BTreeSet<JobId> = BTreeSet::new();
         for again in chain.again() {
             let item = &again.item;
-            if held.contains(&item.seq) || waiting.contains(&item.job) {
-                waiting.insert(item.job);
+            if waiting.contains(&item.job) {
                 continue;
             }
             match renewed(state, place, again, reverts.get(&item.seq).copied().unwrap_or(0)) {
-                Renewed::Item(item) if plan.fits(&item, room) => plan.push(item),
+                Renewed::Item(item) if plan.fits(&item, place, room) => plan.push(item, place),
                 Renewed::Item(_) => {
                     plan.full = true;
                     break;
@@ -193,7 +210,10 @@ impl Plan {
                 self.park(item, BEHIND, behind())
             }
             Made::Unfit { item, code, reason } => self.park(item, code, reason),
-            Made::Item(item) => self.take(state, room, entry, item),
+            Made::Item(item) => match place.is_dear(&item) {
+                Some(reason) => self.park(item, ESCROW_LOW, reason),
+                None => self.take(state, (place, room), entry, item),
+            },
         };
         if taken {
             self.lost += entry.seq.saturating_sub(self.through + 1);
@@ -231,13 +251,13 @@ impl Plan {
         self.items.is_empty()
     }
 
-    fn take(&mut self, state: &State, room: Room, entry: &Entry, item: Item) -> bool {
-        if !self.parked.is_empty() || !self.fits(&item, room) {
+    fn take(&mut self, state: &State, (place, room): (&Place, Room), entry: &Entry, item: Item) -> bool {
+        if !self.parked.is_empty() || !self.fits(&item, place, room) {
             return false;
         }
         self.oldest.get_or_insert(entry.at);
         self.urgent |= item.stage == Stage::Register && state.job(item.job).is_some_and(|job| job.awaits_chain);
-        self.push(item);
+        self.push(item, place);
         true
     }
 }
@@ -270,6 +290,9 @@ fn renewed(state: &State, place: &Place, again: &Again, tries: u32) -> Renewed {
     if item.stage == Stage::Register && again.tries == 0 && job.is_some_and(|job| is_stranded(chain, job)) {
         let reason = "the job has ended and no refund would follow: retry the job first".to_owned();
         return park(item, JOB_ENDED, reason);
+    }
+    if let Some(reason) = place.is_dear(&item) {
+        return park(item, ESCROW_LOW, reason);
     }
     if item.stage != Stage::Settle {
         return Renewed::Item(item);
@@ -309,6 +332,10 @@ fn behind() -> String {
 
 fn calls_of(items: &[Item]) -> usize {
     items.iter().map(|item| item.calls.len()).sum()
+}
+
+fn gas_of(calls: &[Call]) -> u64 {
+    calls.iter().map(gas::of).fold(0, u64::saturating_add)
 }
 
 fn felts_of(calls: &[Call]) -> usize {

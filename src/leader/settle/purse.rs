@@ -1,11 +1,11 @@
-//! Whether anything may be sent, and whether it can be paid for.
+//! Whether anything may be sent, and whether its fee can be paid. What jobs take into escrow is [`super::funds`]'.
 //!
 //! Whatever is short or shut pauses settlement with words for people; nothing
 //! is dropped. It is looked at again every few seconds, and goes on by itself.
 
 use super::worries::Worry;
-use crate::chain::{State as Connection, Token, View, fees};
-use crate::domain::chain::{Bounds, Item, Site, Stage, U256};
+use crate::chain::{State as Connection, View, fees};
+use crate::domain::chain::{Bounds, Site, U256};
 
 /// What an account may spend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,30 +114,6 @@ pub(super) fn blame(word: &str) -> Blame {
         _ if has("allowance") || has("insufficient balance") || has("u256_sub overflow") => Blame::Payment,
         _ => Blame::Item,
     }
-}
-
-/// Whether our own account, which has so much, is what lacks the payment for these items; else it is a client that
-/// was to pay.
-pub(super) fn lacks_payment(have: &Token, items: &[Item]) -> Option<String> {
-    // The payment stands last but one in the call, before the client.
-    let payment = |item: &Item| {
-        let data = &item.calls.first()?.calldata;
-        let low = data.get(data.len().checked_sub(3)?)?;
-        low.to_u128()
-    };
-    let registered = items.iter().filter(|item| item.stage == Stage::Register);
-    let wanted = registered.filter_map(payment).fold(0, u128::saturating_add);
-    let wanted = U256 { high: 0, low: wanted };
-    if have.balance >= wanted && have.allowance >= wanted {
-        return None;
-    }
-    Some(format!(
-        "nothing is registered: the account has {} of the payment token and has allowed the contract {}, and {} are \
-         needed for the next jobs. Send it some, and approve it for the contract (`blockchain account fund-hint`)",
-        shown(have.balance),
-        shown(have.allowance),
-        wanted.low
-    ))
 }
 
 fn shown(number: U256) -> String {

@@ -29,17 +29,20 @@ const OVERTAKEN_MAX: Duration = Duration::from_secs(60);
 const SHUTS: [Worry; 4] = [Worry::Site, Worry::Key, Worry::Shut, Worry::Down];
 
 impl Settler {
-    /// The first leader ever says which site the books are of, so that the journal keeps what is to be settled.
+    /// The first leader ever says which site the books are of, so that the journal keeps what is to be settled. While
+    /// nothing is noted of it, another one may say otherwise: it was set up wrongly.
     pub(super) async fn begin(&mut self) -> Result<(), Trouble> {
-        let registered = |state: &State| state.journal().cursor(Sink::Chain).is_some();
-        if self.reign.context.client.read(registered) {
-            return Ok(());
-        }
         let Some(site) = self.chain.site() else { return Ok(()) };
-        if self.books(|chain| chain.site().is_some_and(|known| *known != site)) {
-            return Ok(());
+        let is_new = |state: &State| match state.chain().site() {
+            Some(known) if *known == site => state.journal().cursor(Sink::Chain).is_none(),
+            Some(_) => state.chain().is_blank(),
+            None => true,
+        };
+        if self.reign.context.client.read(is_new) {
+            info!(contract = %site.contract, account = %site.account, "the books are of this site");
+            self.claim(site, 0).await?;
         }
-        self.claim(site, 0).await.map(drop)
+        Ok(())
     }
 
     /// What keeps this leader from new work, if anything, and when to look again.

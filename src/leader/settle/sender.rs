@@ -9,16 +9,17 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::bisect::{self, Culprit, Estimator, Found};
+use super::funds::{payment, too_dear};
 use super::items::Place;
 use super::lane::Refusal;
 use super::plan::Plan;
-use super::purse::{Blame, Purse, Short, blame, lacks_payment};
+use super::purse::{Blame, Purse, Short, blame};
 use super::rates::{Rates, at_prices};
 use super::worries::Worry;
 use super::{GATHER, IN_FLIGHT, PAUSE, POLL, Rest, SHUT, Settler, Trouble};
-use crate::chain::{self, Estimate, EstimateError, Kind, SendError, fees};
+use crate::chain::{self, Estimate, EstimateError, Kind, SendError, fees, gas};
 use crate::clock;
-use crate::domain::chain::{Act, Bounds, Call, Item, Slot, Stage, Transaction};
+use crate::domain::chain::{Act, Bounds, Call, ESCROW_LOW, Item, Slot, Stage, Transaction};
 use crate::domain::command::Refusal as Refused;
 
 /// What can be short.
@@ -49,8 +50,8 @@ impl Settler {
     /// Prepares the next transaction, if it is time.
     pub(super) async fn go_on(&mut self, mut plan: Plan, place: Place) -> Result<Rest, Trouble> {
         let waiting = self.waiting();
-        // Its estimate must see what all others have done.
-        let alone = plan.again || !self.rates.is_some_and(|rates| rates.are_fresh());
+        // Its estimate must see what all others have done. Clients may fail to pay: then all would revert.
+        let alone = plan.again || plan.charged || !self.rates.is_some_and(|rates| rates.are_fresh());
         if waiting >= IN_FLIGHT || (waiting > 0 && (alone || !self.traces.all_accepted())) {
             return Ok(Rest::For(POLL));
         }
@@ -67,6 +68,7 @@ impl Settler {
         } else {
             self.learnt(&plan.items)
         };
+        let bounds = gas::capped(bounds);
         if let Some(rest) = self.is_short(&plan, &bounds) {
             return Ok(rest);
         }
@@ -144,28 +146,18 @@ impl Settler {
             return Ok(Cost::Bounds(estimate.bounds));
         }
         let Some(item) = plan.items.first().cloned() else { return Ok(Cost::Not(Rest::For(SHUT))) };
-        if whom == Blame::Payment && self.is_unpaid(&item).await? {
-            return Ok(Cost::Not(if plan.again { Rest::No } else { Rest::For(SHUT) }));
-        }
+        let (word, reason) = match payment(&item) {
+            Some((amount, _)) if whom == Blame::Payment && self.is_ours_to_pay(&item).await? => {
+                (ESCROW_LOW.to_owned(), too_dear(amount))
+            }
+            _ => (word, reason),
+        };
         info!(job = %item.job, stage = item.stage.as_str(), %word, "a call reverts: it is put aside");
         let through = if plan.again { plan.through } else { item.seq };
         self.reverts.remove(&item.seq);
         let idle = if is_idle(item.stage, &word) { vec![item.seq] } else { vec![] };
         self.park(&Plan::parking((item, word.into(), reason.into()), idle, through)).await?;
         Ok(Cost::Not(Rest::No))
-    }
-
-    /// Our account can not pay for a job: it waits. The view may be from before it could not.
-    async fn is_unpaid(&mut self, item: &Item) -> Result<bool, Trouble> {
-        let Some(token) = self.chain.view().contract.and_then(|contract| contract.token) else { return Ok(false) };
-        let have = self.chain.payment_token(token).await?;
-        let text = lacks_payment(&have, std::slice::from_ref(item));
-        let unpaid = text.is_some();
-        if unpaid {
-            self.held.insert(item.seq, clock::instant());
-        }
-        self.worries.note(Worry::Payment, text);
-        Ok(unpaid)
     }
 
     /// The contract takes nothing at all.
@@ -221,12 +213,13 @@ impl Settler {
     async fn prepare(&mut self, plan: Plan, place: Place, nonce: u64, bounds: Bounds) -> Result<Rest, Trouble> {
         let epoch = self.books(|chain| chain.epoch());
         let (calls, items, through) = (plan.calls(), plan.items.len(), plan.through);
+        let escrow = plan.items.iter().map(|item| place.escrow(item)).fold(0, u128::saturating_add);
         let transaction = self.chain.transaction(nonce, epoch, self.lead(place, epoch), plan.items, bounds)?;
         let hash = transaction.hash;
         self.commit(transaction, through).await?;
         info!(nonce, transaction = %hash, calls, items, "prepared");
         self.traces.ours(nonce, hash);
-        self.worries.note(Worry::Payment, None);
+        self.reserve(escrow);
         self.worries.note(Worry::Stuck, None);
         // What was too much once may do again.
         self.calls = self.calls.map(|calls| calls.saturating_mul(2));
@@ -247,7 +240,8 @@ impl Settler {
     /// Another try for a nonce, which pays more.
     pub(super) async fn replace(&mut self, nonce: u64, slot: &Slot) -> Result<(), Trouble> {
         let Some(newest) = slot.newest() else { return Ok(()) };
-        let bounds = fees::raised(&newest.bounds, &at_prices(&newest.bounds, self.chain.view().gas_prices));
+        let now = at_prices(&newest.bounds, self.chain.view().gas_prices);
+        let bounds = gas::capped(fees::raised(&newest.bounds, &now));
         if let Some(limit) = self.chain.options().max_fee.filter(|limit| fees::most(&bounds) > *limit) {
             let text = format!(
                 "transaction {} (nonce {nonce}) does not land, and paying more for it is above blockchain.max_fee \

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::api::text;
 use crate::chain::{State as Connection, View};
-use crate::domain::chain::{Link, Settlement, Stage};
+use crate::domain::chain::{ESCROW_LOW, Link, Settlement, Stage};
 use crate::domain::{Job, State, Timestamp};
 use crate::submission::settlement::confirmation_name;
 
@@ -18,6 +18,9 @@ fn detail(state: &State, view: Option<&View>, job: &Job, now: Timestamp) -> Stri
     let settlement = books.settlement(job.id).map(Arc::as_ref);
     if let Some(parked) = settlement.and_then(|of| of.parked.iter().find_map(|seq| books.parked(*seq))) {
         let (code, reason, seq) = (&parked.code, &parked.reason, parked.item.seq);
+        if &**code == ESCROW_LOW {
+            return format!("the account that pays has to be funded first ({code}: {reason})");
+        }
         return format!(
             "it is parked ({code}: {reason}); `ciro-coordinator blockchain dlq retry {seq}` tries again when that is put right"
         );
@@ -72,7 +75,8 @@ fn chain_is(view: Option<&View>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::blockchain::tests::{act, job, landed, own, state};
+    use crate::api::blockchain::tests::{act, apply, job, landed, own, picture, state};
+    use crate::domain::Command;
     use crate::domain::chain::{Act, Confirmation};
 
     fn told(state: &State, view: Option<&View>, n: u8) -> String {
@@ -110,5 +114,27 @@ mod tests {
         let paused = View { state: Connection::Paused, last_error: Some("PAUSED".to_owned()), ..own.view };
         assert_eq!(chain_is(Some(&paused)), "; nothing is settled now (PAUSED)");
         assert!(chain_is(None).contains("disabled on this node"));
+    }
+
+    #[test]
+    fn a_job_whose_escrow_is_not_there_waits_for_funds_and_is_told_so() {
+        let (mut state, own) = (state(), own());
+        act(&mut state, Act::Retry { seq: 4 });
+        let item = state.chain().again().find(|again| again.item.seq == 4).unwrap().item.clone();
+        let reason = "the job takes 120 of the payment token into escrow, and the account has less".into();
+        act(&mut state, Act::Park { parked: vec![(item, ESCROW_LOW.into(), reason)], through: 4 });
+        let told = told(&state, Some(&own.view), 4);
+        assert!(
+            told.starts_with("the account that pays has to be funded first (escrow_low: the job takes 120"),
+            "{told}"
+        );
+        assert!(!told.contains("dlq retry"), "it goes on by itself: {told}");
+        // So do the alarms, whatever the usual job costs.
+        let alarm = |state: &State| {
+            picture(Some(own.clone()), state).alarms().into_iter().find(|alarm| alarm.code == ESCROW_LOW)
+        };
+        assert!(alarm(&state).unwrap().detail.starts_with("1 jobs take more into escrow than account 0xacc can pay"));
+        apply(&mut state, Command::Cancel { job: job(4), reason: String::new() }).unwrap();
+        assert_eq!(alarm(&state), None, "nothing is wanted for it any more");
     }
 }

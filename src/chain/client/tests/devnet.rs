@@ -82,6 +82,8 @@ impl Devnet {
             policy: None,
             confirmation: Confirmation::AcceptedL2,
             default_max_price: None,
+            max_escrow: None,
+            charge_clients: false,
             batch_calls: 150,
             batch_wait: Duration::ZERO,
             max_fee: None,

@@ -26,6 +26,8 @@ fn options(endpoints: &[&Endpoint]) -> Options {
         policy: None,
         confirmation: Confirmation::AcceptedL2,
         default_max_price: None,
+        max_escrow: None,
+        charge_clients: false,
         batch_calls: 150,
         batch_wait: Duration::ZERO,
         max_fee: None,

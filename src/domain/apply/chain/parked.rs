@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::apply::{Step, cut};
-use crate::domain::chain::{Again, Felt, Item, Parked, Site, Slot, Stage};
+use crate::domain::chain::{Again, ESCROW_LOW, Felt, Item, Parked, Site, Slot, Stage};
 use crate::domain::command::{Done, Refusal, Reply};
 use crate::domain::ids::JobId;
 use crate::domain::job::{Cause, JobError, JobState};
@@ -25,7 +25,7 @@ impl Step<'_> {
                 Parked { item: item.clone(), at: self.state.now, code: code.clone(), reason: cut(reason).into() };
             self.state.chain.parked.insert(item.seq, Arc::new(parked));
             self.settlement(item.job, |settlement| settlement.parked.push(item.seq));
-            if item.stage == Stage::Register {
+            if item.stage == Stage::Register && &**code != ESCROW_LOW {
                 self.not_registered(item.job, reason)?;
             }
         }
@@ -73,11 +73,7 @@ impl Step<'_> {
         let chain = &mut self.state.chain;
         chain.lane.clear();
         chain.payees = Default::default();
-        let books = &mut chain.books;
-        books.site = Some(site.clone());
-        books.next_nonce = None;
-        books.next_block = None;
-        books.tail = Vec::new();
+        chain.books.turn_to(site);
         Ok(Done::Booked)
     }
 

@@ -16,10 +16,15 @@ use crate::leader::settle::plan::{Plan, Room};
 /// 2025-11-24T16:00:00Z, and a millisecond more for each record of the log.
 pub const START: u64 = 1_764_000_000_000;
 
-pub const ROOMY: Room = Room { calls: 150, felts: 4_500 };
+pub const ROOMY: Room = Room { calls: 150, felts: 4_500, gas: u64::MAX, escrow: u128::MAX };
 
 pub fn place() -> Place {
-    Place { contract: Felt::from(0xc0u64), account: Felt::from(0xaau64), generation: Generation::Full }
+    Place {
+        contract: Felt::from(0xc0u64),
+        account: Felt::from(0xaau64),
+        generation: Generation::Full,
+        purse: u128::MAX,
+    }
 }
 
 pub fn site() -> Site {
@@ -68,7 +73,11 @@ impl World {
     }
 
     pub fn again(&self) -> Plan {
-        Plan::again(&self.state, &place(), ROOMY, &Default::default(), &Default::default())
+        self.again_at(&place(), ROOMY)
+    }
+
+    pub fn again_at(&self, place: &Place, room: Room) -> Plan {
+        Plan::again(&self.state, place, room, &Default::default())
     }
 
     /// Puts a plan into the log as the next transaction. Its nonce.
@@ -157,6 +166,11 @@ pub fn spec(settlement: Option<Terms>) -> JobSpec {
 pub fn submit_as(n: u64, spec: JobSpec, source: Source) -> Command {
     let fingerprint = Digest::of(&n.to_be_bytes());
     Command::Submit(Box::new(Submit { id: job(n), spec, payload: Some(b"in".to_vec()), fingerprint, source }))
+}
+
+/// One that takes so much into escrow, under this policy.
+pub fn submit_for(n: u64, price: u128, policy: Policy) -> Command {
+    submit_as(n, JobSpec { max_price: Some(Price(price)), ..spec(terms(policy)) }, Source::Api)
 }
 
 /// A job that is settled later.

@@ -1,6 +1,7 @@
 //! Plans are made of states that things happened to; the duty runs against a node of its own.
 
 mod bench;
-mod fixture;
+pub(in crate::leader::settle) mod fixture;
+mod money;
 mod plan;
 mod stories;

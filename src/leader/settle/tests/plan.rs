@@ -5,7 +5,7 @@ use super::fixture::{
     submit_as, terms, unsettled, worker,
 };
 use crate::chain::calls::{self, Outcome};
-use crate::chain::{Generation, Share};
+use crate::chain::{Generation, Share, gas};
 use crate::domain::chain::{Act, Felt, Policy, Stage, U256};
 use crate::domain::job::Source;
 use crate::domain::journal::Sink;
@@ -139,17 +139,31 @@ fn a_contract_that_only_takes_submissions_gets_nothing_else() {
 #[test]
 fn a_transaction_holds_so_many_calls_and_felts() {
     let world = World::after((1..=10).map(submit));
-    let plan = world.plan(Room { calls: 4, felts: 4_500 });
+    let plan = world.plan(Room { calls: 4, ..ROOMY });
     assert_eq!((plan.items.len(), plan.through, plan.full), (4, 4, true));
     let each = plan.items[0].calls[0].calldata.len() + 3;
-    let plan = world.plan(Room { calls: 100, felts: 3 * each });
+    let plan = world.plan(Room { felts: 3 * each, ..ROOMY });
     assert_eq!((plan.items.len(), plan.through, plan.full), (3, 3, true));
-    let plan = world.plan(Room { calls: 100, felts: 1 });
+    let plan = world.plan(Room { felts: 1, ..ROOMY });
     assert_eq!(plan.items.len(), 1, "one goes whatever its length");
+    let gas = 3 * gas::of(&plan.items[0].calls[0]);
+    let plan = world.plan(Room { gas, ..ROOMY });
+    assert_eq!((plan.items.len(), plan.through, plan.full), (3, 3, true));
+    assert_eq!(world.plan(Room { gas: 1, ..ROOMY }).items.len(), 1, "one goes whatever it takes");
     let mut plan = world.plan(ROOMY);
     assert!(!plan.full);
     plan.keep(7);
     assert_eq!((plan.items.len(), plan.through, plan.calls(), plan.full), (7, 7, 7, true));
+}
+
+#[test]
+fn a_full_transaction_is_one_that_the_network_takes() {
+    let lives = (1..=60).flat_map(|n| life(n, 1));
+    let world = World::after([register(1, Some(address(1)))].into_iter().chain(lives).collect::<Vec<_>>());
+    let room = Room { calls: 500, gas: gas::CALLS_MAX, ..ROOMY };
+    let plan = world.plan(room);
+    let gas: u64 = plan.items.iter().flat_map(|item| &item.calls).map(gas::of).sum();
+    assert!(plan.full && gas <= gas::CALLS_MAX && gas > gas::CALLS_MAX * 9 / 10, "{gas} of {} calls", plan.calls());
 }
 
 #[test]
@@ -217,20 +231,11 @@ fn nothing_overtakes_an_item_of_its_job() {
 }
 
 #[test]
-fn what_is_held_holds_back_its_job_only() {
-    let mut world = World::after([submit(1), submit(2), register(1, None), assign(1, 1, 1)]);
-    let nonce = world.prepare(&world.plan(ROOMY));
-    world.land(nonce, Some("BALANCE_TOO_LOW"));
-    let plan = Plan::again(&world.state, &place(), ROOMY, &[1].into(), &Default::default());
-    assert_eq!(shown(&plan.items), ["2 register j2 1"]);
-}
-
-#[test]
 fn what_keeps_reverting_is_parked() {
     let mut world = World::after([submit(1)]);
     let nonce = world.prepare(&world.plan(ROOMY));
     world.land(nonce, Some("Insufficient max L2Gas"));
-    let tries = |tries| Plan::again(&world.state, &place(), ROOMY, &Default::default(), &[(1, tries)].into());
+    let tries = |tries| Plan::again(&world.state, &place(), ROOMY, &[(1, tries)].into());
     assert_eq!(shown(&tries(TRIES - 1).items), ["1 register j1 1"]);
     assert_eq!(codes(&tries(TRIES)), [(1, "keeps_reverting")]);
 }

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::chain::{Account, Contract, Generation, Token};
-use crate::domain::JobId;
-use crate::domain::chain::{Call, Felt};
+use crate::domain::chain::Felt;
 
 const ROOMY: Purse = Purse { balance: None, max_fee: None, max_spend_per_hour: None, spent: 0, reserved: 0 };
 
@@ -131,17 +130,4 @@ fn books_of_another_site_are_not_touched() {
         assert!(text.contains(words), "{text}");
     }
     assert_eq!(shut(&view(), &site(), None), None, "the first leader ever");
-}
-
-#[test]
-fn a_client_that_does_not_pay_is_told_from_an_account_that_can_not() {
-    let register = |payment: u128| {
-        let data = [0u128, 1, payment, 0, 0xc].map(Felt::from).to_vec();
-        let call = Call { to: Felt::ZERO, selector: Felt::ZERO, calldata: data };
-        Item { seq: 1, job: JobId::default(), stage: Stage::Register, calls: vec![call], payees: vec![] }
-    };
-    let have = Token { balance: amount(500), allowance: amount(700) };
-    assert_eq!(lacks_payment(&have, &[register(500)]), None, "our account has it: the client is to blame");
-    assert!(lacks_payment(&have, &[register(501)]).unwrap().contains("501 are needed"));
-    assert!(lacks_payment(&have, &[register(300), register(300)]).is_some());
 }

@@ -204,13 +204,9 @@ async fn an_empty_account_pauses_and_goes_on_when_it_is_funded() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs starknet-devnet"]
-async fn registrations_wait_for_an_allowance_and_the_ceiling_for_cheap_gas() {
+async fn nothing_is_sent_above_the_ceiling() {
     let bench = Bench::with(&[], |options| options.max_fee = Some(1)).await;
-    let contract = bench.chain.options().contract;
-    bench.send(None, vec![calls::approve(bench.token, contract, U256 { high: 0, low: 50 })]).await;
     bench.lives(1..4).await;
-    bench.run_until("an alarm", async || bench.alarms().contains("has allowed the contract 50")).await;
-    bench.send(None, vec![calls::approve(bench.token, contract, U256 { high: 0, low: 1_000_000 })]).await;
     bench.run_until("an alarm", async || bench.alarms().contains("max_fee is 1")).await;
     assert_eq!(bench.count("JobSubmitted").await, 0);
 }
