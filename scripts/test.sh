@@ -95,13 +95,13 @@ step_fuzz() {
 }
 
 # What is committed is what the sources give, and does what it should on a real node.
-step_contracts() { contracts/build.sh --check && need_node && contracts/test.sh && chain_client; }
+step_contracts() { contracts/build.sh --check && need_node && contracts/test.sh && chain_stories; }
 
-# The client's own stories: each starts a node.
-chain_client() {
+# Those of the client and of the duty that settles: each starts a node.
+chain_stories() {
   local node
   node=$(compgen -G "$(cache_dir)/starknet-devnet-*/bin/starknet-devnet" | tail -n 1)
-  CIRO_TEST_DEVNET=$node cargo test --locked --lib chain::client::tests -- --ignored
+  CIRO_TEST_DEVNET=$node cargo test --locked --lib -- --ignored chain::client::tests settle::tests
 }
 
 fuzzed_api() { scripts/devnet.sh status --json | jq -r '.nodes[0].api'; }
