@@ -30,11 +30,12 @@ use crate::wire::proto::mesh::v1 as proto;
 /// How much longer than usual a worker may be silent that this process never heard.
 const NEVER_HEARD: u32 = 3;
 
-/// Who was silent this long before the limit is asked.
-const ASKED_BEFORE: Duration = Duration::from_secs(1);
+/// How long before its time is up a silent worker is asked: as long as two ways to it may take, and later than its next
+/// heartbeat is due.
+const ASKED_BEFORE: Duration = Duration::from_millis(1_600);
 
 /// How long each way to a worker may take for an answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+const ANSWER_LIMIT: Duration = Duration::from_millis(700);
 
 /// How long after the limit an answer that is under way is waited for.
 const GRACE: Duration = Duration::from_millis(500);
@@ -154,7 +155,7 @@ mod tests {
     #[test]
     fn who_is_nearly_gone_is_asked() {
         let doubtful = |millis, limit| is_doubtful(Duration::from_millis(millis), Duration::from_millis(limit));
-        assert!(!doubtful(3_000, 4_000) && doubtful(3_001, 4_000));
+        assert!(!doubtful(2_400, 4_000) && doubtful(2_401, 4_000));
         assert!(!doubtful(500, 1_000) && doubtful(501, 1_000), "not before the next heartbeat");
     }
 
