@@ -51,6 +51,8 @@ pub(super) struct Verdicts {
     since: Option<Instant>,
     /// Questions under way: to whom, and since when.
     asked: Sends<(WorkerId, Instant)>,
+    /// Who was asked in vain, and has said nothing since: once is enough.
+    in_vain: BTreeSet<WorkerId>,
 }
 
 impl Duty for Verdicts {
@@ -68,6 +70,7 @@ impl Duty for Verdicts {
             reign.context.client.read(|state| state.workers().map(|worker| (worker.id, worker.verdict)).collect());
         let ids: BTreeSet<WorkerId> = verdicts.iter().map(|(worker, _)| *worker).collect();
         self.unheard.retain(|worker, _| ids.contains(worker));
+        self.in_vain.retain(|worker| ids.contains(worker));
         let commands = verdicts.into_iter().filter_map(|(worker, old)| self.judge(reign, now, worker, old)).collect();
         reign.record(Self::NAME, commands).await.map(drop)
     }
@@ -85,7 +88,9 @@ impl Verdicts {
         let is_gone = match heard {
             Some(silence) => {
                 let silence = silence.min(led_for);
-                if old != Verdict::Offline && is_doubtful(silence, limit) {
+                if !is_doubtful(silence, limit) {
+                    self.in_vain.remove(&worker);
+                } else if old != Verdict::Offline {
                     self.ask(reign, now, worker);
                 }
                 is_gone(silence, self.asked.is_busy(worker), limit)
@@ -105,7 +110,7 @@ impl Verdicts {
 
     /// Asks for nothing but an answer.
     fn ask(&mut self, reign: &Reign, now: Instant, worker: WorkerId) {
-        if self.asked.len() >= ASKED_MAX || self.asked.is_busy(worker) {
+        if self.asked.len() >= ASKED_MAX || self.asked.is_busy(worker) || self.in_vain.contains(&worker) {
             return;
         }
         let reign = reign.clone();
@@ -118,6 +123,8 @@ impl Verdicts {
             let (worker, asked) = ended.note;
             if ended.answered {
                 reign.context.roster.answered(worker, asked);
+            } else {
+                self.in_vain.insert(worker);
             }
         }
     }
