@@ -23,6 +23,8 @@ mod hours;
 #[cfg(feature = "kafka")]
 mod ingest;
 mod leases;
+#[cfg(test)]
+mod lone;
 mod market;
 #[cfg(feature = "kafka")]
 mod publish;

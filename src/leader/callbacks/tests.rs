@@ -8,14 +8,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Callbacks, Settings, run};
 use crate::clock;
-use crate::consensus::{self, Leadership, Raft};
+use crate::consensus::Raft;
 use crate::domain::callback::Called;
 use crate::domain::command::Submit;
 use crate::domain::job::{Input, JobSpec, Requirements, Retry, Source};
 use crate::domain::score::Policy;
 use crate::domain::{Command, Digest, JobId};
-use crate::leader::{Context, Options, Reign};
-use crate::mesh::{self, Identity, Role, Roster};
+use crate::leader::{Reign, lone};
 use crate::tasks::Tasks;
 
 /// Anything these tests wait for takes less, on a machine shared with compilers too.
@@ -38,29 +37,10 @@ impl Drop for Bench {
 impl Bench {
     async fn new(allow_private: bool, max_age: Duration) -> Self {
         let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
-        let identity = Identity::from_secret([1; 32]);
-        let (mesh, _inbox) = mesh::start(identity, mesh_options(), &tasks).await.unwrap();
-        let (options, store) = (raft_options(mesh.addresses()), dir.path().join("store"));
-        let raft = consensus::start_in(&store, mesh.clone(), options, &tasks).await.unwrap();
-        let client = raft.client();
-        let mut leadership = client.leadership();
-        let leads = leadership.wait_for(|now| *now != Leadership::Following);
-        let Leadership::Leading { term } = *tokio::time::timeout(LIMIT, leads).await.unwrap().unwrap() else {
-            unreachable!()
-        };
-        let options = Options {
-            window: Duration::ZERO,
-            tick: Duration::ZERO,
-            lease: Duration::ZERO,
-            offline_after: Duration::ZERO,
-            announced_max: 1,
-            door: 1.into(),
-        };
+        let (mut reign, raft) = lone::start(dir.path(), &tasks).await;
         let settings = Settings { network: "test-net".to_owned(), allow_private, max_age, key: None };
-        let callbacks = Some(Callbacks::new(settings).unwrap());
-        let (roster, coordinators) = (Roster::default(), vec![]);
-        let context = Context { client, mesh, roster, options, coordinators, kafka: None, chain: None, callbacks };
-        Self { reign: Reign { number: term, context }, tasks, _raft: raft, _dir: dir }
+        reign.context.callbacks = Some(Callbacks::new(settings).unwrap());
+        Self { reign, tasks, _raft: raft, _dir: dir }
     }
 
     /// A job that ends at once, and is told of at `url`.
@@ -127,36 +107,6 @@ fn submit(n: u64, url: &str) -> Command {
         fingerprint,
         source: Source::Api,
     }))
-}
-
-fn mesh_options() -> mesh::Options {
-    mesh::Options {
-        network: "test".to_owned(),
-        role: Role::Coordinator,
-        listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-        external: vec![],
-        persistent: vec![],
-        members: [Identity::from_secret([1; 32]).id()].into(),
-        gossip: false,
-        discovery: false,
-        mdns: false,
-        max_connections: 10,
-        max_frame: 4 << 20,
-    }
-}
-
-fn raft_options(initial_members: Vec<String>) -> consensus::Options {
-    consensus::Options {
-        initial_members,
-        heartbeat: Duration::from_millis(100),
-        election_min: Duration::from_millis(300),
-        election_max: Duration::from_millis(600),
-        snapshot_every: 100_000,
-        snapshot_every_bytes: 1 << 30,
-        keep_entries: 1_000,
-        inflight: 8_192,
-        min_free_bytes: 0,
-    }
 }
 
 /// An HTTP server that answers by path and counts how often each was posted to.

@@ -9,21 +9,18 @@ use tokio::net::TcpStream;
 
 use super::fixture::{assign, complete, decoded, header, ingest, job, letter, register, submit, topics};
 use crate::clock;
-use crate::consensus::{self, Leadership, Raft};
+use crate::consensus::Raft;
 use crate::domain::journal::Sink;
 use crate::domain::kafka::{Header, Lane, Partition};
 use crate::domain::{Command, Timestamp};
 use crate::kafka::{self, Delivery, Handle, Intake, Message, Mode, Record, Security, Start, Timing, Topics, broker};
 use crate::leader::publish::run;
-use crate::leader::{Context, Options, Reign};
-use crate::mesh::{self, Identity, Role, Roster};
+use crate::leader::{Reign, lone};
 use crate::tasks::Tasks;
 use crate::wire::proto::kafka::v1 as proto;
 
 /// Anything these tests wait for takes less, on a machine shared with compilers too.
 const LIMIT: Duration = Duration::from_secs(60);
-
-const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 
 /// A leader without duties, and Kafka.
 pub struct Bench {
@@ -66,36 +63,9 @@ impl Bench {
     }
 
     async fn over(kafka: Handle, control: Option<String>, dir: tempfile::TempDir, tasks: Tasks) -> Self {
-        let identity = Identity::from_secret([1; 32]);
-        let (mesh, _inbox) = mesh::start(identity, mesh_options(), &tasks).await.unwrap();
-        let (options, store) = (raft_options(mesh.addresses()), dir.path().join("store"));
-        let raft = consensus::start_in(&store, mesh.clone(), options, &tasks).await.unwrap();
-        let client = raft.client();
-        let mut leadership = client.leadership();
-        let leads = leadership.wait_for(|now| *now != Leadership::Following);
-        let Leadership::Leading { term } = *tokio::time::timeout(LIMIT, leads).await.unwrap().unwrap() else {
-            unreachable!()
-        };
-        let options = Options {
-            window: Duration::ZERO,
-            tick: Duration::ZERO,
-            lease: Duration::ZERO,
-            offline_after: Duration::ZERO,
-            announced_max: 1,
-            door: 1.into(),
-        };
-        let (roster, coordinators) = (Roster::default(), vec![]);
-        let context = Context {
-            client,
-            mesh,
-            roster,
-            options,
-            coordinators,
-            kafka: Some(kafka.clone()),
-            chain: None,
-            callbacks: None,
-        };
-        Self { reign: Reign { number: term, context }, kafka, control, _raft: raft, tasks, _dir: dir }
+        let (mut reign, raft) = lone::start(dir.path(), &tasks).await;
+        reign.context.kafka = Some(kafka.clone());
+        Self { reign, kafka, control, _raft: raft, tasks, _dir: dir }
     }
 
     pub async fn submit(&self, commands: Vec<Command>) {
@@ -216,36 +186,6 @@ fn options(address: String, topics: Topics, delivery: Delivery) -> kafka::Option
         intake: Intake { from: Start::Earliest, max_in_flight_jobs: 1, batch_records: 1, batch_bytes: 1 },
         security: Security::plaintext(),
         timing: Timing { send: Duration::from_secs(5), ..Timing::default() },
-    }
-}
-
-fn mesh_options() -> mesh::Options {
-    mesh::Options {
-        network: "test".to_owned(),
-        role: Role::Coordinator,
-        listen: vec![TCP.to_owned()],
-        external: vec![],
-        persistent: vec![],
-        members: [Identity::from_secret([1; 32]).id()].into(),
-        gossip: false,
-        discovery: false,
-        mdns: false,
-        max_connections: 10,
-        max_frame: 4 << 20,
-    }
-}
-
-fn raft_options(initial_members: Vec<String>) -> consensus::Options {
-    consensus::Options {
-        initial_members,
-        heartbeat: Duration::from_millis(100),
-        election_min: Duration::from_millis(300),
-        election_max: Duration::from_millis(600),
-        snapshot_every: 100_000,
-        snapshot_every_bytes: 1 << 30,
-        keep_entries: 1_000,
-        inflight: 8_192,
-        min_free_bytes: 0,
     }
 }
 

@@ -8,18 +8,15 @@ use super::fixture::{address, life, register};
 use crate::chain::devnet::Devnet;
 use crate::chain::{Details, Handle, Options as ChainOptions, calls};
 use crate::clock;
-use crate::consensus::{self, Leadership, Raft};
+use crate::consensus::Raft;
 use crate::domain::chain::{Act, Bounds, Call, Felt, Item, Ledger, Transaction, U256};
 use crate::domain::journal::Sink;
 use crate::domain::{Command, JobId, State};
 use crate::leader::settle::run;
-use crate::leader::{Context, Options, Reign};
-use crate::mesh::{self, Identity, Role, Roster};
+use crate::leader::{Reign, lone};
 
 /// Anything these tests wait for takes less, on a machine shared with compilers too.
 pub const LIMIT: Duration = Duration::from_secs(90);
-
-const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 
 /// A leader without duties, and a chain with our contract.
 pub struct Bench {
@@ -43,37 +40,10 @@ impl Bench {
         set(&mut site.options);
         let chain = Handle::start(site.options, &devnet.tasks).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let identity = Identity::from_secret([1; 32]);
-        let (mesh, _inbox) = mesh::start(identity, mesh_options(), &devnet.tasks).await.unwrap();
-        let (options, store) = (raft_options(mesh.addresses()), dir.path().join("store"));
-        let raft = consensus::start_in(&store, mesh.clone(), options, &devnet.tasks).await.unwrap();
-        let client = raft.client();
-        let mut leadership = client.leadership();
-        let leads = leadership.wait_for(|now| *now != Leadership::Following);
-        let Leadership::Leading { term } = *tokio::time::timeout(LIMIT, leads).await.unwrap().unwrap() else {
-            unreachable!()
-        };
-        let options = Options {
-            window: Duration::ZERO,
-            tick: Duration::ZERO,
-            lease: Duration::ZERO,
-            offline_after: Duration::ZERO,
-            announced_max: 1,
-            door: 1.into(),
-        };
-        let (roster, coordinators) = (Roster::default(), vec![]);
-        let context = Context {
-            client,
-            mesh,
-            roster,
-            options,
-            coordinators,
-            kafka: None,
-            chain: Some(chain.clone()),
-            callbacks: None,
-        };
+        let (mut reign, raft) = lone::start(dir.path(), &devnet.tasks).await;
+        reign.context.chain = Some(chain.clone());
         let token = site.deployed.token;
-        Self { reign: Reign { number: term, context }, chain, devnet, token, _raft: raft, _dir: dir }
+        Self { reign, chain, devnet, token, _raft: raft, _dir: dir }
     }
 
     /// A leader that was deposed and does not know: nothing it says is committed.
@@ -204,36 +174,6 @@ impl Bench {
 
     pub fn alarms(&self) -> String {
         self.chain.view().alarms.join("; ")
-    }
-}
-
-fn mesh_options() -> mesh::Options {
-    mesh::Options {
-        network: "test".to_owned(),
-        role: Role::Coordinator,
-        listen: vec![TCP.to_owned()],
-        external: vec![],
-        persistent: vec![],
-        members: [Identity::from_secret([1; 32]).id()].into(),
-        gossip: false,
-        discovery: false,
-        mdns: false,
-        max_connections: 10,
-        max_frame: 4 << 20,
-    }
-}
-
-fn raft_options(initial_members: Vec<String>) -> consensus::Options {
-    consensus::Options {
-        initial_members,
-        heartbeat: Duration::from_millis(100),
-        election_min: Duration::from_millis(300),
-        election_max: Duration::from_millis(600),
-        snapshot_every: 100_000,
-        snapshot_every_bytes: 1 << 30,
-        keep_entries: 1_000,
-        inflight: 8_192,
-        min_free_bytes: 0,
     }
 }
 
