@@ -15,7 +15,7 @@ use super::{Error, dirs};
 use crate::domain::NodeId;
 
 /// Version of the layout of the directory, of keys and values in sled, and of what log entries say.
-pub(super) const FORMAT: i64 = 2;
+pub(super) const FORMAT: i64 = 3;
 
 const NAME: &str = "store.toml";
 const DRAFT: &str = "store.toml.tmp";
@@ -78,20 +78,31 @@ impl Identity {
     fn text(&self) -> String {
         format!(
             "# Written once by ciro-coordinator. It ties this directory to one node: do not edit or copy it.\n\
-             format = {FORMAT}\nowner = \"{}\"\nincarnation = \"{:032x}\"\n",
-            self.owner, self.incarnation
+             format = {FORMAT}\nowner = \"{}\"\nincarnation = \"{:032x}\"\ncrc = \"{:08x}\"\n",
+            self.owner,
+            self.incarnation,
+            self.crc()
         )
     }
 
+    /// A flipped bit must not look like another node's directory.
+    fn crc(&self) -> u32 {
+        crc32fast::hash(format!("{FORMAT} {} {:032x}", self.owner, self.incarnation).as_bytes())
+    }
+
     fn parse(text: &str, dir: &Path) -> Result<Self, Error> {
-        let damaged = || Error::Damaged(format!("store.toml in {} is not readable", dir.display()));
+        let damaged = || Error::damaged(format!("store.toml in {} is not readable", dir.display()));
         let table: toml::Table = text.parse().map_err(|_| damaged())?;
         let format = table.get("format").and_then(toml::Value::as_integer).ok_or_else(damaged)?;
         check_format(format, dir)?;
         let field = |name| table.get(name).and_then(toml::Value::as_str).ok_or_else(damaged);
         let owner = field("owner")?.parse().map_err(|_| damaged())?;
         let incarnation = u128::from_str_radix(field("incarnation")?, 16).map_err(|_| damaged())?;
-        Ok(Self { owner, incarnation })
+        let identity = Self { owner, incarnation };
+        if field("crc")? != format!("{:08x}", identity.crc()) {
+            return Err(damaged());
+        }
+        Ok(identity)
     }
 }
 

@@ -14,20 +14,30 @@
 //!
 //! ```text
 //! store.toml   format version, owner, incarnation (identity.rs)
+//! mark         how far was acknowledged (mark.rs)
 //! lock         held by the process that has the store open (open.rs)
 //! ballast      reserve that is given up when the disk is full (ballast.rs)
 //! db/          sled
 //! files/       for files beside the trees, such as snapshots
 //! ```
 //!
+//! A bad disk: every value carries a checksum that is looked at when it is read;
+//! open reads all of them, and compares what is there with what was written
+//! (seal.rs) and with what was acknowledged (mark.rs). What a crash may leave is
+//! taken, anything else is refused. So open takes time in proportion to the trees.
+//!
 //! Deliberately absent: `flush_async` (it deadlocks), transactions across trees
 //! (order the writes instead, all trees share one log), and repair: damaged
 //! data is refused, and another node's copy takes its place.
 
 mod ballast;
+#[cfg(test)]
+pub(crate) mod bare;
 mod dirs;
 mod identity;
+mod mark;
 mod open;
+mod seal;
 mod sync;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -36,8 +46,9 @@ mod tree;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-pub use self::open::{OpenOptions, is_opening};
+pub use self::open::{OpenOptions, check_key, is_opening};
 pub use self::tree::{Batch, KEY_MAX, Pair, Range, Tree, VALUE_MAX};
 use crate::domain::NodeId;
 
@@ -52,13 +63,25 @@ pub enum Error {
         #[source]
         source: Arc<std::io::Error>,
     },
-    #[error("the disk under {path} is full", path = .0.display())]
+    #[error("the disk under {path} is full: make room there", path = .0.display())]
     Full(PathBuf),
-    #[error("stored data is damaged: {0}")]
+    #[error("stored data is damaged: {0}. {WAY_OUT}")]
     Damaged(String),
 }
 
+/// What can be done about data that is lost. What is left of it, or an older copy, would forget votes and entries that
+/// others count on.
+pub const WAY_OUT: &str = "This node must not go on with what is left, nor with an older copy: the others go on \
+     without it. Way out: on another node run `ciro-coordinator cluster remove` with this node's id and \
+     `ciro-coordinator cluster invite`; here move the data directory away, node.key and all, and start with `--join`: \
+     the node comes back under a new identity and fetches everything from the others";
+
 impl Error {
+    /// Data that can not be used any more. `what` says which file, and what is wrong with it.
+    pub fn damaged(what: String) -> Self {
+        Self::Damaged(what)
+    }
+
     /// What `action` in `path` failed with; a full disk is told apart.
     fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         use std::io::ErrorKind;
@@ -93,6 +116,7 @@ struct Inner {
     trees: Mutex<BTreeMap<String, Arc<tree::Shared>>>,
     /// Ends its thread when dropped, before sled and then the lock are let go.
     sync: sync::Thread,
+    ledger: seal::Ledger,
     db: sled::Db,
     _lock: Arc<open::Lock>,
 }
@@ -118,7 +142,7 @@ impl Store {
         let sled = self.inner.db.open_tree(name).map_err(|e| self.inner.fail("open tree", e))?;
         let shared = match trees.get(name) {
             Some(shared) => Arc::clone(shared),
-            None => Arc::new(tree::Shared::of(&sled).map_err(|e| Error::sled("open tree", &self.inner.dir, e))?),
+            None => Arc::default(),
         };
         trees.insert(name.to_owned(), Arc::clone(&shared));
         Ok(Tree::new(sled, shared, Arc::clone(&self.inner)))
@@ -129,7 +153,10 @@ impl Store {
     pub fn drop_tree(&self, name: &str) -> Result<(), Error> {
         self.inner.check()?;
         let mut trees = self.inner.trees();
-        self.inner.db.drop_tree(name).map_err(|e| self.inner.fail("drop tree", e))?;
+        let gone = self.inner.db.open_tree(name).map_err(|e| self.inner.fail("open tree", e))?;
+        let mut turn = self.inner.ledger.turn();
+        turn.remove(tree::Scan::new(&gone, &self.inner.dir).sum()?);
+        turn.seal(|| self.inner.db.drop_tree(name).map(drop)).map_err(|e| self.inner.fail("drop tree", e))?;
         trees.remove(name);
         Ok(())
     }
@@ -137,7 +164,7 @@ impl Store {
     /// The names of the trees that exist, in order.
     pub fn tree_names(&self) -> Vec<String> {
         let default = self.inner.db.name();
-        let names = self.inner.db.tree_names().into_iter().filter(|name| *name != default);
+        let names = self.inner.db.tree_names().into_iter().filter(|name| *name != default && !seal::is_seal(name));
         let mut names: Vec<String> = names.map(|name| String::from_utf8_lossy(&name).into_owned()).collect();
         names.sort_unstable();
         names
@@ -183,6 +210,11 @@ impl Store {
         self.inner.sync.stats()
     }
 
+    /// The same of those that ended since `begin`, and of one that hangs since before it.
+    pub fn sync_stats_since(&self, begin: Instant) -> SyncStats {
+        self.inner.sync.stats_since(begin)
+    }
+
     /// Directory for files that do not belong into the tree store (snapshots).
     pub fn file_dir(&self) -> &Path {
         &self.inner.files
@@ -209,10 +241,10 @@ impl Inner {
     }
 }
 
-/// How the last 1,024 syncs went.
+/// How the last syncs went; 1,024 are remembered.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SyncStats {
-    /// Syncs since open; one of them may have served many barriers.
+    /// Syncs since open, or of those looked at; one of them may have served many barriers.
     pub barriers: u64,
     pub p50_us: u64,
     pub p99_us: u64,

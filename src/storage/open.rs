@@ -1,7 +1,7 @@
 //! Opening a directory: every check before the first byte is changed.
 //!
 //! Order: lock, whose data, room on the disk, sled, is it the same data inside,
-//! names durable. Only the holder of the lock touches anything.
+//! and all of it, names durable. Only the holder of the lock touches anything.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -18,8 +18,10 @@ use tracing::{debug, warn};
 
 use super::ballast::{self, Ballast};
 use super::identity::Identity;
+use super::mark::{self, Mark};
+use super::seal::Ledger;
 use super::sync::{Syncer, Thread};
-use super::{Error, Inner, Store, dirs};
+use super::{Error, Inner, Store, WAY_OUT, dirs};
 use crate::clock;
 use crate::domain::NodeId;
 
@@ -41,10 +43,6 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// How long sled may take to let go of a store this process has just closed.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// What can be done about a directory that is lost. An older copy would forget votes and entries that others count on.
-const ADVICE: &str = "only the very directory this node had may be put back, never an older copy. \
-     Changing members is not available yet; the others go on without this node";
-
 thread_local! {
     static OPENING: Cell<bool> = const { Cell::new(false) };
 }
@@ -60,6 +58,24 @@ pub fn is_opening() -> bool {
 
 fn on_sled_thread() -> bool {
     std::thread::current().name().is_some_and(|name| name.starts_with("sled-io-"))
+}
+
+/// Refuses to make a new key beside a store that belongs to the one that is gone.
+///
+/// # Errors
+///
+/// [`Error::Refused`] if there is a store in `dir` and no file `key`.
+pub fn check_key(dir: &Path, key: &Path) -> Result<(), Error> {
+    let Ok(Some(identity)) = Identity::read(dir) else { return Ok(()) };
+    if fs::exists(key).unwrap_or(true) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "the key file {key} is missing, but {dir} belongs to node {}: put the key back. If it is lost: {WAY_OUT}",
+        identity.owner,
+        key = key.display(),
+        dir = dir.display(),
+    )))
 }
 
 /// How to open a [`Store`].
@@ -109,17 +125,18 @@ impl OpenOptions {
         ballast.release_if_full(dir)?;
         let files = dir.join("files");
         dirs::create(&files)?;
-        let (db, identity) = open_settled(dir, found, owner)?;
+        let (db, Settled { identity, mark, ledger }) = open_settled(dir, found, owner)?;
         ballast.restore(dir);
 
         let syncer = self.make_syncer(dir)?;
-        let sync = Thread::start(db.clone(), dir, syncer, Arc::clone(&lock))?;
+        let sync = Thread::start(db.clone(), dir, syncer, (ledger.taken(), mark), Arc::clone(&lock))?;
         let inner = Inner {
             dir: dir.to_owned(),
             files,
             incarnation: identity.incarnation,
             trees: Mutex::default(),
             sync,
+            ledger,
             db,
             _lock: lock,
         };
@@ -169,15 +186,15 @@ fn check(dir: &Path, found: Option<&Identity>, owner: NodeId) -> Result<(), Erro
 }
 
 fn lost(dir: &Path) -> Error {
-    Error::Damaged(format!(
-        "{dir} names an owner but its {DB} directory is missing, empty or of another store: {ADVICE}",
+    Error::damaged(format!(
+        "{dir} names an owner but its {DB} directory is missing, empty or of another store",
         dir = dir.display()
     ))
 }
 
 /// A directory without an identity must be empty, or one we were cut short in making.
 fn check_ours(dir: &Path) -> Result<(), Error> {
-    const OURS: [&str; 5] = ["lock", DB, "files", "ballast", "store.toml.tmp"];
+    const OURS: [&str; 6] = ["lock", DB, "files", "ballast", mark::NAME, "store.toml.tmp"];
     let entries = fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))?;
     for entry in entries {
         let name = entry.map_err(|e| Error::io("list", dir, e))?.file_name();
@@ -191,62 +208,86 @@ fn check_ours(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn open_settled(dir: &Path, found: Option<Identity>, owner: NodeId) -> Result<(sled::Db, Identity), Error> {
+/// What was found to be whole.
+struct Settled {
+    identity: Identity,
+    mark: Mark,
+    ledger: Ledger,
+}
+
+fn open_settled(dir: &Path, found: Option<Identity>, owner: NodeId) -> Result<(sled::Db, Settled), Error> {
     let db = open_db(dir)?;
-    match catch(|| touch(dir, &db).and_then(|()| settle(dir, &db, found, owner))) {
-        Ok(identity) => Ok((db, identity?)),
+    // sled has renamed what it may delete later.
+    dirs::sync(&dir.join(DB))?;
+    match catch(|| settle(dir, &db, found, owner)) {
+        Ok(Ok(settled)) => Ok((db, settled)),
+        Ok(Err(error)) => {
+            // Closing what is damaged may panic as well.
+            let _ = catch(|| drop(db));
+            Err(unopened(dir, error))
+        }
         Err(panic) => {
-            std::mem::forget(db); // closing it may panic too, and the process is about to end
-            Err(unopened(dir, Error::Damaged(panic)))
+            std::mem::forget(db);
+            Err(unopened(dir, Error::damaged(in_sled(dir, &panic))))
         }
     }
 }
 
-/// Reads both ends of every tree: what sled did not miss when it opened, it may
-/// miss at the first read.
-fn touch(dir: &Path, db: &sled::Db) -> Result<(), Error> {
-    let read = || -> Result<(), sled::Error> {
-        for name in db.tree_names() {
-            let tree = db.open_tree(name)?;
-            tree.first()?;
-            tree.last()?;
-        }
-        Ok(())
-    };
-    read().map_err(|e| unopened(dir, Error::sled("read", dir, e)))
-}
-
-/// Makes file and sled agree on whose data this is.
-fn settle(dir: &Path, db: &sled::Db, found: Option<Identity>, owner: NodeId) -> Result<Identity, Error> {
+/// Makes file and sled agree on whose data this is, and looks whether it is all there.
+fn settle(dir: &Path, db: &sled::Db, found: Option<Identity>, owner: NodeId) -> Result<Settled, Error> {
     let inside = Identity::read_inside(db, dir)?;
-    match (found, inside) {
-        (Some(file), Some(inside)) if file == inside => Ok(file),
-        (Some(_), _) => Err(lost(dir)),
-        (None, Some(inside)) => {
-            inside.check_owner(owner, dir)?;
-            warn!(dir = %dir.display(), "store.toml was missing, wrote it again");
-            inside.write(dir)?;
-            Ok(inside)
-        }
-        (None, None) if db.was_recovered() && db.tree_names().len() > 1 => Err(Error::Refused(format!(
-            "{}/{DB} holds a database that is not ours: give an empty or a new directory",
-            dir.display()
-        ))),
-        (None, None) => create(dir, db, owner),
+    let complete = found.is_some();
+    let identity = match (found, inside) {
+        (Some(file), Some(inside)) if file == inside => file,
+        (Some(_), _) => return Err(lost(dir)),
+        (None, Some(inside)) => inside,
+        (None, None) if db.was_recovered() && db.tree_names().len() > 1 => return Err(not_ours(dir)),
+        (None, None) => return create(dir, db, owner),
+    };
+    identity.check_owner(owner, dir)?;
+    let missing = || Error::damaged(format!("{} is missing", dir.join(mark::NAME).display()));
+    let mark = match Mark::open(dir, identity.incarnation) {
+        Ok(None) if complete => return Err(missing()),
+        // Half a mark is what a making that was cut short leaves.
+        Err(error) if complete => return Err(error),
+        mark => mark.ok().flatten(),
+    };
+    let ledger = Ledger::open(db, mark.as_ref().map_or(0, Mark::through), dir)?;
+    let mark = match mark {
+        Some(mark) => mark,
+        None if ledger.is_empty() => Mark::create(dir, identity.incarnation)?,
+        None => return Err(missing()),
+    };
+    if !complete {
+        warn!(dir = %dir.display(), "store.toml was missing, wrote it again");
+        identity.write(dir)?;
     }
+    Ok(Settled { identity, mark, ledger })
+}
+
+fn not_ours(dir: &Path) -> Error {
+    Error::Refused(format!(
+        "{}/{DB} holds a database that is not ours: give an empty or a new directory",
+        dir.display()
+    ))
 }
 
 /// Everything durable, names included, before the identity file says it is there.
-fn create(dir: &Path, db: &sled::Db, owner: NodeId) -> Result<Identity, Error> {
+fn create(dir: &Path, db: &sled::Db, owner: NodeId) -> Result<Settled, Error> {
+    if fs::exists(dir.join(mark::NAME)).is_ok_and(|exists| exists) && Mark::holds_promise(dir)? {
+        return Err(lost(dir));
+    }
     let identity = Identity::new(owner);
     identity.write_inside(db, dir)?;
+    let ledger = Ledger::open(db, 0, dir)?;
     db.flush().map_err(|e| Error::sled("flush", dir, e))?;
     open_log(dir)?.sync_all().map_err(|e| Error::io("sync", dir, e))?;
     let conf = dir.join(DB).join("conf");
     File::open(conf).and_then(|conf| conf.sync_all()).map_err(|e| Error::io("sync", dir, e))?;
     dirs::sync(&dir.join(DB))?;
+    let mark = Mark::create(dir, identity.incarnation)?;
     identity.write(dir)?;
-    Ok(identity)
+    Ok(Settled { identity, mark, ledger })
 }
 
 fn log_path(dir: &Path) -> PathBuf {
@@ -287,8 +328,8 @@ fn open_sled(dir: &Path) -> Result<sled::Db, Failed> {
     match catch(|| config.open()) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(error)) if is_locked(&error) => Err(Failed::Locked),
-        Ok(Err(error)) => Err(Failed::Other(unopened(dir, Error::sled("open", dir, error)))),
-        Err(panic) => Err(Failed::Other(unopened(dir, Error::Damaged(panic)))),
+        Ok(Err(error)) => Err(Failed::Other(unopened(dir, sled_error(dir, error)))),
+        Err(panic) => Err(Failed::Other(unopened(dir, Error::damaged(in_sled(dir, &panic))))),
     }
 }
 
@@ -302,13 +343,24 @@ fn catch<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 fn unopened(dir: &Path, error: Error) -> Error {
     match dirs::free_bytes(dir) {
         Ok(free) if free < ballast::HEADROOM / 16 => Error::Full(dir.to_owned()),
-        _ => match error {
-            Error::Damaged(what) => {
-                Error::Damaged(format!("{what}, opening {dir}: keep it as it is; {ADVICE}", dir = dir.display()))
-            }
-            other => other,
-        },
+        _ => error,
     }
+}
+
+fn sled_error(dir: &Path, error: sled::Error) -> Error {
+    match error {
+        sled::Error::Corruption { .. } => Error::damaged(in_sled(dir, "a file of it has bad bytes")),
+        // It was made with our settings: what says otherwise is not what was written.
+        sled::Error::Unsupported(why) | sled::Error::ReportableBug(why) => Error::damaged(in_sled(dir, &why)),
+        sled::Error::Io(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+            Error::damaged(in_sled(dir, &error.to_string()))
+        }
+        other => Error::sled("open", dir, other),
+    }
+}
+
+fn in_sled(dir: &Path, what: &str) -> String {
+    format!("{} can not be opened: {what}", dir.join(DB).display())
 }
 
 /// sled gives the lock's error as text.

@@ -6,19 +6,23 @@
 //!   after it was submitted have succeeded. The order matters: flush hands the
 //!   bytes to the kernel, `fdatasync` hands them and the file's size to the disk.
 //! * Callbacks run in the order of submission, on this thread.
+//! * The mark follows a sync that succeeded, before anyone is told of it.
 //! * A failure is final. The kernel drops dirty pages whose write-back failed,
 //!   so a second `fdatasync` that succeeds proves nothing.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tracing::error;
 
+use super::mark::Mark;
 use super::{Error, SyncStats, open};
 use crate::clock;
 use crate::tasks::Tasks;
@@ -93,8 +97,14 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    /// `hold` lives as long as the thread.
-    pub(super) fn start(db: sled::Db, dir: &Path, syncer: Syncer, hold: impl Send + 'static) -> Result<Self, Error> {
+    /// `taken` counts the batches that sled has; `hold` lives as long as the thread.
+    pub(super) fn start(
+        db: sled::Db,
+        dir: &Path,
+        syncer: Syncer,
+        (taken, mark): (Arc<AtomicU64>, Mark),
+        hold: impl Send + 'static,
+    ) -> Result<Self, Error> {
         let (queue, jobs) = sync_channel(QUEUE_MAX);
         let failure = Arc::new(Failure::new());
         let recent = Arc::new(Mutex::new(Recent::default()));
@@ -103,6 +113,8 @@ impl Thread {
             dir: dir.to_owned(),
             blobs: dir.join(open::DB).join("blobs"),
             syncer,
+            taken,
+            mark,
             failure: Arc::clone(&failure),
             recent: Arc::clone(&recent),
         };
@@ -130,7 +142,11 @@ impl Thread {
     }
 
     pub(super) fn stats(&self) -> SyncStats {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).stats()
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).stats(None)
+    }
+
+    pub(super) fn stats_since(&self, begin: Instant) -> SyncStats {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).stats(Some(begin))
     }
 }
 
@@ -150,13 +166,15 @@ struct Worker {
     dir: PathBuf,
     blobs: PathBuf,
     syncer: Syncer,
+    taken: Arc<AtomicU64>,
+    mark: Mark,
     failure: Arc<Failure>,
     recent: Arc<Mutex<Recent>>,
 }
 
 impl Worker {
     fn run(&mut self, jobs: &Receiver<Done>) {
-        while let Ok(first) = jobs.recv() {
+        while let Some(first) = self.next(jobs) {
             let mut group = vec![first];
             group.extend(jobs.try_iter().take(GROUP_MAX - 1));
             let result = self.sync();
@@ -164,20 +182,47 @@ impl Worker {
                 done(result.clone());
             }
         }
+        self.sync_mark();
+    }
+
+    /// The next callback; `None` at the end. Syncs the mark when it is time for that.
+    fn next(&mut self, jobs: &Receiver<Done>) -> Option<Done> {
+        while let Some(left) = self.mark.due_in() {
+            match jobs.recv_timeout(left) {
+                Ok(done) if left.is_zero() => {
+                    self.sync_mark(); // or a busy store would never get to it
+                    return Some(done);
+                }
+                Ok(done) => return Some(done),
+                Err(RecvTimeoutError::Timeout) => self.sync_mark(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        jobs.recv().ok()
+    }
+
+    fn sync_mark(&mut self) {
+        if let Err(error) = self.mark.sync() {
+            self.failure.set(Error::io("sync", self.mark.path(), error));
+        }
     }
 
     fn sync(&mut self) -> Result<(), Error> {
         if let Some(error) = self.failure.get() {
             return Err(error);
         }
-        let began = clock::instant();
+        self.recent().began = Some(clock::instant());
         self.try_sync().map_err(|error| self.failure.set(error))?;
-        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).add(took);
+        self.recent().end(clock::instant());
         Ok(())
     }
 
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn try_sync(&mut self) -> Result<(), Error> {
+        let through = self.taken.load(Ordering::Acquire);
         self.db.flush().map_err(|e| Error::sled("flush", &self.dir, e))?;
         let synced = sync_blobs(&self.blobs).and_then(|()| (self.syncer)());
         synced.map_err(|error| {
@@ -185,7 +230,8 @@ impl Worker {
             // it is dropped. The process is about to end: let it never drop.
             std::mem::forget(self.db.clone());
             Error::io("sync", &self.dir, error)
-        })
+        })?;
+        self.mark.advance(through).map_err(|e| Error::io("write", self.mark.path(), e))
     }
 }
 
@@ -204,26 +250,66 @@ fn sync_blobs(blobs: &Path) -> io::Result<()> {
 #[derive(Default)]
 struct Recent {
     count: u64,
-    micros: Vec<u64>,
+    /// When each ended, and its microseconds.
+    syncs: Vec<(Instant, u64)>,
+    /// The one that is at work.
+    began: Option<Instant>,
 }
 
 impl Recent {
-    fn add(&mut self, micros: u64) {
+    fn end(&mut self, now: Instant) {
+        let Some(began) = self.began.take() else { return };
+        let sync = (now, micros(now - began));
         let slot = usize::try_from(self.count % RECENT as u64).unwrap_or(0);
-        match self.micros.get_mut(slot) {
-            Some(old) => *old = micros,
-            None => self.micros.push(micros),
+        match self.syncs.get_mut(slot) {
+            Some(old) => *old = sync,
+            None => self.syncs.push(sync),
         }
         self.count += 1;
     }
 
-    fn stats(&self) -> SyncStats {
-        let mut sorted = self.micros.clone();
+    /// Of those that ended since `begin`, and of the one at work if it began before: a disk that hangs ends none.
+    /// `None`: of all that are remembered and ended.
+    fn stats(&self, begin: Option<Instant>) -> SyncStats {
+        let ended = self.syncs.iter().filter(|(at, _)| begin.is_none_or(|begin| *at >= begin));
+        let mut sorted: Vec<u64> = ended.map(|(_, micros)| *micros).collect();
+        let hanging = self.began.filter(|began| begin.is_some_and(|begin| *began < begin));
+        sorted.extend(hanging.map(|began| micros(began.elapsed())));
         sorted.sort_unstable();
         let at = |percent: usize| {
             let rank = (sorted.len() * percent).div_ceil(100).max(1);
             sorted.get(rank - 1).copied().unwrap_or(0)
         };
-        SyncStats { barriers: self.count, p50_us: at(50), p99_us: at(99), max_us: at(100) }
+        let barriers = if begin.is_some() { sorted.len() as u64 } else { self.count };
+        SyncStats { barriers, p50_us: at(50), p99_us: at(99), max_us: at(100) }
+    }
+}
+
+fn micros(took: std::time::Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_look_back_sees_what_ended_since_and_what_hangs() {
+        let start = clock::instant().checked_sub(Duration::from_secs(60)).unwrap();
+        let at = |secs: u64| start + Duration::from_secs(secs);
+        let mut recent = Recent::default();
+        for (began, ended) in [(0, 9), (10, 11), (20, 22)] {
+            recent.began = Some(at(began));
+            recent.end(at(ended));
+        }
+        let of = |stats: SyncStats| (stats.barriers, stats.p50_us / 1_000_000, stats.max_us / 1_000_000);
+        assert_eq!(of(recent.stats(None)), (3, 2, 9));
+        assert_eq!(of(recent.stats(Some(at(10)))), (2, 1, 2));
+        assert_eq!(of(recent.stats(Some(at(30)))), (0, 0, 0));
+        recent.began = Some(at(25));
+        let (count, _, longest) = of(recent.stats(Some(at(30))));
+        assert!(count == 1 && longest >= 35, "{longest} s");
     }
 }

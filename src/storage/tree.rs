@@ -3,10 +3,13 @@
 //! In sled a tree has two regions:
 //!
 //! ```text
-//! 0x00 key                        → 0x00 value                     small: the value itself
-//!                                   0x01 length u32, chunks u32    large: where to look
+//! 0x00 key                        → 0x00 crc u32, value                   small: the value itself
+//!                                   0x01 crc u32, length u32, chunks u32  large: where to look
 //! 0x01 key length u16, key, n u32 → the n-th chunk of a large value
 //! ```
+//!
+//! The checksum is of key and value, and checked whenever the value is read:
+//! sled checks what it reads from the disk, but not what became of it since.
 //!
 //! Keys of the first region sort as the user's keys do and are seen by scans;
 //! chunks are not in the way of scans, of `first` or of `last`. The length
@@ -15,13 +18,14 @@
 //!
 //! Writers of a tree take turns, so that the old chunks a writer finds are the
 //! ones it replaces, and whoever puts chunks together keeps writers out. A
-//! reader therefore sees every value whole.
+//! reader therefore sees every value whole. Writers of different trees take
+//! turns as well, see [`super::seal`].
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::{Error, Inner};
+use super::{Error, Inner, seal};
 
 /// Bytes of a key. Longer ones are refused.
 pub const KEY_MAX: usize = 4096;
@@ -37,6 +41,9 @@ const CHUNKS: u8 = 1;
 const SMALL: u8 = 0;
 const LARGE: u8 = 1;
 
+/// Bytes before a small value: its kind and its checksum.
+const SMALL_HEAD: usize = 5;
+
 /// A key and its value.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
@@ -51,17 +58,9 @@ pub struct Tree {
 }
 
 /// What all handles to one tree have in common.
+#[derive(Default)]
 pub(super) struct Shared {
     turn: RwLock<()>,
-    /// Whether there ever was a large value; if not, none needs looking for.
-    chunked: AtomicBool,
-}
-
-impl Shared {
-    pub(super) fn of(sled: &sled::Tree) -> Result<Self, sled::Error> {
-        let chunked = sled.range([CHUNKS].as_slice()..).next().transpose()?.is_some();
-        Ok(Self { turn: RwLock::default(), chunked: AtomicBool::new(chunked) })
-    }
 }
 
 /// Writes that happen together or not at all, within one tree. Of several
@@ -93,7 +92,7 @@ impl Tree {
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         match self.head(key)? {
             Some(Head::Small(value)) => Ok(Some(value)),
-            Some(Head::Large { .. }) => self.get_large(key),
+            Some(Head::Large(_)) => self.get_large(key),
             None => Ok(None),
         }
     }
@@ -126,7 +125,9 @@ impl Tree {
         let Range { iter, tree } = self.range(from, to);
         iter.into_iter().flatten().map(move |pair| {
             let (key, head) = pair.map_err(|e| tree.read_error(e))?;
-            Ok((key.get(1..).unwrap_or_default().to_vec(), Head::value_len(&head)?))
+            let key = key.get(1..).unwrap_or_default().to_vec();
+            let length = Stat::of(&head).ok_or_else(|| tree.damaged(&key))?.length;
+            Ok((key, length))
         })
     }
 
@@ -141,33 +142,50 @@ impl Tree {
     fn write<'a>(&self, writes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Result<(), Error> {
         self.store.check()?;
         let _turn = self.shared.turn.write().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.store.ledger.turn();
         let mut out = Vec::new();
         for (key, value) in writes {
             check_sizes(key, value)?;
-            self.encode(key, value, &mut out)?;
+            self.encode(key, value, &mut out, &mut turn)?;
         }
-        self.commit(out).map_err(|e| self.store.fail("write", e))
+        if out.is_empty() {
+            return Ok(());
+        }
+        turn.seal(|| self.commit(out)).map_err(|e| self.store.fail("write", e))
     }
 
-    /// What sled has to do for one write of ours.
-    fn encode(&self, key: &[u8], value: Option<&[u8]>, out: &mut Writes) -> Result<(), Error> {
+    /// What sled has to do for one write of ours, and what that does to the sum.
+    fn encode(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        out: &mut Writes,
+        turn: &mut seal::Turn<'_>,
+    ) -> Result<(), Error> {
+        let name = name_crc(&self.sled.name(), key);
+        let crc = value.map(|value| value_crc(key, value));
+        if let (Some(value), Some(crc)) = (value, crc) {
+            turn.add(seal::print(name, crc, value.len()));
+        }
+        let crc = crc.unwrap_or_default();
         let mut chunks = 0;
         match value {
             None => out.push((head_key(key), None)),
-            Some(value) if value.len() < CHUNK => out.push((head_key(key), Some(small(value)))),
+            Some(value) if value.len() < CHUNK => out.push((head_key(key), Some(small(crc, value)))),
             Some(value) => {
                 for (chunk, n) in value.chunks(CHUNK).zip(0..) {
                     out.push((chunk_key(key, n), Some(chunk.into())));
                     chunks = n + 1;
                 }
-                out.push((head_key(key), Some(large(value.len(), chunks))));
+                out.push((head_key(key), Some(large(crc, value.len(), chunks))));
             }
         }
-        let stale = self.chunks_of(key)?;
-        out.extend((chunks..stale).map(|n| (chunk_key(key, n), None)));
-        if chunks > 0 {
-            self.shared.chunked.store(true, Ordering::Release);
+        let old = self.stat(key)?;
+        if let Some(old) = old {
+            turn.remove(seal::print(name, old.crc, old.length));
         }
+        let stale = old.map_or(0, |old| old.chunks);
+        out.extend((chunks..stale).map(|n| (chunk_key(key, n), None)));
         Ok(())
     }
 
@@ -189,38 +207,28 @@ impl Tree {
         }
     }
 
-    /// How many chunks a key has now.
-    fn chunks_of(&self, key: &[u8]) -> Result<u32, Error> {
-        if !self.shared.chunked.load(Ordering::Acquire) {
-            return Ok(0);
-        }
-        match self.head(key)? {
-            Some(Head::Large { chunks, .. }) => Ok(chunks),
-            _ => Ok(0),
-        }
+    /// What is under a key now, without reading all of it.
+    fn stat(&self, key: &[u8]) -> Result<Option<Stat>, Error> {
+        let bytes = self.sled.get(head_key(key)).map_err(|e| self.read_error(e))?;
+        bytes.map(|bytes| Stat::of(&bytes).ok_or_else(|| self.damaged(key))).transpose()
     }
 
     fn head(&self, key: &[u8]) -> Result<Option<Head>, Error> {
         let bytes = self.sled.get(head_key(key)).map_err(|e| self.read_error(e))?;
-        bytes.map(|bytes| Head::decode(&bytes)).transpose()
+        bytes.map(|bytes| Head::decode(key, &bytes).ok_or_else(|| self.damaged(key))).transpose()
     }
 
     /// The value as it is now, with writers kept out while it is put together.
     fn get_large(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let _turn = self.shared.turn.read().unwrap_or_else(PoisonError::into_inner);
-        let (length, chunks) = match self.head(key)? {
-            None => return Ok(None),
-            Some(Head::Small(value)) => return Ok(Some(value)),
-            Some(Head::Large { length, chunks }) => (length, chunks),
-        };
-        let mut value = Vec::with_capacity(length);
-        for chunk in self.sled.range(chunk_key(key, 0)..chunk_key(key, chunks)).values() {
-            value.extend_from_slice(&chunk.map_err(|e| self.read_error(e))?);
+        match self.head(key)? {
+            None => Ok(None),
+            Some(Head::Small(value)) => Ok(Some(value)),
+            Some(Head::Large(stat)) => {
+                let value = join(&self.sled, key, stat).map_err(|e| self.read_error(e))?;
+                value.map(Some).ok_or_else(|| self.damaged(key))
+            }
         }
-        if value.len() == length {
-            return Ok(Some(value));
-        }
-        Err(Error::Damaged(format!("a value of {length} bytes has only {} of them", value.len())))
     }
 
     /// Keys in sled, chunks included.
@@ -229,8 +237,13 @@ impl Tree {
         self.sled.len()
     }
 
+    /// A disk that gives back something else ends the life of the store, too.
     fn read_error(&self, source: sled::Error) -> Error {
-        Error::sled("read", &self.store.dir, source)
+        self.store.fail("read", source)
+    }
+
+    fn damaged(&self, key: &[u8]) -> Error {
+        self.store.sync.failure().set(wrong_bytes(&self.sled.name(), key, &self.store.dir))
     }
 }
 
@@ -250,47 +263,125 @@ fn check_sizes(key: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
 /// What is found under a key of the first region.
 enum Head {
     Small(Vec<u8>),
-    Large { length: usize, chunks: u32 },
+    Large(Stat),
+}
+
+/// A value without its bytes.
+#[derive(Clone, Copy)]
+struct Stat {
+    crc: u32,
+    length: usize,
+    chunks: u32,
+}
+
+impl Stat {
+    /// `None`: no head that we write.
+    fn of(head: &[u8]) -> Option<Self> {
+        let (kind, rest) = head.split_first()?;
+        let (crc, rest) = rest.split_first_chunk()?;
+        let crc = u32::from_be_bytes(*crc);
+        match (*kind, rest) {
+            (SMALL, value) => Some(Self { crc, length: value.len(), chunks: 0 }),
+            (LARGE, [a, b, c, d, e, f, g, h]) => {
+                let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).ok()?;
+                let chunks = u32::from_be_bytes([*e, *f, *g, *h]);
+                (length <= VALUE_MAX).then_some(Self { crc, length, chunks })
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Head {
-    /// How long the value is that `bytes` stand for.
-    fn value_len(bytes: &[u8]) -> Result<usize, Error> {
-        match bytes {
-            [SMALL, value @ ..] => Ok(value.len()),
-            _ => match Self::decode(bytes)? {
-                Self::Small(value) => Ok(value.len()),
-                Self::Large { length, .. } => Ok(length),
-            },
+    /// `None`: these are not the bytes that were written under `key`.
+    fn decode(key: &[u8], bytes: &[u8]) -> Option<Self> {
+        let stat = Stat::of(bytes)?;
+        if bytes.first() == Some(&LARGE) {
+            return Some(Self::Large(stat));
         }
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        match bytes {
-            [SMALL, value @ ..] => Ok(Self::Small(value.to_vec())),
-            [LARGE, a, b, c, d, e, f, g, h] => {
-                let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
-                let chunks = u32::from_be_bytes([*e, *f, *g, *h]);
-                if length > VALUE_MAX {
-                    return Err(Error::Damaged(format!("a value claims {length} bytes")));
-                }
-                Ok(Self::Large { length, chunks })
-            }
-            _ => Err(Error::Damaged("a value has no valid header".to_owned())),
-        }
+        let value = bytes.get(SMALL_HEAD..)?;
+        (value_crc(key, value) == stat.crc).then(|| Self::Small(value.to_vec()))
     }
 }
 
-fn small(value: &[u8]) -> sled::IVec {
-    let mut bytes = Vec::with_capacity(value.len() + 1);
+/// Puts a large value together; `None` if it is not the one that was written.
+fn join(sled: &sled::Tree, key: &[u8], stat: Stat) -> Result<Option<Vec<u8>>, sled::Error> {
+    let mut value = Vec::with_capacity(stat.length);
+    for chunk in sled.range(chunk_key(key, 0)..chunk_key(key, stat.chunks)).values() {
+        value.extend_from_slice(&chunk?);
+    }
+    Ok((value.len() == stat.length && value_crc(key, &value) == stat.crc).then_some(value))
+}
+
+fn value_crc(key: &[u8], value: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(key);
+    crc.update(value);
+    crc.finalize()
+}
+
+/// Of a key and the tree it is in.
+fn name_crc(tree: &[u8], key: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(tree);
+    crc.update(&[0]);
+    crc.update(key);
+    crc.finalize()
+}
+
+fn wrong_bytes(tree: &[u8], key: &[u8], dir: &Path) -> Error {
+    let key: String = key.iter().take(40).map(|byte| format!("{byte:02x}")).collect();
+    Error::damaged(format!(
+        "the value under key {key} of {tree} in {dir} has other bytes than were written",
+        tree = String::from_utf8_lossy(tree),
+        dir = dir.display()
+    ))
+}
+
+/// Reads a tree from end to end, for its share of the sum.
+pub(super) struct Scan<'a> {
+    tree: &'a sled::Tree,
+    dir: &'a Path,
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(tree: &'a sled::Tree, dir: &'a Path) -> Self {
+        Self { tree, dir }
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] at the first value that is not the one that was written.
+    pub(super) fn sum(&self) -> Result<u64, Error> {
+        let name = self.tree.name();
+        let read = |e| Error::sled("read", self.dir, e);
+        let mut sum = 0u64;
+        for pair in self.tree.range([HEADS].as_slice()..[CHUNKS].as_slice()) {
+            let (key, head) = pair.map_err(read)?;
+            let key = key.get(1..).unwrap_or_default();
+            let wrong = || wrong_bytes(&name, key, self.dir);
+            if let Head::Large(stat) = Head::decode(key, &head).ok_or_else(wrong)? {
+                join(self.tree, key, stat).map_err(read)?.ok_or_else(wrong)?;
+            }
+            let stat = Stat::of(&head).ok_or_else(wrong)?;
+            sum = sum.wrapping_add(seal::print(name_crc(&name, key), stat.crc, stat.length));
+        }
+        Ok(sum)
+    }
+}
+
+fn small(crc: u32, value: &[u8]) -> sled::IVec {
+    let mut bytes = Vec::with_capacity(value.len() + SMALL_HEAD);
     bytes.push(SMALL);
+    bytes.extend_from_slice(&crc.to_be_bytes());
     bytes.extend_from_slice(value);
     bytes.into()
 }
 
-fn large(length: usize, chunks: u32) -> sled::IVec {
+fn large(crc: u32, length: usize, chunks: u32) -> sled::IVec {
     let length = u32::try_from(length).unwrap_or(u32::MAX); // checked against VALUE_MAX before
     let mut bytes = vec![LARGE];
+    bytes.extend_from_slice(&crc.to_be_bytes());
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(&chunks.to_be_bytes());
     bytes.into()
@@ -327,10 +418,10 @@ impl Range {
             Err(error) => return Some(Err(self.tree.read_error(error))),
         };
         let key = key.get(1..).unwrap_or_default().to_vec();
-        let value = match Head::decode(&head) {
-            Ok(Head::Small(value)) => Ok(Some(value)),
-            Ok(Head::Large { .. }) => self.tree.get_large(&key),
-            Err(error) => Err(error),
+        let value = match Head::decode(&key, &head) {
+            Some(Head::Small(value)) => Ok(Some(value)),
+            Some(Head::Large(_)) => self.tree.get_large(&key),
+            None => Err(self.tree.damaged(&key)),
         };
         value.map(|value| value.map(|value| (key, value))).transpose()
     }

@@ -1,7 +1,9 @@
-//! Stories of one store. `kill -9` belongs to the cluster tests. Power loss can
-//! not be had here: what is held instead is that every barrier is an `fdatasync`
-//! of sled's log, asked of the kernel and answered by it, see [`durability`].
+//! Stories of one store. `kill -9` belongs to the cluster tests, power loss and
+//! bad disks to those of consensus, which see the store as Raft uses it. Here is
+//! held that every barrier is an `fdatasync` of sled's log, asked of the kernel
+//! and answered by it, see [`durability`].
 
+mod cost;
 pub(crate) mod durability;
 mod model;
 mod opening;

@@ -17,7 +17,7 @@ fn refused(result: Result<Store, Error>) -> String {
 
 fn damaged(result: Result<Store, Error>) -> String {
     match result {
-        Err(Error::Damaged(what)) => what,
+        Err(error @ Error::Damaged(_)) => error.to_string(),
         Err(other) => panic!("failed otherwise: {other:?}"),
         Ok(_) => panic!("opened"),
     }
@@ -82,10 +82,10 @@ fn a_newer_format_is_refused_untouched() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
     let file = dir.path().join("store.toml");
-    let newer = fs::read_to_string(&file).unwrap().replace("format = 2", "format = 3\nshape = \"round\"");
+    let newer = fs::read_to_string(&file).unwrap().replace("format = 3", "format = 4\nshape = \"round\"");
     fs::write(&file, &newer).unwrap();
     let why = refused(Store::open(dir.path(), OWNER));
-    assert!(why.contains("format 2") && why.contains("at least as new"), "{why}");
+    assert!(why.contains("format 3") && why.contains("at least as new"), "{why}");
     assert_eq!(fs::read_to_string(&file).unwrap(), newer);
 }
 
@@ -113,10 +113,10 @@ fn an_emptied_or_exchanged_database_is_noticed() {
 
     let db = dir.path().join("db");
     fs::remove_dir_all(&db).unwrap();
-    assert!(damaged(Store::open(dir.path(), OWNER)).contains("never an older copy"));
+    assert!(damaged(Store::open(dir.path(), OWNER)).contains("nor with an older copy"));
     assert!(!db.exists(), "a refused open changes nothing");
     copy(&other.path().join("db"), &db);
-    assert!(damaged(Store::open(dir.path(), OWNER)).contains("never an older copy"));
+    assert!(damaged(Store::open(dir.path(), OWNER)).contains("nor with an older copy"));
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn damage_is_an_error_that_says_what_to_do() {
         }
     }
     let what = damaged(Store::open(dir.path(), OWNER));
-    assert!(what.contains("never an older copy"), "{what}");
+    assert!(what.contains("nor with an older copy"), "{what}");
 }
 
 /// The panic is sled's answer to a blob file that is gone, as after a power loss.
@@ -194,7 +194,7 @@ fn a_panic_inside_sled_is_an_error() {
     }
     assert!(blobs > 0, "large pages are blobs");
     let what = damaged(Store::open(dir.path(), OWNER));
-    assert!(what.contains("cannot find pid") && what.contains("never an older copy"), "{what}");
+    assert!(what.contains("cannot find pid") && what.contains("nor with an older copy"), "{what}");
     assert!(!super::super::is_opening());
 }
 
