@@ -8,6 +8,7 @@
 //! acts, and reports the outcome through that same door.
 
 pub mod api;
+pub mod backup;
 pub mod bench;
 pub mod chain;
 pub mod cli;
@@ -21,6 +22,10 @@ pub mod kafka;
 pub mod leader;
 pub mod mesh;
 pub mod node;
+#[cfg(test)]
+#[cfg(feature = "chain")]
+#[cfg(feature = "kafka")]
+mod sim;
 pub mod storage;
 pub mod submission;
 pub mod tasks;

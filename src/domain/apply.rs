@@ -2,7 +2,7 @@
 //!
 //! A record is applied command by command; each sees what the ones before it
 //! did. A refused command changes nothing. After the last one, what is beyond
-//! the bounds is forgotten, and the rolling hash takes in every record that was
+//! the bounds is archived or forgotten, and the rolling hash takes in every record that was
 //! touched, so that two nodes that differ anywhere differ there from then on.
 //!
 //! Invariants
@@ -17,6 +17,9 @@ mod callbacks;
 mod chain;
 mod jobs;
 mod kafka;
+mod level;
+mod members;
+mod retain;
 mod retry;
 mod votes;
 mod workers;
@@ -34,7 +37,7 @@ use super::index::{Facets, place};
 use super::job::{Cause, HISTORY_MAX, Job, JobError, JobState, Transition};
 use super::journal::Event;
 use super::kafka::Partition;
-use super::state::State;
+use super::state::{State, name_of};
 use super::time::Timestamp;
 
 /// Bytes kept of an error's detail and of a reason. The rest is cut at a character.
@@ -58,10 +61,14 @@ impl State {
         let mut step = Step { state: self, position, touched: Touched::default() };
         step.draw_back();
         let replies: Vec<Reply> = record.commands.iter().map(|command| step.command(command)).collect();
-        step.forget();
+        step.strip_evidence();
+        step.archive();
         let touched = step.touched;
         self.journal.trim(self.limits.journal_keep, self.limits.journal_max);
         self.advance(position, record.at, &touched, &replies);
+        if self.history == 0 {
+            self.history = name_of(&self.hash);
+        }
         replies
     }
 
@@ -100,6 +107,17 @@ impl State {
         }
         if touched.chain {
             self.absorb_chain(&mut hash, &mut buffer);
+        }
+        absorb(&mut hash, &mut buffer, &self.level);
+        #[cfg(any(test, debug_assertions))]
+        if self.level >= super::level::TRIAL {
+            absorb(&mut hash, &mut buffer, &self.trial);
+        }
+        if touched.members {
+            absorb(&mut hash, &mut buffer, &self.members);
+        }
+        if touched.archive {
+            absorb(&mut hash, &mut buffer, &self.archive.summary());
         }
         for cursor in self.journal.cursors() {
             absorb(&mut hash, &mut buffer, &cursor);
@@ -150,6 +168,10 @@ struct Touched {
     notices: BTreeSet<u64>,
     /// The books of the chain.
     chain: bool,
+    /// The books of the membership.
+    members: bool,
+    /// What left memory, or was removed.
+    archive: bool,
 }
 
 impl Step<'_> {
@@ -185,6 +207,11 @@ impl Step<'_> {
             Command::DropLetter { letter } => self.drop_letter(*letter),
             Command::Chain(act) => self.chain(act),
             Command::CalledBack { event, called } => self.called_back(*event, called),
+            Command::Retain(retain) => self.retain(retain),
+            Command::Member(act) => self.member(act),
+            Command::RaiseLevel { to } => self.raise_level(*to),
+            #[cfg(any(test, debug_assertions))]
+            Command::Trial { add } => self.trial(*add),
         }
     }
 
@@ -195,6 +222,7 @@ impl Step<'_> {
         let was = Facets::of(job, now);
         let job = Arc::make_mut(job);
         change(job);
+        self.state.fence.lift(job);
         let state = job.state;
         self.state.index.change(Some(&was), Some(&Facets::of(job, now)), &mut self.state.shares);
         self.touched.jobs.insert(id);
@@ -274,30 +302,14 @@ impl Step<'_> {
         })
     }
 
-    /// Forgets the oldest finished jobs beyond the bounds, their evidence sooner, their keys later.
-    fn forget(&mut self) {
+    /// Forgets the evidence of the oldest finished jobs beyond the bound.
+    fn strip_evidence(&mut self) {
         while self.state.index.evidenced.len() > self.state.limits.evidence {
             let Some((&(_, id), ())) = self.state.index.evidenced.first() else { break };
             let stripped = self.change(id, |job| job.runs.iter_mut().for_each(|run| run.award.evidence = None));
             if stripped.is_err() {
                 break;
             }
-        }
-        let undelivered = self.state.journal.undelivered_since();
-        let State { limits, jobs, payloads, outputs, retired, index, shares, now, chain, .. } = &mut *self.state;
-        while index.finished.len() > limits.finished || index.finished_bytes > limits.finished_bytes {
-            let Some((&(ended, id), ())) = index.finished.first() else { break };
-            // A sink that has not told of its end will ask for its output.
-            if undelivered.is_some_and(|since| ended >= since) {
-                break;
-            }
-            let Some(job) = jobs.remove(&id) else { break };
-            index.change(Some(&Facets::of(&job, *now)), None, shares);
-            payloads.remove(&id);
-            outputs.remove(&id);
-            retired.add(id, job.fingerprint, limits.retired);
-            chain.forget(id);
-            self.touched.jobs.insert(id);
         }
     }
 }

@@ -13,6 +13,7 @@ use super::command::{Command, Complete, Fail, Submit};
 use super::ids::Digest;
 use super::job::{JobSpec, REDUNDANCY_MAX, Requirements, Retry};
 use super::kafka::{Ingest, LETTER_BYTES, Letter, Partition, Taken};
+use super::member;
 use super::score::WEIGHT_MAX;
 use super::worker::{Capabilities, Location};
 
@@ -67,7 +68,9 @@ pub(super) fn command(command: &Command) -> Verdict {
         Command::ResetIntake { cluster } => name("cluster", cluster),
         Command::Chain(act) => self::chain(act),
         Command::CalledBack { called: Called::GivenUp { code, .. }, .. } => name("code", code),
+        Command::Member(act) => member(act),
         Command::CalledBack { .. }
+        | Command::Retain(_)
         | Command::ReplayLetter { .. }
         | Command::DropLetter { .. }
         | Command::ForgetSink { .. }
@@ -80,7 +83,10 @@ pub(super) fn command(command: &Command) -> Verdict {
         | Command::Decline { .. }
         | Command::PassDeadline { .. }
         | Command::Retry { .. }
+        | Command::RaiseLevel { .. }
         | Command::Delivered { .. } => Ok(()),
+        #[cfg(any(test, debug_assertions))]
+        Command::Trial { .. } => Ok(()),
     }
 }
 
@@ -217,6 +223,17 @@ fn capabilities(capabilities: &Capabilities) -> Verdict {
 }
 
 /// The digest is compared only when the result is accepted: repeats are answered without reading the output again.
+/// An address is a hint, and read as a multiaddr by whoever dials it.
+fn member(act: &member::Act) -> Verdict {
+    match act {
+        member::Act::Invite { ttl_ms, .. } => range("ttl_ms", *ttl_ms, 1, member::TTL_MAX_MS),
+        member::Act::Redeem { address, .. } | member::Act::Add { address, .. } | member::Act::Moved { address, .. } => {
+            text("address", address, member::ADDRESS_MAX)
+        }
+        _ => Ok(()),
+    }
+}
+
 fn complete(complete: &Complete) -> Verdict {
     ensure(complete.kept_size == 0 || complete.output.is_empty(), || {
         "an output is both here and kept by its worker".to_owned()

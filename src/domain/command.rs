@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::archive::Retain;
 use super::auction::Sealed;
 use super::bytes;
 use super::callback::Called;
@@ -14,6 +15,7 @@ use super::ids::{Digest, JobId, Price, WorkerId};
 use super::job::{JobSpec, JobState, Source};
 use super::journal::Sink;
 use super::kafka::{Ingest, Ingested, Partition};
+use super::member;
 use super::time::Timestamp;
 use super::worker::{Capabilities, Location, Verdict};
 
@@ -127,6 +129,19 @@ pub enum Command {
         event: u64,
         called: Called,
     },
+    /// What becomes of finished jobs.
+    Retain(Retain),
+    /// Who belongs to the cluster.
+    Member(member::Act),
+    /// Raises the cluster's feature level by one; see [`super::level`].
+    RaiseLevel {
+        to: u32,
+    },
+    /// Keep last: other builds do not have it.
+    #[cfg(any(test, debug_assertions))]
+    Trial {
+        add: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,6 +224,14 @@ pub enum Done {
     CalledBack {
         event: u64,
     },
+    /// The cluster's feature level.
+    Level(u32),
+    /// It is in the books of the membership.
+    Member,
+    /// So many jobs were removed for good.
+    Retained {
+        removed: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -261,6 +284,8 @@ pub enum Refusal {
     NotPlanned(String),
     #[error("the escrow of job {job} went back on chain: submit it again as a new job")]
     Refunded { job: JobId },
+    #[error("{0}")]
+    Member(member::Denied),
 }
 
 impl Refusal {
@@ -289,6 +314,7 @@ impl Refusal {
             Self::StaleEpoch { .. } => "stale_epoch",
             Self::NotPlanned(_) => "not_planned",
             Self::Refunded { .. } => "escrow_refunded",
+            Self::Member(denied) => denied.code(),
         }
     }
 }

@@ -130,6 +130,23 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         chunk.first().map(|(key, value)| (key, value))
     }
 
+    /// How many keys are at or above `from` and below `to`. Looks into no more than two chunks.
+    pub(super) fn count(&self, from: &K, to: &K) -> usize {
+        if from >= to {
+            return 0;
+        }
+        let start = self.floor(from).map_or(Bound::Unbounded, Bound::Included);
+        let chunks = self.chunks.range((start, Bound::Excluded(to.clone()))).map(|(_, chunk)| chunk);
+        let within = |chunk: &Chunk<K, V>| match (chunk.first(), chunk.last()) {
+            (Some((first, _)), Some((last, _))) if first >= from && last < to => chunk.len(),
+            _ => {
+                let below = |bound: &K| chunk.partition_point(|(key, _)| key < bound);
+                below(to).saturating_sub(below(from))
+            }
+        };
+        chunks.map(within).sum()
+    }
+
     /// The bound of the chunk that holds `key`, if it is anywhere.
     fn floor(&self, key: &K) -> Option<K> {
         self.chunks.range(..=key).next_back().map(|(bound, _)| bound.clone())
@@ -246,6 +263,8 @@ mod tests {
                 prop_assert_eq!(map.get(key), model.get(key));
                 prop_assert_eq!(map.first(), model.first_key_value());
                 prop_assert!(map.after(Some(*key)).eq(model.range(key + 1..)));
+                let (from, to) = (*key, u16::try_from(*value % 1_000).unwrap());
+                prop_assert_eq!(map.count(&from, &to), if from < to { model.range(from..to).count() } else { 0 });
             }
             check(&map, &model);
             if let Some((map, model)) = frozen {

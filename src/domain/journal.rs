@@ -13,8 +13,9 @@
 //!
 //! Invariants
 //!
-//! * Sequence numbers are contiguous; the first ever is 1.
-//! * A cursor never goes back and never passes the newest entry.
+//! * Sequence numbers are contiguous but for the ranges passed over when a
+//!   backup was restored, see [`super::restore`]; the first ever is 1.
+//! * A cursor never goes back and never passes the newest number.
 
 use std::collections::BTreeMap;
 
@@ -82,7 +83,21 @@ pub struct Journal {
     last_seq: u64,
     entries: Map<u64, Entry>,
     cursors: BTreeMap<Sink, u64>,
+    pub(super) passed: Passed,
 }
+
+/// Numbers that no entry has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Passed {
+    /// First and last of each range, ascending. One for each restore whose entries are still needed.
+    pub ranges: Vec<(u64, u64)>,
+    /// The next entry's number is taken from the clock.
+    pub due: bool,
+}
+
+/// Numbers for each second since 1970, when one is taken from the clock: more than a cluster gives out, and few enough
+/// for all to be exact in a double until 2242.
+const PER_SECOND: u64 = 1 << 20;
 
 impl Journal {
     /// Sequence number of the newest entry; 0 if there never was one.
@@ -111,7 +126,23 @@ impl Journal {
 
     /// How many entries the sink that is farthest behind lacks; 0 without a sink.
     pub fn undelivered(&self) -> u64 {
-        self.slowest().map_or(0, |cursor| self.last_seq - cursor)
+        self.slowest().map_or(0, |cursor| self.waiting_after(cursor))
+    }
+
+    /// Entries there ever were after `cursor`.
+    pub fn waiting_after(&self, cursor: u64) -> u64 {
+        self.given(cursor, self.last_seq)
+    }
+
+    /// How many numbers after `after`, up to `through`, were given to an entry.
+    pub fn given(&self, after: u64, through: u64) -> u64 {
+        let within = |(first, last): &(u64, u64)| (through.min(*last) + 1).saturating_sub((after + 1).max(*first));
+        through.saturating_sub(after).saturating_sub(self.passed.ranges.iter().map(within).sum())
+    }
+
+    /// Whether numbers beyond the newest may be known outside: a backup was restored, and nothing happened since.
+    pub fn is_behind(&self) -> bool {
+        self.passed.due
     }
 
     /// When the first entry happened that some sink lacks; `None` if all have all.
@@ -144,6 +175,13 @@ impl Journal {
     }
 
     pub(super) fn append(&mut self, at: Timestamp, index: u64, term: u64, event: Event) {
+        if std::mem::take(&mut self.passed.due) {
+            let begin = (at.0 / 1_000).saturating_mul(PER_SECOND).max(self.last_seq);
+            if begin > self.last_seq {
+                self.passed.ranges.push((self.last_seq + 1, begin));
+            }
+            self.last_seq = begin;
+        }
         self.last_seq += 1;
         self.entries.insert(self.last_seq, Entry { seq: self.last_seq, at, index, term, event });
     }
@@ -178,6 +216,8 @@ impl Journal {
             }
             self.entries.remove(&oldest);
         }
+        let needed = self.first_seq().min(delivered);
+        self.passed.ranges.retain(|(_, last)| *last >= needed);
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -185,13 +225,31 @@ impl Journal {
     }
 
     /// Puts a journal together again; `None` if the parts do not fit each other.
-    pub(super) fn from_parts(last_seq: u64, cursors: BTreeMap<Sink, u64>, entries: Map<u64, Entry>) -> Option<Self> {
-        let count = u64::try_from(entries.len()).ok()?;
-        let first = last_seq.checked_sub(count)?.checked_add(1)?;
-        let sane = last_seq < u64::MAX / 2;
-        let contiguous =
-            entries.iter().zip(first..=last_seq).all(|((seq, entry), want)| *seq == want && entry.seq == want);
+    pub(super) fn from_parts(
+        last_seq: u64,
+        cursors: BTreeMap<Sink, u64>,
+        entries: Map<u64, Entry>,
+        passed: Passed,
+    ) -> Option<Self> {
+        let sane = last_seq < u64::MAX / 2
+            && passed.ranges.iter().all(|(first, last)| 0 < *first && first <= last && *last <= last_seq)
+            && passed.ranges.is_sorted_by(|(_, before), (first, _)| before < first);
         let cursors_fit = cursors.values().all(|cursor| *cursor <= last_seq);
-        (sane && contiguous && cursors_fit).then_some(Self { last_seq, entries, cursors })
+        let journal = Self { last_seq, entries, cursors, passed };
+        (sane && cursors_fit && journal.is_contiguous()).then_some(journal)
+    }
+
+    /// Whether no entry is missing between the first and the newest number.
+    fn is_contiguous(&self) -> bool {
+        let mut before = None;
+        for (seq, entry) in self.entries.iter() {
+            let follows = before.is_none_or(|before| self.given(before, *seq) == 1);
+            let passed = self.passed.ranges.iter().any(|(first, last)| (*first..=*last).contains(seq));
+            if *seq == 0 || *seq > self.last_seq || entry.seq != *seq || !follows || passed {
+                return false;
+            }
+            before = Some(*seq);
+        }
+        before.is_none_or(|newest| self.given(newest, self.last_seq) == 0)
     }
 }

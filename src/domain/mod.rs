@@ -6,6 +6,7 @@
 //! is told in the [`command::Record`].
 
 pub mod apply;
+pub mod archive;
 pub mod auction;
 pub mod bid_proof;
 mod bytes;
@@ -21,13 +22,19 @@ mod index;
 pub mod job;
 pub mod journal;
 pub mod kafka;
+pub mod level;
 pub mod lost;
 pub mod matching;
+pub mod member;
+pub mod place;
 pub mod queue;
 pub mod rare;
 pub mod reputation;
+pub mod restore;
 mod retired;
 pub mod run;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod schedule;
 pub mod score;
 mod shares;
@@ -44,4 +51,4 @@ pub use time::Timestamp;
 pub use worker::Worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

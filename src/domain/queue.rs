@@ -50,8 +50,8 @@ const LATE_MAX: usize = 10_000;
 /// Place among the jobs of a client: level, deadline, arrival.
 pub(super) type Turn = (u64, Timestamp, u64, JobId);
 
-const FIRST: Turn = (0, Timestamp(0), 0, JobId([0; 16]));
-const LAST: Turn = (u64::MAX, Timestamp(u64::MAX), u64::MAX, JobId([u8::MAX; 16]));
+pub(super) const FIRST: Turn = (0, Timestamp(0), 0, JobId([0; 16]));
+pub(super) const LAST: Turn = (u64::MAX, Timestamp(u64::MAX), u64::MAX, JobId([u8::MAX; 16]));
 
 pub(super) fn turn(job: &Job) -> Turn {
     let level = (job.queued_at.0 / AGE_MS).saturating_add(u64::from(10_u8.saturating_sub(job.spec.priority)));

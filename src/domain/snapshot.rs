@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::archive::{Archive, Segment};
 use super::bytes::{Owned, Slice};
 use super::callback::{Callbacks, Notice};
 use super::chain::{
@@ -35,9 +36,13 @@ use super::cow::Map;
 use super::ids::{Digest, JobId, WorkerId};
 use super::index::{Index, keeps_payload};
 use super::job::{Job, JobState, Outcome};
-use super::journal::{Entry, Journal, Sink};
+use super::journal::{Entry, Journal, Passed, Sink};
 use super::kafka::{Dead, Intake, Kafka, Lane, Partition};
-use super::retired::Retired;
+#[cfg(any(test, debug_assertions))]
+use super::level;
+use super::member::Members;
+use super::restore::Fence;
+use super::retired::{Key, Retired};
 use super::shares::{Client, Shares};
 use super::state::{LIMITS, Limits, State};
 use super::time::Timestamp;
@@ -46,8 +51,15 @@ use stream::{Reader, Writer};
 
 const MAGIC: [u8; 8] = *b"ciro-sm\n";
 
-/// Grows with every change of what is written.
-const VERSION: u32 = 8;
+/// The layout of the first feature level.
+const VERSION: u32 = 9;
+
+/// The layout of the level for tests: a section more.
+#[cfg(any(test, debug_assertions))]
+const TRIAL_VERSION: u32 = 1 << 31;
+
+/// The format that this build writes, and reads.
+pub const FORMAT: u32 = VERSION;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -79,11 +91,15 @@ enum Section {
     Payees = 16,
     Recent = 17,
     Notices = 18,
+    Segments = 19,
+    #[cfg(any(test, debug_assertions))]
+    Trial = 255,
 }
 
 /// What does not follow from the items.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Head {
+    level: u32,
     now: Timestamp,
     drawn_at: Timestamp,
     applied: u64,
@@ -94,6 +110,8 @@ struct Head {
     ended_total: [u64; 6],
     journal_last_seq: u64,
     cursors: BTreeMap<Sink, u64>,
+    passed: Passed,
+    fence: Fence,
     workers: u64,
     jobs: u64,
     payloads: u64,
@@ -113,6 +131,11 @@ struct Head {
     /// Slots, items to be planned again, parked ones, jobs on chain, payees, closed transactions.
     chain_items: [u64; 6],
     notices: u64,
+    members: Members,
+    hold: Option<(u32, u32)>,
+    /// Numbers of the newest segment and of the newest removed, jobs removed, segments.
+    archive: [u64; 4],
+    history: u64,
 }
 
 impl State {
@@ -124,7 +147,7 @@ impl State {
     pub fn write_to(&self, out: &mut impl Write) -> Result<(), Error> {
         let mut writer = Writer::new(out);
         writer.put(&MAGIC)?;
-        writer.put(&VERSION.to_be_bytes())?;
+        writer.put(&self.layout().to_be_bytes())?;
         writer.section(Section::Head, std::iter::once(self.head()))?;
         writer.section(Section::Workers, self.workers.iter().map(|(_, worker)| worker))?;
         writer.section(Section::Jobs, self.jobs.iter().map(|(_, job)| job))?;
@@ -137,7 +160,21 @@ impl State {
         writer.section(Section::Letters, self.kafka.letters_after(None))?;
         self.write_chain(&mut writer)?;
         writer.section(Section::Notices, self.callbacks.iter())?;
+        writer.section(Section::Segments, self.archive.segments())?;
+        #[cfg(any(test, debug_assertions))]
+        if self.layout() == TRIAL_VERSION {
+            writer.section(Section::Trial, std::iter::once((0, self.trial)))?;
+        }
         writer.end()
+    }
+
+    /// How this state is written: as its feature level says.
+    fn layout(&self) -> u32 {
+        #[cfg(any(test, debug_assertions))]
+        if self.level >= level::TRIAL {
+            return TRIAL_VERSION;
+        }
+        VERSION
     }
 
     fn write_chain<W: Write>(&self, writer: &mut Writer<'_, W>) -> Result<(), Error> {
@@ -162,26 +199,32 @@ impl State {
 
     pub(super) fn read_within(input: &mut impl Read, limits: Limits) -> Result<Self, Error> {
         let mut reader = Reader::new(input);
-        reader.preamble()?;
+        let layout = reader.preamble()?;
         let head: Head = reader.head()?;
         let workers = reader.map(Section::Workers, head.workers, |worker: Arc<Worker>| (worker.id, worker))?;
         let jobs = reader.map(Section::Jobs, head.jobs, |job: Arc<Job>| (job.id, job))?;
         let payloads = reader.map(Section::Payloads, head.payloads, bytes_of)?;
         let outputs = reader.map(Section::Outputs, head.outputs, bytes_of)?;
         let entries = reader.map(Section::Journal, head.entries, |entry: Entry| (entry.seq, entry))?;
-        let retired = reader.map(Section::Retired, head.retired, |entry: (u64, (JobId, Digest))| entry)?;
+        let retired = reader.map(Section::Retired, head.retired, |entry: (u64, Key)| entry)?;
         let passes = reader.map(Section::Shares, head.shares, |share: (Client, u64)| share)?;
         let ballots = reader.map(Section::Ballots, head.ballots, ballot_of)?;
         let letters = reader.map(Section::Letters, head.letters, |dead: Dead| (dead.id, dead))?;
         let chain = read_chain(&mut reader, head.chain, head.chain_items)?;
         let notices = reader.map(Section::Notices, head.notices, |notice: Arc<Notice>| (notice.event, notice))?;
+        let [last, dropped, removed, count] = head.archive;
+        let segments = reader.map(Section::Segments, count, |of: Arc<Segment>| (of.number, of))?;
+        #[cfg(any(test, debug_assertions))]
+        let trial = read_trial(&mut reader, layout)?;
         reader.end()?;
+        let archive = Archive::from_parts(head.hold, [last, dropped, removed], segments)
+            .ok_or_else(|| damaged("the archive's segments do not fit each other"))?;
         let kafka = Kafka::from_parts(head.kafka_cluster, head.intake, head.published, letters);
         if kafka.letters_after(None).any(|dead| dead.id > head.journal_last_seq) {
             return Err(damaged("a dead letter is newer than the journal"));
         }
         let retired = Retired::from_parts(retired).ok_or_else(|| damaged("a forgotten job is listed twice"))?;
-        let journal = Journal::from_parts(head.journal_last_seq, head.cursors, entries)
+        let journal = Journal::from_parts(head.journal_last_seq, head.cursors, entries, head.passed)
             .ok_or_else(|| damaged("journal does not fit its numbers"))?;
         check_jobs(&jobs, &workers, head.now)?;
         check_bytes(&jobs, &payloads, &outputs)?;
@@ -193,16 +236,18 @@ impl State {
         check_ballots(&jobs, &ballots)?;
         check_chain(&chain, &jobs, journal.last_seq())?;
         let callbacks = Callbacks::from_parts(notices);
-        if callbacks.iter().any(|notice| notice.event > journal.last_seq() || !notice.state.is_final()) {
-            return Err(damaged("a notice of no end"));
-        }
-        Ok(Self {
+        check_rest(&callbacks, &head.members, journal.last_seq())?;
+        let state = Self {
             limits,
+            level: head.level,
+            #[cfg(any(test, debug_assertions))]
+            trial,
             now: head.now,
             drawn_at: head.drawn_at,
             applied: head.applied,
             applied_term: head.applied_term,
             hash: head.hash,
+            history: head.history,
             submitted_total: head.submitted_total,
             reopened_total: head.reopened_total,
             ended_total: head.ended_total,
@@ -218,12 +263,17 @@ impl State {
             kafka,
             chain,
             callbacks,
-        })
+            members: head.members,
+            archive,
+            fence: head.fence,
+        };
+        if state.layout() == layout { Ok(state) } else { Err(damaged("its layout is not that of its level")) }
     }
 
     fn head(&self) -> Head {
         let count = |items: usize| u64::try_from(items).unwrap_or(u64::MAX);
         Head {
+            level: self.level,
             now: self.now,
             drawn_at: self.drawn_at,
             applied: self.applied,
@@ -234,6 +284,8 @@ impl State {
             ended_total: self.ended_total,
             journal_last_seq: self.journal.last_seq(),
             cursors: self.journal.cursors().collect(),
+            passed: self.journal.passed.clone(),
+            fence: self.fence,
             workers: count(self.workers.len()),
             jobs: count(self.jobs.len()),
             payloads: count(self.payloads.len()),
@@ -258,8 +310,26 @@ impl State {
                 count(self.chain.recent.len()),
             ],
             notices: count(self.callbacks.len()),
+            members: self.members.clone(),
+            hold: self.archive.hold,
+            archive: [
+                self.archive.last(),
+                self.archive.dropped(),
+                self.archive.removed_total(),
+                count(self.archive.segment_count()),
+            ],
+            history: self.history,
         }
     }
+}
+
+#[cfg(any(test, debug_assertions))]
+fn read_trial<R: Read>(reader: &mut Reader<'_, R>, layout: u32) -> Result<level::Trial, Error> {
+    if layout != TRIAL_VERSION {
+        return Ok(level::Trial::default());
+    }
+    let found = reader.map(Section::Trial, 1, |item: (u64, level::Trial)| item)?;
+    Ok(found.get(&0).copied().unwrap_or_default())
 }
 
 fn read_chain<R: Read>(reader: &mut Reader<'_, R>, books: Books, counts: [u64; 6]) -> Result<Ledger, Error> {
@@ -272,6 +342,14 @@ fn read_chain<R: Read>(reader: &mut Reader<'_, R>, books: Books, counts: [u64; 6
     let recent = reader.map(Section::Recent, recent, |closed: Arc<Closed>| (closed.number, closed))?;
     let lane = lane.iter().map(|(nonce, slot)| (*nonce, Arc::clone(slot))).collect();
     Ok(Ledger { books, lane, again, parked, settlements, payees, recent, ..Ledger::default() }.with_arrivals())
+}
+
+/// Notices are of ends that the journal knows, and the membership is sound.
+fn check_rest(callbacks: &Callbacks, members: &Members, newest: u64) -> Result<(), Error> {
+    if callbacks.iter().any(|notice| notice.event > newest || !notice.state.is_final()) {
+        return Err(damaged("a notice of no end"));
+    }
+    if members.is_sound() { Ok(()) } else { Err(damaged("the books of the membership contradict themselves")) }
 }
 
 /// Slots are of one nonce each, items of entries that are, jobs on chain of jobs that are kept.

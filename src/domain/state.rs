@@ -10,11 +10,12 @@
 //!
 //! * Cloning shares records, see [`super::cow`]; a clone never changes.
 //! * Every bound in [`LIMITS`] is kept after every record: submissions and
-//!   registrations are refused, finished jobs and journal entries forgotten.
+//!   registrations are refused, finished jobs archived, journal entries forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::archive::Archive;
 use super::callback::Callbacks;
 use super::chain::Ledger;
 use super::cow::Map;
@@ -23,7 +24,10 @@ use super::index::{Index, place};
 use super::job::{Job, JobState};
 use super::journal::{JOURNAL_MAX, Journal, KEEP};
 use super::kafka::Kafka;
+use super::level;
+use super::member::Members;
 use super::reputation::{self, is_banned};
+use super::restore::Fence;
 use super::retired::Retired;
 use super::run::Run;
 use super::shares::Shares;
@@ -46,8 +50,8 @@ pub struct Limits {
     pub classes: usize,
     /// The same among the open jobs of all clients: the leader looks at each of them in every round.
     pub classes_in_all: usize,
-    /// Finished jobs kept. Beyond it the oldest are forgotten that every sink has heard of; at twice that
-    /// submissions are refused.
+    /// Finished jobs kept in memory. A segment's worth beyond it the oldest are archived that every sink has heard of;
+    /// at twice that submissions are refused.
     pub finished: usize,
     /// Bytes of outputs (and inputs of failed jobs), texts and history kept. Beyond it as for their number.
     pub finished_bytes: usize,
@@ -55,7 +59,10 @@ pub struct Limits {
     pub ballot_bytes: usize,
     /// Finished jobs whose award keeps its evidence. Beyond it the oldest lose it.
     pub evidence: usize,
-    /// Idempotency keys kept of finished jobs that are forgotten. Beyond it the oldest go, and a retry is a new job.
+    /// Jobs, and about how many bytes of their inputs and outputs, that are archived together.
+    pub segment_jobs: usize,
+    pub segment_bytes: usize,
+    /// Idempotency keys kept of finished jobs that left memory. Beyond it the oldest go, and a retry is a new job.
     pub retired: usize,
     /// Registered workers. Beyond it the one that is offline longest makes room, or else registrations are refused.
     pub workers: usize,
@@ -83,7 +90,9 @@ pub const LIMITS: Limits = Limits {
     finished_bytes: 128 << 20,
     ballot_bytes: 64 << 20,
     evidence: 2_000,
-    retired: 250_000,
+    segment_jobs: 1_024,
+    segment_bytes: 4 << 20,
+    retired: 2_000_000,
     workers: 20_000,
     journal_keep: KEEP,
     journal_max: JOURNAL_MAX,
@@ -96,12 +105,17 @@ pub const LIMITS: Limits = Limits {
 #[derive(Clone, Debug)]
 pub struct State {
     pub(super) limits: Limits,
+    pub(super) level: u32,
+    #[cfg(any(test, debug_assertions))]
+    pub(super) trial: level::Trial,
     pub(super) now: Timestamp,
     /// When reputations were last drawn toward the start.
     pub(super) drawn_at: Timestamp,
     pub(super) applied: u64,
     pub(super) applied_term: u64,
     pub(super) hash: Digest,
+    /// Names this cluster's past; 0 before its first record.
+    pub(super) history: u64,
     pub(super) submitted_total: u64,
     /// Times that a failed job was given another chance.
     pub(super) reopened_total: u64,
@@ -118,6 +132,10 @@ pub struct State {
     pub(super) kafka: Kafka,
     pub(super) chain: Ledger,
     pub(super) callbacks: Callbacks,
+    pub(super) members: Members,
+    pub(super) archive: Archive,
+    /// Of the last restore from a backup.
+    pub(super) fence: Fence,
     pub(super) shares: Shares,
     pub(super) index: Index,
 }
@@ -133,11 +151,15 @@ impl State {
     pub(super) fn within(limits: Limits) -> Self {
         Self {
             limits,
+            level: level::FIRST,
+            #[cfg(any(test, debug_assertions))]
+            trial: level::Trial::default(),
             now: Timestamp::default(),
             drawn_at: Timestamp::default(),
             applied: 0,
             applied_term: 0,
             hash: Digest::default(),
+            history: 0,
             submitted_total: 0,
             reopened_total: 0,
             ended_total: [0; 6],
@@ -151,9 +173,22 @@ impl State {
             kafka: Kafka::default(),
             chain: Ledger::default(),
             callbacks: Callbacks::default(),
+            members: Members::default(),
+            archive: Archive::default(),
+            fence: Fence::default(),
             shares: Shares::default(),
             index: Index::default(),
         }
+    }
+
+    /// The feature level that the cluster is at; see [`level`].
+    pub fn level(&self) -> u32 {
+        self.level
+    }
+
+    #[cfg(any(test, debug_assertions))]
+    pub fn trial(&self) -> level::Trial {
+        self.trial
     }
 
     /// The log's clock: never runs backwards.
@@ -176,13 +211,30 @@ impl State {
         self.hash
     }
 
+    /// Names the past that this state has: equal on all nodes of a cluster, and never that of another one. It
+    /// is chosen by the first record, whose time and place no other cluster shares, and changes only with
+    /// [`Self::begin_history`]. 0 before that record.
+    pub fn history(&self) -> u64 {
+        self.history
+    }
+
+    /// Goes on under a new name. For whoever makes a new cluster of an old one's state: from here on the two
+    /// differ, so what the old cluster told its clients of later indexes is not of this one. The same `salt` on
+    /// all nodes, and another one each time.
+    pub fn begin_history(&mut self, salt: u64) {
+        let mut bytes = self.history.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&salt.to_be_bytes());
+        bytes.extend_from_slice(&self.hash.0);
+        self.history = name_of(&Digest::of(&bytes));
+    }
+
     pub fn job(&self, id: JobId) -> Option<&Arc<Job>> {
         self.jobs.get(&id)
     }
 
-    /// Whether a job is known, or forgotten but its idempotency key kept: the same key is not a new job.
+    /// Whether a job is in memory, or left it but its idempotency key is kept: the same key is not a new job.
     pub fn remembers(&self, id: JobId) -> bool {
-        self.jobs.contains(&id) || self.retired.fingerprint(id).is_some()
+        self.jobs.contains(&id) || self.retired.get(id).is_some()
     }
 
     /// Jobs after `cursor` in id order (UUIDv7: by age).
@@ -292,9 +344,14 @@ impl State {
         &self.callbacks
     }
 
-    /// Jobs by state, every state present. Forgotten jobs are not counted.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Jobs by state, every state present, in memory and archived. Removed jobs are not counted.
     pub fn job_counts(&self) -> BTreeMap<JobState, u64> {
-        JobState::ALL.into_iter().map(|state| (state, self.index.counts[place(state)])).collect()
+        let count = |state| self.index.counts[place(state)] + self.archive.jobs_in(state);
+        JobState::ALL.into_iter().map(|state| (state, count(state))).collect()
     }
 
     /// Jobs ever accepted, also those forgotten since.
@@ -306,6 +363,11 @@ impl State {
     pub fn ended_total(&self, state: JobState) -> u64 {
         self.ended_total[place(state)]
     }
+}
+
+/// What a history is called that begins with this hash; never 0.
+pub(super) fn name_of(hash: &Digest) -> u64 {
+    hash.0.first_chunk().map_or(1, |bytes| u64::from_be_bytes(*bytes)).max(1)
 }
 
 /// A worker's state without regard to what it holds.

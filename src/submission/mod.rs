@@ -225,6 +225,15 @@ impl Checked {
             _ => Ok(()),
         }
     }
+
+    /// `least`: what the contract takes no less than for a job; `None`: that is not known, or there is none.
+    ///
+    /// # Errors
+    ///
+    /// The job is settled on chain, and pays less.
+    pub fn pays_enough(&self, least: Option<u128>) -> Result<(), FieldError> {
+        settlement::enough(&self.spec, least)
+    }
 }
 
 impl Submission {

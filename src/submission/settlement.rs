@@ -212,6 +212,32 @@ pub(super) fn affordable(spec: &JobSpec, defaults: Option<&Defaults>) -> Result<
     }
 }
 
+/// Whether the contract takes a settled job for what goes into its escrow. `least`: what it takes no less than, as far
+/// as that is known. It may change with every block, so a retry of what was taken must not be asked.
+///
+/// # Errors
+///
+/// On `max_price`: too little.
+pub fn enough(spec: &JobSpec, least: Option<u128>) -> Result<(), FieldError> {
+    let runs = u128::from(spec.redundancy.max(1));
+    let escrow = spec.max_price.map_or(0, |price| price.0).saturating_mul(runs);
+    match least.filter(|least| spec.settlement.is_some() && escrow < *least) {
+        Some(least) => Err(FieldError {
+            hint: Some(
+                "Name a higher max_price, or say settlement none. GET /blockchain/status shows the contract's min_payment.",
+            ),
+            ..invalid(
+                "max_price",
+                format!(
+                    "max_price × redundancy must be at least {least} for a job that is settled on chain, not {escrow}: \
+                     the contract takes no less"
+                ),
+            )
+        }),
+        None => Ok(()),
+    }
+}
+
 pub fn policy_name(terms: Option<Terms>) -> &'static str {
     let of = |terms: Terms| POLICIES.iter().find(|(policy, _)| *policy == terms.policy).map(|(_, name)| *name);
     terms.and_then(of).unwrap_or(NONE)
@@ -339,6 +365,24 @@ mod tests {
         }
         let most = format!(r#""max_price":"{}","redundancy":5"#, "9".repeat(38));
         assert!(checked(&most, Some(bounded)).is_err() && checked(&most, Some(CHAIN)).is_ok());
+    }
+
+    #[test]
+    fn what_the_contract_would_refuse_is_refused_once_that_is_known() {
+        let asked = |fields: &str, least| {
+            let checked = checked(fields, Some(CHAIN)).unwrap();
+            checked.pays_enough(least).map_err(|error| (error.field, error.detail))
+        };
+        for good in
+            [r#""max_price":"50""#, r#""max_price":"25","redundancy":2"#, r#""max_price":"1","settlement":"none""#]
+        {
+            assert_eq!(asked(good, Some(50)), Ok(()), "{good}");
+        }
+        assert_eq!(asked(r#""max_price":"1""#, None), Ok(()), "the contract has not said so yet");
+        let (field, detail) = asked(r#""max_price":"16","redundancy":3"#, Some(49)).unwrap_err();
+        assert_eq!(field, "max_price");
+        assert!(detail.contains("at least 49") && detail.contains("not 48"), "{detail}");
+        assert!(asked("", Some(71)).is_err(), "nor is the default enough");
     }
 
     #[test]

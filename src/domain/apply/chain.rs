@@ -12,7 +12,7 @@ use crate::domain::chain::{
 };
 use crate::domain::command::{Done, Refusal, Reply};
 use crate::domain::ids::JobId;
-use crate::domain::job::JobState;
+use crate::domain::job::{Job, JobState};
 use crate::domain::journal::Sink;
 
 impl Step<'_> {
@@ -200,6 +200,25 @@ impl Step<'_> {
         change(&mut settlement);
         self.state.chain.settlements.insert(job, Arc::new(settlement));
         self.touched.settlements.insert(job);
+    }
+
+    /// Whether a job that failed would wait for its registration if it had another chance. `None`: none will come.
+    pub(super) fn awaits_registration(&self, job: &Job) -> Option<bool> {
+        let (chain, id) = (&self.state.chain, job.id);
+        let links = chain.settlement(id).map(|settlement| settlement.links.as_slice()).unwrap_or_default();
+        let reached =
+            links.iter().filter(|link| link.stage == Stage::Register).filter_map(|link| link.confirmation).max();
+        let wanted = job.spec.settlement.map(|terms| terms.confirmation);
+        if !job.awaits_chain || (reached.is_some() && reached >= wanted) {
+            return Some(false);
+        }
+        let of_it = |item: &Item| item.job == id && item.stage == Stage::Register;
+        let open = chain.again().any(|again| of_it(&again.item))
+            || chain.parked_after(None).any(|parked| of_it(&parked.item))
+            || chain.lane().any(|(_, slot)| slot.items().iter().any(of_it));
+        // What failed for something else has its registration still ahead.
+        let dropped = job.error.as_ref().is_some_and(|error| error.code == parked::UNREGISTERED);
+        (open || !dropped).then_some(true)
     }
 
     /// Whether the escrow of a job went back, or is on its way.

@@ -35,9 +35,12 @@ impl Step<'_> {
                 Err(Refusal::Conflict { job: id })
             };
         }
-        match self.state.retired.fingerprint(id) {
-            Some(known) if known == submit.fingerprint => return Err(Refusal::Forgotten { job: id }),
-            Some(_) => return Err(Refusal::Conflict { job: id }),
+        match self.state.retired.get(id) {
+            Some((known, _)) if known != submit.fingerprint => return Err(Refusal::Conflict { job: id }),
+            Some((_, segment)) if self.state.archive.keeps(segment) => {
+                return Ok(Done::Submitted { job: id, created: false });
+            }
+            Some(_) => return Err(Refusal::Forgotten { job: id }),
             None => {}
         }
         let bytes = submit.payload.as_ref().map_or(0, Vec::len) + texts(&submit.spec);
@@ -63,7 +66,7 @@ impl Step<'_> {
             (index.backlog_bytes.saturating_add(bytes), limits.backlog_bytes),
             (self.state.journal.len() + 1, limits.journal_max),
             (self.state.classes_with(spec), limits.classes),
-            // Only where a sink lags: see `forget`.
+            // Only where a sink lags: see `State::batch`.
             (index.finished.len(), limits.finished.saturating_mul(2)),
             (index.finished_bytes, limits.finished_bytes.saturating_mul(2)),
             (self.state.classes_in_all_with(spec), limits.classes_in_all),

@@ -36,6 +36,11 @@ impl Step<'_> {
         if job.spec.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Refusal::Overdue { job: id });
         }
+        let Some(awaits_chain) = self.awaits_registration(job) else {
+            return Err(Refusal::NotPlanned(format!(
+                "the registration of job {id} was dropped: submit it again as a new job"
+            )));
+        };
         let payload = if keeps_payload(job) { usize::try_from(job.spec.input.size).unwrap_or(usize::MAX) } else { 0 };
         let spec = job.spec.clone();
         self.room_for(&spec, payload.saturating_add(texts(&spec)))?;
@@ -46,6 +51,7 @@ impl Step<'_> {
             job.finished_at = None;
             job.queued_at = now;
             job.next_attempt_at = now;
+            job.awaits_chain = awaits_chain;
         })?;
         self.state.reopened_total = self.state.reopened_total.saturating_add(1);
         Ok(reply)

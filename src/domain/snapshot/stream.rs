@@ -77,12 +77,15 @@ impl<'a, R: Read> Reader<'a, R> {
         Self { input, hash: Sha256::new(), frame: Vec::new() }
     }
 
-    pub(super) fn preamble(&mut self) -> Result<(), Error> {
+    /// The layout of what follows.
+    pub(super) fn preamble(&mut self) -> Result<u32, Error> {
         if self.take::<8>()? != MAGIC {
             return Err(damaged("it does not begin like one"));
         }
         match u32::from_be_bytes(self.take()?) {
-            VERSION => Ok(()),
+            VERSION => Ok(VERSION),
+            #[cfg(any(test, debug_assertions))]
+            super::TRIAL_VERSION => Ok(super::TRIAL_VERSION),
             found => Err(Error::Version { found, known: VERSION }),
         }
     }

@@ -282,7 +282,7 @@ impl Story {
                 "classes" => limits.classes = value,
                 "classes_in_all" => limits.classes_in_all = value,
                 "backlog_bytes" => limits.backlog_bytes = value,
-                "finished" => limits.finished = value,
+                "finished" => (limits.finished, limits.segment_jobs) = (value, 1),
                 "finished_bytes" => limits.finished_bytes = value,
                 "ballot_bytes" => limits.ballot_bytes = value,
                 "evidence" => limits.evidence = value,

@@ -8,6 +8,7 @@ use crate::domain::command::{Command, Record};
 use crate::domain::ids::{JobId, Price};
 use crate::domain::job::{Job, JobSpec, Requirements};
 use crate::domain::matching::{class, fits};
+use crate::domain::place::{EXACT, Place};
 use crate::domain::queue::{AGE_MS, URGENT_EVERY};
 use crate::domain::shares::SLICE;
 use crate::domain::state::State;
@@ -61,6 +62,38 @@ fn one_job_is_served_within_a_few_rounds_beside_20_000_of_another_client() {
     let rounds = (1..).find(|_| serve(&mut state, 400_000, 32).contains(&id(30_000)));
     assert!(rounds.unwrap() <= 2, "{rounds:?} rounds");
     check(&state);
+}
+
+/// Whatever is counted instead of walked is what walking would come to, or less.
+#[test]
+fn a_place_is_where_the_job_is_found_or_a_lower_bound_of_it() {
+    let now = Timestamp(90_000);
+    let walked = |state: &State, n: u64| state.open_jobs(now).position(|open| open.id == id(n)).unwrap();
+    let told = |state: &State, n: u64| state.place(state.job(id(n)).unwrap(), now);
+    let mut state = State::default();
+    let asks = |ram: u64, priority| {
+        let requirements = Requirements { min_ram_mb: ram, ..Requirements::default() };
+        JobSpec { requirements: requirements.into(), ..of("0xa", priority) }
+    };
+    for (turn, spec) in [asks(1, 5), asks(2, 7), asks(1, 9), asks(3, 5)].iter().enumerate() {
+        let from = turn as u64 * 1_000;
+        apply(&mut state, 1_000 + from * 20, some(from..from + 1_000, spec));
+    }
+    for n in [0, 1, 999, 1_000, 1_500, 2_047, 3_999] {
+        assert_eq!(told(&state, n), Place { ahead: walked(&state, n), exact: true }, "job {n}");
+    }
+    // Another client waits as well.
+    apply(&mut state, 80_000, some(9_000..9_600, &of("0xb", 5)));
+    for n in [0, 500, 2_500, 3_999, 9_000, 9_599] {
+        let (place, walked) = (told(&state, n), walked(&state, n));
+        assert_eq!(place.exact, walked < EXACT, "job {n}");
+        assert!(
+            if place.exact { place.ahead == walked } else { place.ahead <= walked },
+            "job {n}: {place:?}, {walked}"
+        );
+    }
+    let last = told(&state, 999);
+    assert!(last.ahead > EXACT, "{last:?}");
 }
 
 #[test]

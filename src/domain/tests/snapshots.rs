@@ -84,7 +84,7 @@ fn another_version_is_named() {
     let mut written = bytes(&populated());
     written[11] = 99;
     let error = read(&written).unwrap_err();
-    assert_eq!(error.to_string(), "snapshot has format 99, this build reads 8");
+    assert_eq!(error.to_string(), "snapshot has format 99, this build reads 9");
 }
 
 #[test]

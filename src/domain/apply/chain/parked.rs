@@ -9,7 +9,7 @@ use crate::domain::ids::JobId;
 use crate::domain::job::{Cause, JobError, JobState};
 
 /// Why a job whose registration can not be had does not run.
-const UNREGISTERED: &str = "registration_failed";
+pub(super) const UNREGISTERED: &str = "registration_failed";
 
 impl Step<'_> {
     pub(super) fn park(&mut self, parked: &[(Item, Box<str>, Box<str>)], through: u64) -> Reply {
@@ -57,6 +57,9 @@ impl Step<'_> {
     pub(super) fn drop_parked(&mut self, seq: u64) -> Reply {
         let parked = self.state.chain.parked.remove(&seq).ok_or(Refusal::UnknownLetter(seq))?;
         self.settlement(parked.item.job, |settlement| settlement.parked.retain(|known| *known != seq));
+        if parked.item.stage == Stage::Register {
+            self.not_registered(parked.item.job, "its registration was dropped")?;
+        }
         Ok(Done::Letter { letter: seq })
     }
 
