@@ -6,23 +6,27 @@ use std::time::Duration;
 
 use openraft::errors::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::clock;
 use crate::domain::NodeId;
-use crate::storage::Store;
+use crate::storage::{self, Store};
 use crate::tasks::Tasks;
 
-use super::core::Core;
+use super::abdicate::Snapshots;
+use super::archive::fetch;
+use super::attention::Attention;
+use super::core::{Core, Trusted};
 use super::identity::Peers;
+use super::knock::KNOCKS_MAX;
 use super::log_store::LogStore;
 use super::network::{Factory, Link, Transport};
 use super::snapshot::Directory;
 use super::state_machine::Machine;
 use super::transfer::Receiver;
-use super::types::Node;
-use super::{Error, Leadership, Options, leadership};
+use super::types::{LogId, Node};
+use super::{Error, Leadership, Options, abdicate, attention, handover, leadership};
 
 /// How long a new node looks for others that know its identity before it helps to form a cluster.
 const MEET_LIMIT: Duration = Duration::from_millis(1500);
@@ -43,17 +47,15 @@ pub(super) async fn open(
     let node = transport.id();
     let initial = initial_members(&options.initial_members)?;
     let failure = Arc::new(watch::Sender::new(None));
-    let peers = Arc::new(Peers::open(&store, node, failure.clone())?);
-    let link = Link::new(transport.clone(), peers.clone());
+    let newest_level = options.newest_level;
+    let peers = Arc::new(Peers::open(&store, node, newest_level, failure.clone())?);
+    let snapshots = Arc::new(Snapshots::default());
+    let link = Link::new(transport.clone(), peers.clone(), snapshots.clone());
 
-    let (file_dir, opened, group) = (store.file_dir().to_owned(), store.clone(), tasks.clone());
-    let open = move || -> std::io::Result<(LogStore, Machine, Directory)> {
-        let directory = Directory::open(&file_dir.join("snapshots"))?;
-        let machine = Machine::open(directory.clone(), &opened, &group)?;
-        Ok((LogStore::open(&opened, &group)?, machine, directory))
-    };
+    let (opened, noted, group) = (store.clone(), snapshots.clone(), tasks.clone());
+    let open = move || open_files(&opened, newest_level, noted, &group);
     let opened = tasks.spawn_blocking(open).await.map_err(|error| Error::Setup(error.to_string()))?;
-    let (log, machine, directory) = opened.map_err(|error| Error::Setup(format!("open the log: {error}")))?;
+    let (log, machine, directory) = opened.map_err(unopened)?;
     let unreadable = |error: std::io::Error| Error::Setup(format!("read the log: {error}"));
     let pristine = log.is_pristine().map_err(unreadable)?;
     if pristine && !initial.is_empty() && !initial.contains_key(&node) {
@@ -61,7 +63,11 @@ pub(super) async fn open(
     }
     transport.set_members(initial.keys().copied().collect());
 
-    let applied = machine.applied();
+    if options.lease_reads && !pristine {
+        // What this node acknowledged before it stopped is forgotten, and a leader may count on it for a lease.
+        tokio::time::sleep(options.lease()).await;
+    }
+    let (applied, archive) = (machine.applied(), machine.archive());
     let factory = Factory { link: link.clone(), append_limit: options.election_max };
     let config = Arc::new(config(&options)?);
     let raft = Node::new(node, config, factory, log.clone(), machine).await;
@@ -69,6 +75,7 @@ pub(super) async fn open(
         node,
         raft: raft.map_err(|fatal| Error::Setup(format!("recover the state: {fatal}")))?,
         applied,
+        archive,
         store,
         log,
         link,
@@ -76,36 +83,94 @@ pub(super) async fn open(
         peers,
         receiver: Receiver::new(directory, tasks),
         options,
-        initial: initial.keys().copied().collect(),
+        trusted: Trusted::new(initial.keys().copied().collect()),
+        heard_of: Default::default(),
+        moved: Default::default(),
+        removed: false.into(),
+        knocks: Semaphore::new(KNOCKS_MAX),
         leadership: watch::Sender::new(Leadership::Following),
         failure,
         recovered: false.into(),
         tasks: tasks.clone(),
         heard: Default::default(),
+        fresh: Default::default(),
         log_clock: Default::default(),
+        attention: Attention::new(clock::instant()),
+        snapshots,
+        transfer: Default::default(),
+        handed_over: Default::default(),
         disk: Default::default(),
     });
     run(&core, pristine.then_some(initial), tasks);
     Ok(core)
 }
 
+/// The log, and the state as the newest snapshot has it. Blocking.
+pub(super) fn open_files(
+    store: &Store,
+    newest_level: u32,
+    noted: Arc<Snapshots>,
+    tasks: &Tasks,
+) -> std::io::Result<(LogStore, Machine, Directory)> {
+    let directory = Directory::open(&store.file_dir().join("snapshots"))?;
+    let machine = Machine::open(directory.clone(), store, newest_level, noted, tasks)?;
+    let log = LogStore::open(store, tasks)?;
+    check_reach(&log, &machine, &directory)?;
+    Ok((log, machine, directory))
+}
+
+/// A snapshot and the log after it are the state. Without the one the other is of no use.
+fn check_reach(log: &LogStore, machine: &Machine, directory: &Directory) -> std::io::Result<()> {
+    let (purged, snapshot) = (log.purged(), machine.last());
+    if purged <= snapshot {
+        return Ok(());
+    }
+    let text = |id: Option<LogId>| id.map_or("none".to_owned(), |id| format!("up to entry {}", id.index));
+    let what = format!(
+        "{}: the log begins after entry {}, but the newest snapshot that is whole is: {}{}",
+        directory.path().display(),
+        purged.map_or(0, |id| id.index),
+        text(snapshot),
+        directory.set_aside()?
+    );
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, storage::Error::damaged(what)))
+}
+
+/// Damage keeps its own message, with the way out in it.
+pub(super) fn unopened(error: std::io::Error) -> Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<storage::Error>()) {
+        Some(storage) => Error::Storage(storage.clone()),
+        None => Error::Setup(format!("open the log: {error}")),
+    }
+}
+
 fn run(core: &Arc<Core>, form: Option<BTreeMap<NodeId, String>>, tasks: &Tasks) {
     tasks.spawn_until_stopped("leadership", leadership::watch(core.clone()));
     tasks.spawn_until_stopped("meet", leadership::meet(core.clone()));
     tasks.spawn_until_stopped("recovery", leadership::recover(core.clone()));
+    tasks.spawn_until_stopped("attention", attention::beat(core.clone()));
+    tasks.spawn_until_stopped("confirmation", attention::recover(core.clone()));
+    tasks.spawn_until_stopped("disk-watch", abdicate::watch(core.clone()));
     let disk = core.clone();
     tasks.spawn_until_stopped("disk", async move {
         let error = disk.store.failed().await;
         tracing::error!(%error, "the disk has failed");
         disk.fail(Error::Storage(error));
     });
+    let archive = core.clone();
+    tasks.spawn_until_stopped("archive", async move {
+        let error = archive.archive.clone().run(archive.tasks.clone()).await;
+        tracing::error!(%error, "the archive can not be written");
+        archive.fail(error);
+    });
+    tasks.spawn_until_stopped("archive-repair", fetch::repair(core.clone()));
     if let Some(members) = form.filter(|members| !members.is_empty()) {
         tasks.spawn_until_stopped("form-cluster", form_cluster(core.clone(), members));
     }
 }
 
 /// `/…/p2p/<id>` addresses, by id.
-fn initial_members(addresses: &[String]) -> Result<BTreeMap<NodeId, String>, Error> {
+pub(super) fn initial_members(addresses: &[String]) -> Result<BTreeMap<NodeId, String>, Error> {
     let mut members = BTreeMap::new();
     for address in addresses {
         let id = address.rsplit_once("/p2p/").and_then(|(_, id)| id.parse().ok());
@@ -129,7 +194,7 @@ fn not_listed(node: NodeId, members: &BTreeMap<NodeId, String>) -> Error {
 fn config(options: &Options) -> Result<Config, Error> {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let heartbeat = ms(options.heartbeat).max(1);
-    let lease = (ms(options.election_max) / 2).max(heartbeat + 2);
+    let lease = ms(options.lease());
     let shortest = ms(options.election_min).saturating_sub(lease).clamp(heartbeat + 1, lease - 1);
     let snapshot_every = options.snapshot_every.max(1);
     let config = Config {
@@ -180,13 +245,7 @@ async fn meet(core: &Core, others: &BTreeSet<NodeId>) {
 /// Hands leadership over if this node leads, then stops everything, within `limit`.
 pub(super) async fn stop(core: &Core, tasks: &Tasks, limit: Duration) {
     let deadline = clock::instant() + limit;
-    let others = core.metrics().membership_config.membership().voter_ids().count() > 1;
-    if others && core.raft.is_leader() {
-        match leadership::hand_over(core, None, limit / 2).await {
-            Ok(to) => tracing::info!(%to, "leadership handed over"),
-            Err(error) => tracing::warn!(%error, "hand leadership over"),
-        }
-    }
+    handover::before_stop(core, limit / 2).await;
     tasks.cancel();
     let left = deadline.saturating_duration_since(clock::instant());
     if timeout(left, core.raft.shutdown()).await.is_err() {

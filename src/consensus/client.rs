@@ -1,21 +1,23 @@
 //! What the rest of the node calls: submit, read, wait, ask who leads.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::domain::archive::Archived;
 use crate::domain::chain::Act;
 use crate::domain::command::Reply;
-use crate::domain::{Command, NodeId, State, Timestamp};
+use crate::domain::{Command, JobId, JobState, NodeId, State, Timestamp};
 use crate::storage;
 
 use super::codec::{Blob, Encoded, encode};
 use super::core::Core;
 use super::door::{Door, Load, RECORD_BYTES, Scope};
-use super::{Committed, Error, Leadership, Status, StorageView, leadership, read};
+use super::handover::{self, HandedOver};
+use super::{ArchiveView, Committed, Error, Headline, Leadership, SegmentFile, Status, StorageView, Unreadable, read};
 
 /// Largest command, encoded. Twice the usual record, so that any one fits the mesh's frames.
 const COMMAND_BYTES: usize = 2 << 20;
@@ -115,6 +117,67 @@ impl Client {
         self.core.applied.view()
     }
 
+    /// A job that left memory, in a state of its own like [`Self::view`]; `None`: there is none.
+    ///
+    /// Look in the state first: a job is never in neither.
+    ///
+    /// # Errors
+    ///
+    /// Its segment is missing or damaged here; another member may have it.
+    pub async fn recall(&self, id: JobId) -> Result<Option<State>, Unreadable> {
+        let client = self.clone();
+        let stopping = |_| Unreadable { segment: String::new(), why: "this node is shutting down".to_owned() };
+        self.core.tasks.spawn_blocking(move || client.recall_blocking(id)).await.map_err(stopping)?
+    }
+
+    /// The same where blocking is allowed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::recall`].
+    pub fn recall_blocking(&self, id: JobId) -> Result<Option<State>, Unreadable> {
+        Ok(self.archived(id)?.map(|archived| self.read(|state| state.beside(archived))))
+    }
+
+    /// A job that left memory. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::recall`].
+    pub fn archived(&self, id: JobId) -> Result<Option<Archived>, Unreadable> {
+        self.core.archive.get(id)
+    }
+
+    /// The final state of a job that left memory; `None`: there is none.
+    pub fn archived_state(&self, id: JobId) -> Option<JobState> {
+        self.core.archive.state_of(id)
+    }
+
+    /// Jobs that left memory, after `cursor` in id order, with their final states; at most `most`.
+    pub fn archived_after(&self, cursor: Option<JobId>, most: usize) -> Vec<(JobId, JobState)> {
+        self.core.archive.after(cursor, most)
+    }
+
+    /// The files of all the segments that a view names, whole and durable: with them and the view a backup is
+    /// complete. Blocking. They go below [`Self::archive_dir`] of a new node.
+    ///
+    /// # Errors
+    ///
+    /// One is missing on this node.
+    pub fn segment_files(&self, view: &State) -> Result<Vec<SegmentFile>, Unreadable> {
+        self.core.archive.files_of(view)
+    }
+
+    /// Where this node keeps segments.
+    pub fn archive_dir(&self) -> std::path::PathBuf {
+        self.core.store.file_dir().join(super::archive::DIR)
+    }
+
+    /// How the archive on this node is.
+    pub fn archive(&self) -> ArchiveView {
+        self.core.archive.view()
+    }
+
     /// Waits until this node's state has everything committed before the call, wherever it is called. Returns that index.
     ///
     /// # Errors
@@ -122,6 +185,25 @@ impl Client {
     /// [`Error::NoLeader`] or [`Error::Timeout`] if that took longer than `limit`.
     pub async fn linearize(&self, limit: Duration) -> Result<u64, Error> {
         read::linearize(&self.core, limit).await
+    }
+
+    /// The same under the leader's lease where it holds one: cheaper, and true as far as clocks are, see
+    /// [`super::read`]. As [`Self::linearize`] unless [`super::Options::lease_reads`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::linearize`].
+    pub async fn linearize_by_lease(&self, limit: Duration) -> Result<u64, Error> {
+        if self.lease_reads() { read::linearize_by_lease(&self.core, limit).await } else { self.linearize(limit).await }
+    }
+
+    pub fn lease_reads(&self) -> bool {
+        self.core.options.lease_reads
+    }
+
+    /// The leadership that this node gave away last, since it started.
+    pub fn handed_over(&self) -> Option<HandedOver> {
+        self.core.handed_over.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until this node has applied `index`.
@@ -142,6 +224,10 @@ impl Client {
         self.core.leadership.subscribe()
     }
 
+    pub fn headline(&self) -> Headline {
+        self.core.headline()
+    }
+
     pub fn status(&self) -> Status {
         self.core.status()
     }
@@ -160,9 +246,10 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Setup`] if `to` is not a voter; [`Error::Timeout`] if the move was not seen within `limit`.
+    /// [`Error::Setup`] if `to` is not a voter; [`Error::Behind`] if it lacks too much of the log;
+    /// [`Error::Timeout`] if the move was not seen within `limit`.
     pub async fn transfer_leadership(&self, to: Option<NodeId>, limit: Duration) -> Result<NodeId, Error> {
-        leadership::transfer(&self.core, to, limit).await
+        handover::transfer(&self.core, to, limit).await
     }
 }
 

@@ -4,6 +4,9 @@
 //! travel as bytes. That rests on one fact of the format, held by a test: a
 //! sequence is its length followed by its elements, so encoded commands can be
 //! joined into an encoded [`Record`] without decoding them.
+//!
+//! A record's first byte says how the rest is laid out, so that a build which
+//! does not know a layout says so; see [`crate::domain::level`].
 
 use std::fmt;
 use std::io;
@@ -12,6 +15,8 @@ use bytes::Bytes;
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+#[cfg(any(test, debug_assertions))]
+use crate::domain::level::TRIAL;
 use crate::domain::{Command, Record, Timestamp};
 
 /// Most that decoding one value may allocate, whatever its bytes claim.
@@ -85,14 +90,43 @@ impl Encoded {
     }
 }
 
-/// The encoded [`Record`] of these commands, in this order.
-pub(super) fn record<'a>(at: Timestamp, parts: impl Iterator<Item = &'a Encoded> + Clone) -> io::Result<Bytes> {
+/// Layout of a record at the first feature level: time, commands.
+const PLAIN: u8 = 1;
+
+/// At the level for tests: time, a number, commands; and there is one command more.
+#[cfg(any(test, debug_assertions))]
+const MARKED: u8 = 2;
+
+/// The encoded [`Record`] of these commands, in this order, in the layout of feature level `level`.
+pub(super) fn record<'a>(
+    level: u32,
+    at: Timestamp,
+    parts: impl Iterator<Item = &'a Encoded> + Clone,
+) -> io::Result<Bytes> {
     let count: u64 = parts.clone().map(|part| u64::from(part.count)).sum();
-    let mut bytes = encode(&(at, count))?;
+    #[cfg(any(test, debug_assertions))]
+    if level >= TRIAL {
+        return marked(at, count, parts);
+    }
+    // Every level so far writes the same.
+    let _ = level;
+    let mut bytes = vec![PLAIN];
+    bytes.extend(encode(&(at, count))?);
     bytes.reserve(parts.clone().map(|part| part.bytes.0.len()).sum());
     for part in parts {
         bytes.extend_from_slice(&part.bytes.0);
     }
+    Ok(bytes.into())
+}
+
+#[cfg(any(test, debug_assertions))]
+fn marked<'a>(at: Timestamp, count: u64, parts: impl Iterator<Item = &'a Encoded>) -> io::Result<Bytes> {
+    let mut bytes = vec![MARKED];
+    bytes.extend(encode(&(at, count, count + 1))?);
+    for part in parts {
+        bytes.extend_from_slice(&part.bytes.0);
+    }
+    bytes.extend(encode(&Command::Trial { add: count })?);
     Ok(bytes.into())
 }
 
@@ -102,8 +136,23 @@ pub(super) fn record<'a>(at: Timestamp, parts: impl Iterator<Item = &'a Encoded>
 pub(super) struct Proposal(pub Blob);
 
 impl Proposal {
-    pub fn record(&self) -> io::Result<Record> {
-        decode(&self.0.0)
+    /// # Errors
+    ///
+    /// `Unsupported` if a build that knows more than feature level `newest` wrote it, `InvalidData` if it is damaged.
+    pub fn record(&self, newest: u32) -> io::Result<Record> {
+        match self.0.0.split_first() {
+            Some((&PLAIN, rest)) => decode(rest),
+            #[cfg(any(test, debug_assertions))]
+            Some((&MARKED, rest)) if newest >= TRIAL => {
+                let (at, _, commands): (_, u64, _) = decode(rest)?;
+                Ok(Record { at, commands })
+            }
+            Some((layout, _)) => {
+                let what = format!("a log record has layout {layout}: it is of a newer build");
+                Err(io::Error::new(io::ErrorKind::Unsupported, format!("{what}; {}", way_out(newest))))
+            }
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, "an empty log record")),
+        }
     }
 }
 
@@ -119,9 +168,15 @@ impl fmt::Display for Proposal {
     }
 }
 
+/// What to do about a level that is too new.
+pub(super) fn way_out(newest: u32) -> String {
+    format!("this build knows feature levels up to {newest}: start the newer build on this data directory again")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::level::FIRST;
     use crate::domain::{JobId, PeerId};
 
     fn commands() -> Vec<Command> {
@@ -139,9 +194,29 @@ mod tests {
     fn joined_commands_are_an_encoded_record() {
         let commands = commands();
         let parts = [encoded(&commands[..3]), encoded(&[]), encoded(&commands[3..])];
-        let proposal = Proposal(Blob(record(Timestamp(1_234_567), parts.iter()).unwrap()));
+        let proposal = Proposal(Blob(record(FIRST, Timestamp(1_234_567), parts.iter()).unwrap()));
 
-        assert_eq!(proposal.record().unwrap(), Record { at: Timestamp(1_234_567), commands });
+        assert_eq!(proposal.record(FIRST).unwrap(), Record { at: Timestamp(1_234_567), commands });
+    }
+
+    #[test]
+    fn a_layout_of_a_newer_build_is_named_and_an_older_one_is_read() {
+        let (at, parts) = (Timestamp(7), [encoded(&commands())]);
+        let newer = Proposal(Blob(record(TRIAL, at, parts.iter()).unwrap()));
+        let refused = newer.record(FIRST).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+        assert!(refused.to_string().contains("start the newer build"), "{refused}");
+
+        let read = newer.record(TRIAL).unwrap();
+        let count = commands().len();
+        assert_eq!((read.at, &read.commands[..count]), (at, &commands()[..]));
+        assert_eq!(read.commands[count..], [Command::Trial { add: count as u64 }]);
+
+        let older = Proposal(Blob(record(FIRST, at, parts.iter()).unwrap()));
+        assert_eq!(older.record(TRIAL).unwrap(), Record { at, commands: commands() });
+        for unknown in [&b""[..], b"\x00\x01\x02", b"\xff"] {
+            assert!(Proposal(Blob(Bytes::from_static(unknown))).record(TRIAL).is_err());
+        }
     }
 
     #[test]

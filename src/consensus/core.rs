@@ -1,20 +1,25 @@
 //! What the parts of this module share: the Raft node and everything around it.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Instant as _, ServerState};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::clock;
-use crate::domain::{NodeId, Timestamp};
+use crate::domain::{NodeId, State, Timestamp};
 use crate::storage::Store;
 use crate::tasks::Tasks;
 
+use super::abdicate::Snapshots;
+use super::archive::Archive;
+use super::attention::Attention;
+use super::freshness::Freshness;
+use super::handover::HandedOver;
 use super::identity::Peers;
 use super::log_clock::LogClock;
 use super::log_store::LogStore;
@@ -22,15 +27,19 @@ use super::network::{Link, Transport};
 use super::state_machine::Applied;
 use super::transfer::Receiver;
 use super::types::{Metrics, Node};
-use super::{Error, Leadership, Member, Options, Role, Status};
+use super::{Error, Headline, Leadership, Member, Options, Role, Status};
 
 /// How long a look at the disk's free space holds.
 const DISK_LOOK: Duration = Duration::from_secs(1);
+
+/// A hand-over takes less.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 pub(super) struct Core {
     pub node: NodeId,
     pub raft: Node,
     pub applied: Applied,
+    pub archive: Archive,
     pub store: Store,
     pub log: LogStore,
     pub link: Link,
@@ -38,16 +47,67 @@ pub(super) struct Core {
     pub peers: Arc<Peers>,
     pub receiver: Receiver,
     pub options: Options,
-    /// Ids of `options.initial_members`: who is a member before the log says so.
-    pub initial: BTreeSet<NodeId>,
+    /// Whom this node takes for members while the log does not say that it is one itself.
+    pub trusted: Trusted,
+    /// On the leader: when each other member was last heard.
+    pub heard_of: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Where the books say that members are, a moment ago.
+    pub moved: Mutex<BTreeMap<NodeId, String>>,
+    /// The others say that this node was removed.
+    pub removed: AtomicBool,
+    /// Strangers that are answered at once; others are told to come again.
+    pub knocks: Semaphore,
     pub leadership: watch::Sender<Leadership>,
     pub failure: Arc<watch::Sender<Option<Error>>>,
     pub recovered: AtomicBool,
     pub tasks: Tasks,
     /// When a leader was last heard.
     pub heard: Mutex<Option<Instant>>,
+    pub fresh: Mutex<Freshness>,
     pub log_clock: LogClock,
+    pub attention: Attention,
+    pub snapshots: Arc<Snapshots>,
+    /// When the leader last said that it hands over.
+    pub transfer: Mutex<Option<Instant>>,
+    pub handed_over: Mutex<Option<HandedOver>>,
     pub disk: Mutex<Option<(Instant, u64)>>,
+}
+
+/// Silence after which a voter is reported as dead, at least.
+const DEAD_AFTER: Duration = Duration::from_secs(5);
+
+/// Who may speak to a node that is not a member itself: told by its configuration, then by those it knocked at.
+#[derive(Default)]
+pub(super) struct Trusted {
+    nodes: Mutex<BTreeSet<NodeId>>,
+    /// Counts the changes.
+    version: AtomicU64,
+}
+
+impl Trusted {
+    pub fn new(nodes: BTreeSet<NodeId>) -> Self {
+        Self { nodes: Mutex::new(nodes), version: AtomicU64::new(0) }
+    }
+
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).contains(&node)
+    }
+
+    pub fn all(&self) -> BTreeSet<NodeId> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn replace(&self, nodes: BTreeSet<NodeId>) {
+        let mut known = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != nodes {
+            *known = nodes;
+            self.version.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
 }
 
 /// Where a proposal or a question has to go, as far as this node knows.
@@ -77,7 +137,7 @@ impl Core {
     pub async fn route_by(&self, deadline: Instant) -> Result<(Route, Duration), Error> {
         loop {
             let left = deadline.saturating_duration_since(clock::instant());
-            if left.is_zero() {
+            if left.is_zero() || self.removed.load(Ordering::Acquire) {
                 return Err(if self.has_leader() { Error::Timeout } else { Error::NoLeader });
             }
             match self.route() {
@@ -102,18 +162,41 @@ impl Core {
 
     /// Whether a leader, here or elsewhere, was alive a moment ago.
     pub fn has_leader(&self) -> bool {
-        self.route() != Route::Nowhere && self.staleness().is_some_and(|age| age <= self.options.election_max)
+        let metrics = self.raft.metrics();
+        let silence = self.silence_by(&metrics.borrow_watched());
+        self.route() != Route::Nowhere && silence.is_some_and(|age| age <= self.options.election_max)
     }
 
-    /// Age of the newest sign of a leader: 0 on a leader with a quorum behind it.
-    pub fn staleness(&self) -> Option<Duration> {
-        let metrics = self.metrics();
-        if metrics.state == ServerState::Leader {
-            return self
-                .quorum_age(&metrics)
-                .map(|age| if age < self.options.election_min { Duration::ZERO } else { age });
+    /// Age of the newest sign of a leader that this node's state has caught up with: 0 on a leader with a quorum
+    /// behind it.
+    fn staleness_by(&self, metrics: &Metrics) -> Option<Duration> {
+        let silence = self.silence_by(metrics)?;
+        // A leader that has applied something of its own term has all that was acknowledged before.
+        let whole = metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
+        if metrics.state == ServerState::Leader && whole {
+            return Some(silence);
         }
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+        let applied = *self.applied.index().borrow();
+        let since = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).since(applied)?;
+        Some(silence.max(since.elapsed()))
+    }
+
+    /// Age of the newest sign of a leader, whether or not this node has what it has.
+    fn silence_by(&self, metrics: &Metrics) -> Option<Duration> {
+        if metrics.state == ServerState::Leader {
+            let age = self.quorum_age(metrics)?;
+            return Some(if age < self.options.election_min { Duration::ZERO } else { age });
+        }
+        let heard = (*self.heard.lock().unwrap_or_else(PoisonError::into_inner))?.elapsed();
+        // What reached a process that slept may have been on its way all that time.
+        Some(self.attention.doubt(clock::instant()).map_or(heard, |doubt| heard.max(doubt)))
+    }
+
+    /// Whether this node holds itself for the leader, and no longer knows that it is: no quorum has answered it
+    /// for so long that another one may have been elected.
+    fn may_be_deposed(&self, metrics: &Metrics) -> bool {
+        metrics.state == ServerState::Leader
+            && self.quorum_age(metrics).is_some_and(|age| age > self.options.election_max)
     }
 
     /// On a leader: time since a quorum last acknowledged it.
@@ -127,18 +210,65 @@ impl Core {
     }
 
     pub fn hear_leader(&self) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::instant());
+        self.hear_leader_at(clock::instant());
+    }
+
+    pub fn hear_leader_at(&self, at: Instant) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = (*heard).max(Some(at));
+    }
+
+    /// A leader said at `at` that `index`, of its own term, is committed.
+    pub fn hear_committed(&self, index: u64, at: Instant) {
+        let applied = *self.applied.index().borrow();
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).hear(index, applied, at);
+    }
+
+    pub fn hear_transfer(&self) {
+        *self.transfer.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::instant());
+    }
+
+    /// Whether leadership moves, or has just moved, because the leader wanted it to.
+    pub fn is_handed_over(&self) -> bool {
+        let heard = *self.transfer.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some_and(|at| at.elapsed() < HAND_OVER)
     }
 
     pub fn is_member(&self, peer: NodeId) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        if membership.nodes().next().is_none() {
-            self.initial.contains(&peer)
-        } else {
-            membership.get_node(&peer).is_some()
+        let out = membership.get_node(&self.node).is_none() || self.removed.load(Ordering::Acquire);
+        membership.get_node(&peer).is_some() || (out && self.trusted.contains(peer))
+    }
+
+    /// How long a member was not heard, on the leader.
+    pub fn silence(&self, peer: NodeId) -> Option<Duration> {
+        self.heard_of.lock().unwrap_or_else(PoisonError::into_inner).get(&peer).map(Instant::elapsed)
+    }
+
+    /// Where others reach this node, the best address first.
+    pub fn own_addresses(&self) -> Vec<String> {
+        if !self.options.external.is_empty() {
+            return self.options.external.clone();
         }
+        let mut own = self.transport.addresses();
+        own.sort_by_key(|address| is_loopback(address));
+        own
+    }
+
+    /// Silence after which a voter is reported as dead.
+    pub fn dead_after(&self) -> Duration {
+        DEAD_AFTER.max(self.options.election_max * 3)
+    }
+
+    /// The other members, `first` before the others: whom to ask for what is missing here.
+    pub fn sources(&self, first: Option<NodeId>) -> Vec<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership().nodes().map(|(id, _)| *id);
+        let others = members.filter(|id| Some(*id) != first);
+        first.into_iter().chain(others).filter(|id| *id != self.node).collect()
     }
 
     pub async fn wait_applied(&self, index: u64, limit: Duration) -> Result<(), Error> {
@@ -169,28 +299,52 @@ impl Core {
         }
     }
 
+    /// The newest feature level that a member's build knows, as far as it is known here.
+    pub fn newest_level_of(&self, member: NodeId) -> Option<u32> {
+        if member == self.node { Some(self.options.newest_level) } else { self.peers.level_of(member) }
+    }
+
     /// Says why this node can not go on.
     pub fn fail(&self, error: Error) {
         fail(&self.failure, error);
     }
 
+    /// What every answer of the API says. Copies nothing that grows with the cluster.
+    pub fn headline(&self) -> Headline {
+        let metrics = self.raft.metrics();
+        self.headline_by(&metrics.borrow_watched())
+    }
+
+    fn headline_by(&self, metrics: &Metrics) -> Headline {
+        let deposed = self.may_be_deposed(metrics);
+        Headline {
+            node: self.node,
+            role: if deposed { Role::Candidate } else { role(metrics.state) },
+            term: metrics.current_term,
+            leader: metrics.current_leader.filter(|_| !deposed),
+            staleness_ms: self.staleness_by(metrics).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
     pub fn status(&self) -> Status {
         let metrics = self.metrics();
-        let leader = metrics.current_leader;
+        let Headline { node, role, term, leader, staleness_ms } = self.headline_by(&metrics);
         let leading = metrics.state == ServerState::Leader;
         let caught_up = !leading || *self.leadership.borrow() != Leadership::Following;
         Status {
-            node: self.node,
-            role: role(metrics.state),
-            term: metrics.current_term,
+            node,
+            role,
+            term,
             leader,
             applied: *self.applied.index().borrow(),
             committed: metrics.local_committed.map_or(0, |id| id.index),
             last_log: metrics.last_log_index.unwrap_or(0),
             snapshot: metrics.snapshot.map_or(0, |id| id.index),
             purged: metrics.purged.map_or(0, |id| id.index),
-            staleness_ms: self.staleness().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            members: members(self.node, &metrics),
+            staleness_ms,
+            level: self.applied.read(State::level),
+            members: members(self, &metrics),
+            removed: self.removed.load(Ordering::Acquire),
             ready: self.recovered.load(Ordering::Acquire) && caught_up && self.has_leader(),
         }
     }
@@ -214,18 +368,31 @@ fn role(state: ServerState) -> Role {
     }
 }
 
-fn members(node: NodeId, metrics: &Metrics) -> Vec<Member> {
+fn members(core: &Core, metrics: &Metrics) -> Vec<Member> {
+    let node = core.node;
+    let leads = metrics.state == ServerState::Leader;
+    // Not from the state: whoever asks may hold its lock.
+    let moved = core.moved.lock().unwrap_or_else(PoisonError::into_inner);
     let membership = metrics.membership_config.membership();
     let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
     let matched = |id: &NodeId| {
         let replication = metrics.replication.as_ref()?;
         if *id == node { metrics.last_log_index } else { (*replication.get(id)?).map(|log_id| log_id.index) }
     };
+    let silence = |id: &NodeId| if leads { core.silence(*id) } else { None };
     let member = |(id, address): (&NodeId, &String)| Member {
         id: *id,
-        address: address.clone(),
+        address: moved.get(id).unwrap_or(address).clone(),
         voter: voters.contains(id),
         matched: matched(id),
+        newest_level: core.newest_level_of(*id),
+        silence: silence(id),
+        dead: silence(id).is_some_and(|silence| silence >= core.dead_after()),
     };
     membership.nodes().map(member).collect()
+}
+
+/// Nobody else can dial it.
+pub(super) fn is_loopback(address: &str) -> bool {
+    address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/")
 }

@@ -10,6 +10,7 @@ use openraft::vote::RaftLeaderId;
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
+use crate::domain::State;
 use crate::mesh::Lane;
 use crate::storage;
 use crate::telemetry::metrics;
@@ -22,8 +23,10 @@ use super::network::Failure;
 use super::types::{WriteError, Written};
 use super::{Committed, Error};
 
-/// How long a forwarded batch is waited for once its leader has been replaced.
-const GRACE: Duration = Duration::from_millis(50);
+/// How long a forwarded batch is waited for once its leader has been replaced. One that died answers never; one that
+/// handed over does as soon as its successor has committed what it had begun.
+const GRACE: Duration = Duration::from_millis(15);
+const GRACE_HANDED_OVER: Duration = Duration::from_millis(300);
 
 /// What became of one attempt.
 enum Attempt {
@@ -80,7 +83,8 @@ pub(super) async fn deliver(core: &Core, batch: Vec<Job>) {
             Attempt::Unknown(why) => return answer_all(sent, &Error::Unknown(why)),
             Attempt::Retry => {
                 sent.iter().for_each(Job::release);
-                sleep(jitter().min(left)).await;
+                // While leadership moves, not a moment longer than that takes.
+                let _ = timeout(jitter().min(left), core.route_changed(route)).await;
                 waiting = sent;
             }
         }
@@ -89,7 +93,7 @@ pub(super) async fn deliver(core: &Core, batch: Vec<Job>) {
 
 /// Proposes the batch as one record, only in `term`.
 async fn propose(core: &Core, term: u64, jobs: &[Job], left: Duration) -> Attempt {
-    let data = match record(core.log_now(), jobs.iter().map(|job| &job.commands)) {
+    let data = match record(core.applied.read(State::level), core.log_now(), jobs.iter().map(|job| &job.commands)) {
         Ok(bytes) => Proposal(Blob(bytes)),
         Err(error) => return Attempt::Refused(Error::Setup(format!("encode a record: {error}"))),
     };
@@ -128,7 +132,7 @@ async fn forward(core: &Core, route: Route, jobs: &[Job], left: Duration) -> Att
     let frame = Submit { commands: join(jobs), limit_ms, request_ids: request_ids(jobs) };
     let replaced = async {
         core.route_changed(route).await;
-        sleep(GRACE).await;
+        sleep(if core.is_handed_over() { GRACE_HANDED_OVER } else { GRACE }).await;
     };
     let sent = tokio::select! {
         sent = core.link.send(leader, Lane::Forward, &frame, left) => sent,

@@ -15,16 +15,19 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::NodeId;
 use crate::domain::command::Reply;
+use crate::domain::member::Denied;
+use crate::domain::{Digest, NodeId};
 use crate::storage;
 
 use super::Error;
+use super::abdicate::Condition;
 use super::codec::{Blob, Encoded, decode, encode};
+use super::members::{Change, Changed};
 use super::types::{SnapshotMeta, TypeConfig, Vote};
 
 /// Grows when members of different builds could misunderstand each other.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// A request and what answers it.
 pub(super) trait Frame: Serialize + DeserializeOwned + Send {
@@ -47,12 +50,18 @@ frames! {
     3 Ballot => VoteResponse<TypeConfig>;
     4 PreBallot => VoteResponse<TypeConfig>;
     5 Transfer => TransferLeaderResponse<TypeConfig>;
-    6 SnapshotBegin => ();
+    6 SnapshotBegin => u64;
     7 SnapshotChunk => ();
     8 SnapshotEnd => SnapshotResponse<TypeConfig>;
     9 Submit => Result<Submitted, Fault>;
     10 ReadIndex => Result<u64, Fault>;
     11 HandOver => Result<NodeId, Fault>;
+    12 ChangeMembers => Result<Result<Changed, Denied>, Fault>;
+    13 Knock => Answer;
+    14 Knocked => Answer;
+    30 SegmentRead => Option<Blob>;
+    20 LeaseIndex => Result<u64, Fault>;
+    21 AskCondition => Condition;
 }
 
 /// Who I am, and who I think you are.
@@ -63,6 +72,8 @@ pub(super) struct Hello {
     pub incarnation: u128,
     /// The incarnation of yours that I have on record.
     pub known: Option<u128>,
+    /// The newest feature level that I know.
+    pub newest_level: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -95,6 +106,15 @@ impl Transfer {
     }
 }
 
+/// Asks for a part of a segment of the archive; `None`: it is not there.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SegmentRead {
+    pub number: u64,
+    pub sha256: Digest,
+    pub offset: u64,
+}
+
+/// Answered with the offset from which to send: a transfer that broke off goes on.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SnapshotBegin {
     pub transfer: u64,
@@ -145,6 +165,52 @@ pub(super) struct HandOver {
     pub request_id: Option<String>,
 }
 
+#[derive(Serialize, Deserialize)]
+pub(super) struct ChangeMembers {
+    pub change: Change,
+    pub force: bool,
+    pub limit_ms: u64,
+    pub request_id: Option<String>,
+}
+
+/// A node that is not a member, or doubts it, asks what it is. On the join lane.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Knock {
+    pub incarnation: u128,
+    /// Where it is: a multiaddr with `/p2p/…`.
+    pub address: String,
+    /// Of its invitation.
+    pub secret: Option<[u8; 32]>,
+    pub limit_ms: u64,
+}
+
+/// A knock that a member passes on to the leader.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Knocked {
+    pub peer: NodeId,
+    pub knock: Knock,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// It is a member or is being admitted: these are the others, and where they are.
+    Welcome(Vec<(NodeId, String)>),
+    /// It was a member, and was removed.
+    Gone,
+    /// Nobody knows it, and it has no invitation.
+    Stranger,
+    Denied(Denied),
+    /// Asking again may help.
+    Later(String),
+}
+/// As [`ReadIndex`], but answered at once, under the leader's lease or not at all.
+#[derive(Serialize, Deserialize)]
+pub(super) struct LeaseIndex {}
+
+/// Would you be a better leader?
+#[derive(Serialize, Deserialize)]
+pub(super) struct AskCondition {}
+
 /// [`Error`], as far as it concerns another member.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Fault {
@@ -155,6 +221,7 @@ pub(super) enum Fault {
     TooLarge { size: u64, limit: u64 },
     DiskFull,
     Invalid(String),
+    Behind { node: NodeId, entries: u64 },
 }
 
 impl From<Error> for Fault {
@@ -168,6 +235,7 @@ impl From<Error> for Fault {
             Error::Storage(storage::Error::Full(_)) => Self::DiskFull,
             Error::Storage(error) => Self::Unknown(error.to_string()),
             Error::Setup(why) => Self::Invalid(why),
+            Error::Behind { node, entries } => Self::Behind { node, entries },
         }
     }
 }
@@ -182,6 +250,7 @@ impl From<Fault> for Error {
             Fault::TooLarge { size, limit } => Self::TooLarge { size: size as usize, limit: limit as usize },
             Fault::DiskFull => Self::Storage(storage::Error::Full(PathBuf::from("the leader"))),
             Fault::Invalid(why) => Self::Setup(why),
+            Fault::Behind { node, entries } => Self::Behind { node, entries },
         }
     }
 }

@@ -6,6 +6,10 @@
 //! before any Raft traffic both sides exchange a [`Hello`]. Who shows up under
 //! a known id with another incarnation is refused, and learns it, whichever
 //! side spoke first.
+//!
+//! A member that was given up in a recovery (see [`super::offline`]) is on record
+//! with [`DISMISSED`] in place of its incarnation. It is no member here, but is
+//! still told, so that it stops instead of going on with others like it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +26,23 @@ use super::core::fail;
 use super::frames::{self, Hello, VERSION};
 use super::network::{Failure, Transport};
 
+/// How a node that lost its data comes back.
+pub(super) const WAY_OUT: &str = "remove this identity with `ciro-coordinator cluster remove`, delete its key file for \
+                                  a new one, and let the node join with a fresh invitation (`cluster invite`)";
+/// In place of an incarnation: that member was given up.
+const DISMISSED: u128 = u128::MAX;
+
+const TREE: &str = "peers";
+
+/// Puts on record that these are members no more. Not durable before the store's next barrier.
+pub(super) fn dismiss(store: &Store, members: impl Iterator<Item = NodeId>) -> Result<(), Error> {
+    let tree = store.tree(TREE)?;
+    for member in members {
+        tree.put(&member.0, &DISMISSED.to_be_bytes())?;
+    }
+    Ok(())
+}
+
 /// What this node knows of the others.
 pub(super) struct Peers {
     node: NodeId,
@@ -31,6 +52,7 @@ pub(super) struct Peers {
     /// One first meeting at a time.
     recording: tokio::sync::Mutex<()>,
     failure: Arc<watch::Sender<Option<Error>>>,
+    newest_level: u32,
 }
 
 #[derive(Default)]
@@ -39,11 +61,18 @@ struct Session {
     known: BTreeMap<NodeId, u128>,
     /// Heard since this process started, and as on record.
     greeted: BTreeSet<NodeId>,
+    /// The newest feature levels that others know, as they said last.
+    levels: BTreeMap<NodeId, u32>,
 }
 
 impl Peers {
-    pub fn open(store: &Store, node: NodeId, failure: Arc<watch::Sender<Option<Error>>>) -> Result<Self, Error> {
-        let tree = store.tree("peers")?;
+    pub fn open(
+        store: &Store,
+        node: NodeId,
+        newest_level: u32,
+        failure: Arc<watch::Sender<Option<Error>>>,
+    ) -> Result<Self, Error> {
+        let tree = store.tree(TREE)?;
         let mut session = Session::default();
         for pair in tree.range(&[], None) {
             let (key, value) = pair?;
@@ -58,11 +87,39 @@ impl Peers {
             session: Mutex::new(session),
             recording: Default::default(),
             failure,
+            newest_level,
         })
+    }
+
+    /// The data directory `peer` is known with.
+    pub fn known(&self, peer: NodeId) -> Option<u128> {
+        self.session().known.get(&peer).copied().filter(|known| *known != DISMISSED)
     }
 
     pub fn is_greeted(&self, peer: NodeId) -> bool {
         self.session().greeted.contains(&peer)
+    }
+
+    /// The newest feature level that `peer` knows; `None`: it said no hello since this process started.
+    pub fn level_of(&self, peer: NodeId) -> Option<u32> {
+        self.session().levels.get(&peer).copied()
+    }
+
+    /// Asks anew, and does not believe what was said before.
+    pub fn forget_level(&self, peer: NodeId) {
+        let mut session = self.session();
+        session.greeted.remove(&peer);
+        session.levels.remove(&peer);
+    }
+
+    /// Members that were given up: they are to be told if they come back.
+    pub fn dismissed(&self) -> Vec<NodeId> {
+        let session = self.session();
+        session.known.iter().filter(|(_, known)| **known == DISMISSED).map(|(peer, _)| *peer).collect()
+    }
+
+    pub fn is_dismissed(&self, peer: NodeId) -> bool {
+        self.session().known.get(&peer) == Some(&DISMISSED)
     }
 
     /// The next request says hello first.
@@ -95,7 +152,8 @@ impl Peers {
 
     fn hello(&self, peer: NodeId) -> Hello {
         let known = self.session().known.get(&peer).copied();
-        Hello { version: VERSION, node: self.node, incarnation: self.store.incarnation(), known }
+        let (incarnation, newest_level) = (self.store.incarnation(), self.newest_level);
+        Hello { version: VERSION, node: self.node, incarnation, known, newest_level }
     }
 
     /// Takes in what `peer` says of itself and of us; `Ok` if both agree with what is on record.
@@ -106,11 +164,15 @@ impl Peers {
         if hello.node != peer {
             return Err(Error::Setup(format!("peer {peer} says it is {}", hello.node)));
         }
-        if hello.known.is_some_and(|known| known != self.store.incarnation()) {
-            return Err(self.amnesiac(peer));
+        match hello.known {
+            Some(DISMISSED) => return Err(self.given_up(peer)),
+            Some(known) if known != self.store.incarnation() => return Err(self.amnesiac(peer)),
+            _ => {}
         }
         self.record(peer, hello.incarnation).await?;
-        self.session().greeted.insert(peer);
+        let mut session = self.session();
+        session.greeted.insert(peer);
+        session.levels.insert(peer, hello.newest_level);
         Ok(())
     }
 
@@ -119,6 +181,7 @@ impl Peers {
         let known = self.session().known.get(&peer).copied();
         match known {
             Some(known) if known == incarnation => Ok(()),
+            Some(DISMISSED) => Err(Error::Setup(format!("peer {peer} was given up when this cluster was recovered"))),
             Some(_) => {
                 self.session().greeted.remove(&peer);
                 tracing::warn!(
@@ -136,11 +199,21 @@ impl Peers {
         }
     }
 
+    fn given_up(&self, peer: NodeId) -> Error {
+        let error = Error::Amnesiac(format!(
+            "the cluster was recovered on {peer} without this node {}, which is a member no more: what only this node \
+             has is not in the cluster. Keep its data directory if you want to look for something, and start the node \
+             with a new key and a new data directory",
+            self.node
+        ));
+        fail(&self.failure, error.clone());
+        error
+    }
+
     fn amnesiac(&self, peer: NodeId) -> Error {
         let error = Error::Amnesiac(format!(
             "this node's identity {} was seen by {peer} with another data directory; an amnesiac voter can lose \
-             acknowledged writes. Only the very directory it had may be put back, never an older copy. Changing members \
-             is not available yet; the others go on without this node",
+             acknowledged writes. Only the very directory it had may be put back, never an older copy. Else: {WAY_OUT}",
             self.node
         ));
         fail(&self.failure, error.clone());

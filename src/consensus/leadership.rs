@@ -2,26 +2,21 @@
 //!
 //! [`Leadership::Leading`] is said only once this term's own first entry is
 //! applied, hence everything committed before it; and only while a quorum
-//! answers. Handing leadership over lives here too.
+//! answers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Instant as _, ServerState};
 use tokio::time::{sleep, timeout};
 
 use crate::clock;
 use crate::domain::NodeId;
-use crate::mesh::Lane;
-use crate::telemetry::request;
 
-use super::core::{Core, Route};
-use super::deliver::jitter;
-use super::frames::{Fault, HandOver};
-use super::network::Failure;
+use super::core::Core;
 use super::types::{LogId, Metrics};
 use super::{Error, Leadership, read};
 
@@ -31,9 +26,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// The log may hold this many times the bytes between two snapshots. Beyond it, no entries are kept behind one.
 /// What sled holds of the log it mostly holds in memory, too; and who missed this much is sooner helped by a snapshot.
 const LOG_SNAPSHOTS: u64 = 1;
-
-/// A member that acknowledged within this is taken to be alive.
-const RECENT: Duration = Duration::from_secs(1);
 
 /// How long a node that has started asks what is committed, at a time, and until it asks again.
 const ASKED_FOR: Duration = Duration::from_secs(5);
@@ -91,16 +83,18 @@ fn leadership(core: &Core, metrics: &Metrics) -> Leadership {
 }
 
 /// Keeps the mesh's list of members in step with the log's.
-fn follow_members(core: &Core, metrics: &Metrics, known: &mut Option<Option<LogId>>) {
+fn follow_members(core: &Core, metrics: &Metrics, known: &mut Option<(Option<LogId>, u64)>) {
     let membership = &metrics.membership_config;
-    if known.as_ref() == Some(membership.log_id()) {
+    let seen = (*membership.log_id(), core.trusted.version());
+    if *known == Some(seen) {
         return;
     }
-    *known = Some(*membership.log_id());
+    *known = Some(seen);
     let mut members: BTreeSet<NodeId> = membership.nodes().map(|(id, _)| *id).collect();
-    if members.is_empty() {
-        members.clone_from(&core.initial);
+    if !members.contains(&core.node) || core.removed.load(Ordering::Acquire) {
+        members.extend(core.trusted.all());
     }
+    members.extend(core.peers.dismissed());
     core.transport.set_members(members);
 }
 
@@ -149,7 +143,7 @@ pub(super) async fn meet(core: Arc<Core>) {
             let members = metrics.membership_config.membership().nodes().map(|(id, _)| *id);
             members.filter(|id| *id != core.node && !core.peers.is_greeted(*id)).collect()
         };
-        for peer in strangers {
+        for peer in strangers.into_iter().chain(core.peers.dismissed()) {
             if let Err(failure) = core.peers.greet(&*core.transport, peer, MEET_EVERY).await {
                 tracing::debug!(%peer, ?failure, "not met");
             }
@@ -173,59 +167,4 @@ pub(super) async fn recover(core: Arc<Core>) {
         core.recovered.store(true, Ordering::Release);
         tracing::info!(applied = *core.applied.index().borrow(), "recovered");
     }
-}
-
-/// Moves leadership to `to`, or to the voter with the newest log, from wherever it is. Asked for again only if it
-/// certainly was not heard: with nobody named, a second time would move it on from where the first moved it.
-pub(super) async fn transfer(core: &Core, to: Option<NodeId>, limit: Duration) -> Result<NodeId, Error> {
-    let deadline = clock::instant() + limit;
-    loop {
-        let (route, left) = core.route_by(deadline).await?;
-        let leader = match route {
-            Route::Here { .. } => return hand_over(core, to, left).await,
-            Route::There(leader) if to == Some(leader) => return Ok(leader),
-            Route::There(leader) => leader,
-            Route::Nowhere => continue,
-        };
-        let limit_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX) / 10 * 9;
-        let frame = HandOver { to, limit_ms, request_id: request::current().map(|id| id.to_string()) };
-        match core.link.send(leader, Lane::Forward, &frame, left).await {
-            Ok(Ok(moved)) => return Ok(moved),
-            Ok(Err(Fault::NoLeader)) | Err(Failure::NotSent(_)) => sleep(jitter().min(left)).await,
-            Ok(Err(fault)) => return Err(fault.into()),
-            Err(Failure::Timeout | Failure::Lost(_)) => return Err(Error::Timeout),
-        }
-    }
-}
-
-/// On the leader: moves leadership away from here.
-pub(super) async fn hand_over(core: &Core, to: Option<NodeId>, limit: Duration) -> Result<NodeId, Error> {
-    let metrics = core.metrics();
-    if metrics.state != ServerState::Leader {
-        return Err(Error::NoLeader);
-    }
-    let to = choose(core.node, &metrics, to)?;
-    if to == core.node {
-        return Ok(to);
-    }
-    core.raft.trigger().transfer_leader(to).await.map_err(|_| Error::Stopping)?;
-    let moved = core.raft.wait(Some(limit)).metrics(|metrics| metrics.current_leader == Some(to), "leader moved").await;
-    moved.map(|_| to).map_err(|_| Error::Timeout)
-}
-
-fn choose(node: NodeId, metrics: &Metrics, to: Option<NodeId>) -> Result<NodeId, Error> {
-    let membership = metrics.membership_config.membership();
-    let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
-    if let Some(to) = to {
-        let known = voters.contains(&to);
-        return if known { Ok(to) } else { Err(Error::Setup(format!("{to} is not a voter of this cluster"))) };
-    }
-    // One that answers, and of those the one with the newest log.
-    let fitness = |id: &NodeId| {
-        let acked = metrics.heartbeat.as_ref().and_then(|acked| *acked.get(id)?);
-        let alive = acked.is_some_and(|at| at.elapsed() < RECENT);
-        (alive, metrics.replication.as_ref().and_then(|replication| *replication.get(id)?))
-    };
-    let others = voters.into_iter().filter(|id| *id != node);
-    others.max_by_key(fitness).ok_or_else(|| Error::Setup("there is no other voter to lead".into()))
 }

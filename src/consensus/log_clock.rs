@@ -27,7 +27,8 @@ impl LogClock {
     }
 }
 
-fn advance(anchor: &mut Option<(Timestamp, Instant)>, outside: Timestamp, at: Instant) -> Timestamp {
+/// The clock's one step: told `outside` at the instant `at`.
+pub(crate) fn advance(anchor: &mut Option<(Timestamp, Instant)>, outside: Timestamp, at: Instant) -> Timestamp {
     let going_on = anchor.map(|(time, since)| {
         let elapsed = at.saturating_duration_since(since).as_millis();
         time.after_ms(u64::try_from(elapsed * 9 / 10).unwrap_or(u64::MAX))

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::watch;
 
-use crate::storage::{Batch, Store, Tree};
+use crate::storage::{self, Batch, Store, Tree};
 use crate::tasks::Tasks;
 
 use super::codec::{decode, encode};
@@ -38,9 +38,11 @@ const TAIL_MAX: usize = 4 << 20;
 /// Keys deleted in one go behind a purge, so that nobody waits long for the tree.
 const SWEEP: usize = 256;
 
-const VOTE: &[u8] = b"vote";
-const PURGED: &[u8] = b"purged";
-const COMMITTED: &[u8] = b"committed";
+/// The tree of these.
+pub(super) const META: &str = "raft_meta";
+pub(super) const VOTE: &[u8] = b"vote";
+pub(super) const PURGED: &[u8] = b"purged";
+pub(super) const COMMITTED: &[u8] = b"committed";
 
 #[derive(Clone)]
 pub(super) struct LogStore {
@@ -77,13 +79,13 @@ impl LogStore {
     /// Reads the positions, and removes what a purge left behind.
     pub fn open(store: &Store, tasks: &Tasks) -> io::Result<Self> {
         let log = store.tree("raft_log").map_err(io::Error::other)?;
-        let meta = store.tree("raft_meta").map_err(io::Error::other)?;
+        let meta = store.tree(META).map_err(io::Error::other)?;
         let purged: Option<LogId> = read(&meta, PURGED)?;
         let memory = Memory { vote: read(&meta, VOTE)?, purged, tail: Tail::default() };
         let (first, swept) = watch::channel(purged.map_or(0, |id| id.index + 1));
         let end = *first.borrow();
         while sweep(&log, end)?.0 {}
-        let bytes = logged_bytes(&log)?;
+        let bytes = logged_bytes(&log, end)?;
         let shared = Arc::new(Shared {
             store: store.clone(),
             log,
@@ -102,6 +104,11 @@ impl LogStore {
         let memory = self.shared.memory();
         let logged = self.shared.log.last().map_err(io::Error::other)?.is_some();
         Ok(memory.vote.is_none() && memory.purged.is_none() && !logged)
+    }
+
+    /// The last entry that only a snapshot has.
+    pub fn purged(&self) -> Option<LogId> {
+        self.shared.memory().purged
     }
 
     /// Bytes logged since the last [`Self::forget_appended`]: since the last snapshot.
@@ -342,10 +349,15 @@ fn read<T: serde::de::DeserializeOwned>(meta: &Tree, key: &[u8]) -> io::Result<O
     }
 }
 
-fn logged_bytes(log: &Tree) -> io::Result<u64> {
+/// Bytes of the entries, which must follow each other from `first` on.
+fn logged_bytes(log: &Tree, first: u64) -> io::Result<u64> {
     let mut bytes = 0;
-    for pair in log.keys(&[], None) {
-        bytes += pair.map_err(io::Error::other)?.1 as u64;
+    for (pair, index) in log.keys(&[], None).zip(first..) {
+        let (key, length) = pair.map_err(io::Error::other)?;
+        if key != index.to_be_bytes() {
+            return Err(damaged(format!("entry {index} of the log is missing")));
+        }
+        bytes += length as u64;
     }
     Ok(bytes)
 }
@@ -388,5 +400,5 @@ async fn sweep_behind(shared: Weak<Shared>, mut first: watch::Receiver<u64>, tas
 }
 
 fn damaged(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+    io::Error::new(io::ErrorKind::InvalidData, storage::Error::damaged(what))
 }

@@ -5,13 +5,19 @@
 //! one log record with one time stamp; a follower forwards to the leader, at
 //! most one hop. A reply means: durable on a majority, applied here.
 //!
-//! The parts: [`boot`] opens and forms; [`log_store`], [`state_machine`] and
-//! [`snapshot`] keep; [`network`], [`transfer`], [`serve`] and [`frames`] talk;
+//! The parts: [`boot`] opens and forms; [`log_store`], [`state_machine`],
+//! [`snapshot`] and [`archive`] keep; [`network`], [`transfer`], [`serve`] and [`frames`] talk;
 //! [`identity`] knows who is who; [`client`], [`door`], [`deliver`] and [`read`]
-//! are the way in; [`leadership`] watches;
-//! [`log_clock`] tells the time. What is deliberately absent: any
-//! knowledge of what commands mean.
+//! are the way in; [`leadership`] watches, [`handover`] gives leadership away and
+//! [`abdicate`] says when it should be; [`members`], [`steward`], [`knock`] and
+//! [`join`] change who is a member; [`level`] moves builds forward; [`archive`]
+//! keeps what left the state; [`attention`] notices that this process slept;
+//! [`offline`] changes a store that no node runs on; [`log_clock`] tells the time.
+//! What is deliberately absent: any knowledge of what commands mean.
 
+mod abdicate;
+mod archive;
+mod attention;
 mod boot;
 mod client;
 mod codec;
@@ -19,21 +25,37 @@ mod core;
 mod deliver;
 mod door;
 mod frames;
+mod freshness;
+mod handover;
 mod identity;
+mod join;
+mod knock;
 mod leadership;
+mod level;
 mod log_clock;
 mod log_store;
+mod members;
 mod network;
+mod offline;
+mod pace;
 mod read;
 mod serve;
 mod snapshot;
 mod state_machine;
+mod steward;
 #[cfg(test)]
 pub(crate) mod tests;
 mod transfer;
 mod types;
 
+pub use archive::{ArchiveView, SegmentFile, Unreadable};
 pub use client::Client;
+pub use handover::{HandedOver, Reason};
+pub use level::Raised;
+#[cfg(test)]
+pub(crate) use log_clock::advance;
+pub use members::{Change, Changed, Invited};
+pub use offline::{Findings, Survivor, found, keep_segment, survey};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +64,7 @@ use bytes::Bytes;
 
 use crate::domain::NodeId;
 use crate::domain::command::Reply;
+use crate::domain::member::Secret;
 use crate::mesh;
 use crate::storage;
 use crate::tasks::Tasks;
@@ -61,6 +84,9 @@ pub enum Error {
     Timeout,
     #[error("a command of {size} bytes is over the limit of {limit}")]
     TooLarge { size: usize, limit: usize },
+    /// Leadership was not handed over.
+    #[error("{node} is {entries} log entries behind")]
+    Behind { node: NodeId, entries: u64 },
     #[error("this node is shutting down")]
     Stopping,
     /// This identity was seen with another store: see the message for the way out.
@@ -105,10 +131,21 @@ impl Role {
     }
 }
 
+/// Who this node is and how fresh, at one moment: the first lines of [`Status`].
+#[derive(Clone, Copy, Debug)]
+pub struct Headline {
+    pub node: NodeId,
+    pub role: Role,
+    pub term: u64,
+    pub leader: Option<NodeId>,
+    pub staleness_ms: Option<u64>,
+}
+
 /// This node's place in the cluster, at one moment.
 #[derive(Clone, Debug)]
 pub struct Status {
     pub node: NodeId,
+    /// A leader that no quorum has answered for so long that another one may lead is a candidate.
     pub role: Role,
     pub term: u64,
     pub leader: Option<NodeId>,
@@ -117,9 +154,14 @@ pub struct Status {
     pub last_log: u64,
     pub snapshot: u64,
     pub purged: u64,
-    /// Milliseconds since a leader was last heard (0 on a leader with a quorum behind it; `None`: never).
+    /// Milliseconds since a leader was heard whose commits are applied here (0 on a leader with a quorum behind it;
+    /// `None`: never).
     pub staleness_ms: Option<u64>,
     pub members: Vec<Member>,
+    /// The feature level that the cluster is at, as applied here.
+    pub level: u32,
+    /// The others say that this node is not a member any more.
+    pub removed: bool,
     /// Everything committed when a leader was first heard, or before this term, is applied, and a leader is known.
     pub ready: bool,
 }
@@ -132,6 +174,20 @@ pub struct Member {
     pub voter: bool,
     /// On the leader: the newest log index known to be on that member.
     pub matched: Option<u64>,
+    /// The newest feature level that its build knows, as it said last; `None`: not heard by this node.
+    pub newest_level: Option<u32>,
+    /// On the leader: how long it was not heard.
+    pub silence: Option<Duration>,
+    /// On the leader: it was not heard for so long that it counts as dead.
+    pub dead: bool,
+}
+
+/// How a node that is not a member becomes one.
+#[derive(Clone, Debug, Default)]
+pub struct Joining {
+    /// Whom to ask. The mesh knows where they are.
+    pub peers: Vec<NodeId>,
+    pub secret: Option<Secret>,
 }
 
 /// The leadership of this node, as the watch in `node` sees it.
@@ -148,6 +204,12 @@ pub enum Leadership {
 pub struct Options {
     /// Voters of a new cluster: `/…/p2p/<id>` multiaddrs, this node among them. Ignored once the store has a membership.
     pub initial_members: Vec<String>,
+    /// Asks to be admitted to a cluster that runs. Ignored once this node is a member.
+    pub join: Option<Joining>,
+    /// Where others reach this node, if that is not where it listens: multiaddrs with `/p2p/…`.
+    pub external: Vec<String>,
+    /// A dead voter is replaced by a learner after this.
+    pub autopilot: Option<Duration>,
     pub heartbeat: Duration,
     pub election_min: Duration,
     pub election_max: Duration,
@@ -161,6 +223,20 @@ pub struct Options {
     pub inflight: usize,
     /// Bytes free below which client writes are refused.
     pub min_free_bytes: u64,
+    /// The newest feature level that this node takes part in: [`crate::domain::level::NEWEST`], but in tests.
+    pub newest_level: u32,
+    /// Whether reads may rest on the leader's lease, hence on clocks; see [`read`].
+    pub lease_reads: bool,
+    /// A leader whose syncs take longer (p99), for so long, gives leadership away. 0: it does not.
+    pub slow_disk: Duration,
+    pub slow_disk_for: Duration,
+}
+
+impl Options {
+    /// For so long a voter that heard the leader elects nobody else.
+    fn lease(&self) -> Duration {
+        (self.election_max / 2).max(self.heartbeat.max(Duration::from_millis(1)) + Duration::from_millis(2))
+    }
 }
 
 /// The disk, as health and metrics show it.
@@ -210,7 +286,10 @@ async fn start_over(
     let tasks = tasks.child();
     let core = boot::open(store, transport, options, &tasks).await?;
     let door = door::Door::open(core.clone(), &tasks);
-    Ok(Raft { client: Client { core, door }, tasks })
+    let client = Client { core, door };
+    tasks.spawn_until_stopped("join", join::follow(client.clone()));
+    tasks.spawn_until_stopped("steward", steward::watch(client.clone()));
+    Ok(Raft { client, tasks })
 }
 
 impl Raft {
@@ -218,7 +297,7 @@ impl Raft {
         self.client.clone()
     }
 
-    /// Answers one inbound request of the lanes append, control, snapshot and forward.
+    /// Answers one inbound request of the lanes append, control, snapshot, forward and join.
     ///
     /// # Errors
     ///
@@ -234,6 +313,11 @@ impl Raft {
             Ok(error) => error.clone().unwrap_or(Error::Stopping),
             Err(_) => Error::Stopping,
         }
+    }
+
+    /// Hands leadership over if this node leads, and goes on as a follower. At most `limit`.
+    pub async fn hand_over(&self, limit: Duration) {
+        handover::before_stop(&self.client.core, limit).await;
     }
 
     /// Hands leadership over if this node leads, then stops. At most `limit`.

@@ -26,6 +26,7 @@ use crate::clock;
 use crate::domain::NodeId;
 use crate::mesh::{self, Lane};
 
+use super::abdicate::Snapshots;
 use super::frames::{self, Append, Ballot, Frame, PreBallot, Transfer};
 use super::identity::Peers;
 use super::types::{RpcError, Snapshot, TypeConfig, Vote};
@@ -45,6 +46,15 @@ pub(super) trait Transport: Send + Sync + 'static {
 
     /// Replaces who may use the member lanes.
     fn set_members(&self, members: BTreeSet<NodeId>);
+
+    /// Where this node listens: multiaddrs with `/p2p/…`.
+    fn addresses(&self) -> Vec<String>;
+
+    /// Notes where members are said to be.
+    fn learn(&self, addresses: Vec<(NodeId, String)>);
+
+    /// Notes that a peer asked for what it has no right to.
+    fn penalise(&self, peer: NodeId, reason: &'static str);
 }
 
 impl Transport for mesh::Handle {
@@ -64,6 +74,18 @@ impl Transport for mesh::Handle {
 
     fn set_members(&self, members: BTreeSet<NodeId>) {
         mesh::Handle::set_members(self, members);
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        mesh::Handle::addresses(self)
+    }
+
+    fn learn(&self, addresses: Vec<(NodeId, String)>) {
+        mesh::Handle::learn(self, &addresses);
+    }
+
+    fn penalise(&self, peer: NodeId, reason: &'static str) {
+        mesh::Handle::penalise(self, peer, reason);
     }
 }
 
@@ -93,11 +115,13 @@ impl From<mesh::Error> for Failure {
 pub(super) struct Link {
     transport: Arc<dyn Transport>,
     peers: Arc<Peers>,
+    /// Told whether snapshots can be served.
+    pub snapshots: Arc<Snapshots>,
 }
 
 impl Link {
-    pub fn new(transport: Arc<dyn Transport>, peers: Arc<Peers>) -> Self {
-        Self { transport, peers }
+    pub fn new(transport: Arc<dyn Transport>, peers: Arc<Peers>, snapshots: Arc<Snapshots>) -> Self {
+        Self { transport, peers, snapshots }
     }
 
     /// Sends one frame, after a hello if this member has not heard ours yet.

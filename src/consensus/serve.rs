@@ -9,25 +9,37 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::raft::AppendEntriesResponse;
 
+use crate::clock;
 use crate::domain::NodeId;
 use crate::mesh::Lane;
 use crate::telemetry::request;
 
+use super::archive::fetch;
 use super::client::{Client, is_submit};
+use super::codec::Blob;
 use super::core::Core;
 use super::door::{Load, Scope};
 use super::frames::{
-    Append, Ballot, Fault, Frame, HandOver, Hello, PreBallot, ReadIndex, SnapshotBegin, SnapshotChunk, SnapshotEnd,
-    Submit, Submitted, Transfer, answer, read_request,
+    Append, AskCondition, Ballot, ChangeMembers, Fault, Frame, HandOver, Hello, Knocked, LeaseIndex, PreBallot,
+    ReadIndex, SegmentRead, SnapshotBegin, SnapshotChunk, SnapshotEnd, Submit, Submitted, Transfer, answer,
+    read_request,
 };
-use super::{Error, leadership, read};
+use super::handover::Reason;
+use super::{Error, abdicate, handover, knock, members, read};
 
 /// No request of another member is worked on for longer.
 const LIMIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) async fn serve(client: &Client, peer: NodeId, lane: Lane, body: Bytes) -> Result<Bytes, Error> {
     let core = &client.core;
+    if lane == Lane::Join {
+        return knock::serve(client, peer, &body).await;
+    }
     if !core.is_member(peer) {
+        // Who was given up learns it from the answer to its hello, and only that is answered.
+        if let Some((&Hello::KIND, body)) = body.split_first().filter(|_| core.peers.is_dismissed(peer)) {
+            return answer::<Hello>(&core.peers.answer(peer, &read_request(body)?).await?);
+        }
         return Err(Error::Setup(format!("peer {peer} is not a member of this cluster")));
     }
     let (kind, body) = body.split_first().ok_or_else(|| Error::Setup("empty request".into()))?;
@@ -42,7 +54,7 @@ pub(super) async fn serve(client: &Client, peer: NodeId, lane: Lane, body: Bytes
         Lane::Append | Lane::Control => protocol(core, *kind, body).await,
         Lane::Snapshot => snapshot(core, peer, *kind, body).await,
         Lane::Forward => forwarded(client, peer, *kind, body).await,
-        Lane::Relay | Lane::Worker | Lane::Fetch => Err(Error::Setup("not a lane of Raft".into())),
+        Lane::Relay | Lane::Worker | Lane::Fetch | Lane::Join => Err(Error::Setup("not a lane of Raft".into())),
     }
 }
 
@@ -50,9 +62,12 @@ async fn protocol(core: &Core, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
     match kind {
         Append::KIND => {
             let request = read_request::<Append>(body)?.0;
+            let (came, term) = (clock::instant(), request.vote.leader_id.term);
+            let committed = request.leader_commit.as_ref().filter(|id| id.leader_id.term == term).map(|id| id.index);
             let response = core.raft.append_entries(request).await.map_err(stopped)?;
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                 core.hear_leader();
+                committed.into_iter().for_each(|index| core.hear_committed(index, came));
             }
             answer::<Append>(&response)
         }
@@ -66,6 +81,7 @@ async fn protocol(core: &Core, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
         }
         Transfer::KIND => {
             let request = read_request::<Transfer>(body)?.into_raft();
+            core.hear_transfer();
             answer::<Transfer>(&core.raft.handle_transfer_leader(request).await.map_err(stopped)?)
         }
         _ => Err(unknown(kind)),
@@ -76,14 +92,20 @@ async fn snapshot(core: &Core, peer: NodeId, kind: u8, body: &[u8]) -> Result<By
     match kind {
         SnapshotBegin::KIND => {
             let room = core.free_bytes()?.saturating_sub(core.options.min_free_bytes);
-            core.receiver.begin(peer, read_request(body)?, room).await?;
-            answer::<SnapshotBegin>(&())
+            answer::<SnapshotBegin>(&core.receiver.begin(peer, read_request(body)?, room).await?)
         }
         SnapshotChunk::KIND => {
             core.receiver.chunk(peer, read_request(body)?).await?;
             answer::<SnapshotChunk>(&())
         }
-        SnapshotEnd::KIND => answer::<SnapshotEnd>(&core.receiver.end(&core.raft, peer, read_request(body)?).await?),
+        SnapshotEnd::KIND => answer::<SnapshotEnd>(&core.receiver.end(core, peer, read_request(body)?).await?),
+        SegmentRead::KIND => {
+            let ask: SegmentRead = read_request(body)?;
+            let archive = core.archive.clone();
+            let read = move || archive.part(ask.number, &ask.sha256, ask.offset, fetch::PART);
+            let part = core.tasks.spawn_blocking(read).await.map_err(stopped)?;
+            answer::<SegmentRead>(&part.map(|bytes| Blob(bytes.into())))
+        }
         _ => Err(unknown(kind)),
     }
 }
@@ -103,7 +125,26 @@ async fn forwarded(client: &Client, peer: NodeId, kind: u8, body: &[u8]) -> Resu
         HandOver::KIND => {
             let HandOver { to, limit_ms, request_id } = read_request(body)?;
             note(peer, request_id.as_slice(), "asked to hand leadership over");
-            answer::<HandOver>(&leadership::hand_over(&client.core, to, limit(limit_ms)).await.map_err(Fault::from))
+            let moved = handover::hand_over(&client.core, to, Reason::Asked, limit(limit_ms)).await;
+            answer::<HandOver>(&moved.map_err(Fault::from))
+        }
+        LeaseIndex::KIND => {
+            read_request::<LeaseIndex>(body)?;
+            answer::<LeaseIndex>(&read::lease_index(&client.core).await.map_err(Fault::from))
+        }
+        AskCondition::KIND => {
+            read_request::<AskCondition>(body)?;
+            answer::<AskCondition>(&abdicate::condition(&client.core))
+        }
+        ChangeMembers::KIND => {
+            let ChangeMembers { change, force, limit_ms, request_id } = read_request(body)?;
+            note(peer, request_id.as_slice(), "asked to change the members");
+            let decided = members::decide(client, &change, force, limit(limit_ms)).await;
+            answer::<ChangeMembers>(&decided.map_err(Fault::from))
+        }
+        Knocked::KIND => {
+            let Knocked { peer, knock } = read_request(body)?;
+            answer::<Knocked>(&knock::judge(client, peer, &knock).await)
         }
         _ => Err(unknown(kind)),
     }

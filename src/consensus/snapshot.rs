@@ -55,6 +55,8 @@ impl Directory {
     /// Removes what an interrupted write or transfer left.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
+        // Or all snapshots may be gone with their directory when the power fails, and the log before them is.
+        path.parent().map_or(Ok(()), |parent| fs::File::open(parent)?.sync_all())?;
         for entry in fs::read_dir(path)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "part") {
@@ -82,6 +84,23 @@ impl Directory {
             }
         }
         Ok(None)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Names the damaged files that were set aside, for a message.
+    pub fn set_aside(&self) -> io::Result<String> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".damaged") {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(if names.is_empty() { String::new() } else { format!("; damaged and set aside: {}", names.join(", ")) })
     }
 
     /// The newest snapshot's metadata and file.

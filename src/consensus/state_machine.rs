@@ -2,7 +2,8 @@
 //!
 //! Entries change [`State`] under a lock held for one entry at a time. A
 //! snapshot clones the state (its records are shared) and writes the clone on a
-//! thread of its own, so `apply` never waits for the disk. After a restart the
+//! thread of its own, so `apply` never waits for the disk. What `apply` seals goes
+//! to the archive; a snapshot is written when all of that is on disk. After a restart the
 //! newest snapshot is loaded and the log replays from there.
 
 use std::io;
@@ -22,6 +23,9 @@ use crate::storage::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics;
 
+use super::abdicate::Snapshots;
+use super::archive::{self, Archive};
+use super::codec::way_out;
 use super::snapshot::{self, Directory};
 use super::types::{Entry, LogId, Membership, Snapshot, SnapshotMeta, TypeConfig};
 
@@ -87,32 +91,79 @@ impl Applied {
     }
 }
 
+/// A state of a level that this build does not know must not be followed: it would be misread.
+fn check_level(state: &State, newest: u32) -> io::Result<()> {
+    if state.level() <= newest {
+        return Ok(());
+    }
+    let what = format!("the cluster is at feature level {}; {}", state.level(), way_out(newest));
+    Err(io::Error::new(io::ErrorKind::Unsupported, what))
+}
+
 /// The state as Raft drives it.
 pub(super) struct Machine {
     applied: Applied,
     last: Option<LogId>,
     membership: Membership,
     directory: Directory,
+    archive: Archive,
+    /// Snapshots that are being written.
+    checkpoints: Arc<AtomicU64>,
     store: Store,
+    /// The newest feature level that this node takes part in.
+    newest_level: u32,
+    /// Told whether snapshots can be written.
+    noted: Arc<Snapshots>,
     tasks: Tasks,
 }
 
 impl Machine {
     /// Loads the newest snapshot. Blocking.
-    pub fn open(directory: Directory, store: &Store, tasks: &Tasks) -> io::Result<Self> {
+    pub fn open(
+        directory: Directory,
+        store: &Store,
+        newest_level: u32,
+        noted: Arc<Snapshots>,
+        tasks: &Tasks,
+    ) -> io::Result<Self> {
         let (meta, state) = directory.load_newest()?.unwrap_or_default();
+        check_level(&state, newest_level)?;
+        let archive = Archive::open(store.file_dir().join(archive::DIR))?;
+        archive.follow(&state);
         Ok(Self {
+            newest_level,
             applied: Applied::new(state),
             last: meta.last_log_id,
             membership: meta.last_membership,
             directory,
+            archive,
+            checkpoints: Arc::default(),
             store: store.clone(),
+            noted,
             tasks: tasks.clone(),
         })
     }
 
+    /// The last entry in the state.
+    pub fn last(&self) -> Option<LogId> {
+        self.last
+    }
+
     pub fn applied(&self) -> Applied {
         self.applied.clone()
+    }
+
+    pub fn archive(&self) -> Archive {
+        self.archive.clone()
+    }
+
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Whether nothing was ever applied.
+    pub fn is_blank(&self) -> bool {
+        self.last.is_none()
     }
 
     /// Whether a snapshot twice as long as the last one leaves something of the disk.
@@ -121,14 +172,23 @@ impl Machine {
         Ok(self.store.free_bytes().map_err(io::Error::other)? >= wanted)
     }
 
-    fn apply_one(&mut self, entry: Entry) -> io::Result<Vec<Reply>> {
+    pub fn apply_one(&mut self, entry: Entry) -> io::Result<Vec<Reply>> {
         let position = Position { index: entry.log_id.index, term: entry.log_id.leader_id.term };
         let replies = match entry.payload {
             EntryPayload::Normal(proposal) => {
-                let record = proposal.record()?;
+                let record = proposal.record(self.newest_level)?;
                 let begun = clock::instant();
-                let replies = self.applied.change(position.index, |state| state.apply(position, &record));
+                let archive = &self.archive;
+                let replies = self.applied.change(position.index, |state| {
+                    let replies = state.apply(position, &record);
+                    archive.adopt(state);
+                    replies
+                });
                 metrics::apply_took(begun.elapsed(), record.commands.len());
+                self.applied.read(|state| check_level(state, self.newest_level))?;
+                if self.checkpoints.load(Ordering::Relaxed) > 0 {
+                    metrics::apply_paused(begun.elapsed());
+                }
                 replies
             }
             EntryPayload::Blank => {
@@ -136,8 +196,10 @@ impl Machine {
                 Vec::new()
             }
             EntryPayload::Membership(membership) => {
+                let nodes = membership.nodes().map(|(node, address)| (*node, address.clone())).collect();
+                let configs = membership.get_joint_config().clone();
                 self.membership = Membership::new(Some(entry.log_id), membership);
-                self.applied.change(position.index, |state| state.skip(position));
+                self.applied.change(position.index, |state| state.seat(position, &configs, &nodes));
                 Vec::new()
             }
         };
@@ -160,6 +222,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
+            self.archive.make_way().await?;
             let replies = self.apply_one(entry)?;
             if let Some(responder) = responder {
                 responder.send(replies);
@@ -173,6 +236,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
         match self.has_room() {
             Ok(false) if !force => {
+                self.noted.fail("the disk has no room for a snapshot");
                 tracing::warn!("snapshot put off: the disk has no room for it, and the log grows");
                 return None;
             }
@@ -183,23 +247,32 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
+        let begun = clock::instant();
+        let state = self.applied.view();
+        metrics::apply_paused(begun.elapsed());
         Builder {
             meta: SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() },
-            state: self.applied.view(),
+            state,
             directory: self.directory.clone(),
+            archive: self.archive.clone(),
+            checkpoints: self.checkpoints.clone(),
+            noted: self.noted.clone(),
             tasks: self.tasks.clone(),
         }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, file: snapshot::File) -> io::Result<()> {
         let directory = self.directory.clone();
-        let wanted = meta.clone();
+        let (wanted, newest, archive) = (meta.clone(), self.newest_level, self.archive.clone());
         let load = move || {
             let (found, state) = snapshot::load(&file.path)?;
+            check_level(&state, newest)?;
             if found != wanted {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot is not the one announced"));
             }
             directory.keep(file, &wanted)?;
+            archive.follow(&state);
+            archive.snapshotted(state.archive().dropped());
             Ok(state)
         };
         let state = self.tasks.spawn_blocking(load).await.map_err(io::Error::other)??;
@@ -222,6 +295,9 @@ pub(super) struct Builder {
     meta: SnapshotMeta,
     state: Arc<State>,
     directory: Directory,
+    archive: Archive,
+    checkpoints: Arc<AtomicU64>,
+    noted: Arc<Snapshots>,
     tasks: Tasks,
 }
 
@@ -231,8 +307,19 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let begun = clock::instant();
         let (directory, meta, state) = (self.directory.clone(), self.meta.clone(), self.state.clone());
-        let write = move || directory.write(&meta, &state);
+        let (archive, running) = (self.archive.clone(), self.checkpoints.clone());
+        let write = move || {
+            running.fetch_add(1, Ordering::Relaxed);
+            let written = archive.flush().and_then(|()| directory.write(&meta, &state));
+            if written.is_ok() {
+                archive.snapshotted(state.archive().dropped());
+            }
+            drop(state);
+            running.fetch_sub(1, Ordering::Relaxed);
+            written
+        };
         let snapshot = self.tasks.spawn_blocking(write).await.map_err(io::Error::other)??;
+        self.noted.succeed();
         let index = self.meta.last_log_id.map_or(0, |id| id.index);
         tracing::info!(index, took_ms = begun.elapsed().as_millis(), "snapshot written");
         Ok(Snapshot { meta: self.meta.clone(), snapshot })

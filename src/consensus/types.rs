@@ -24,6 +24,8 @@ openraft::declare_raft_types!(
 pub(super) type Node = openraft::Raft<TypeConfig, Machine>;
 pub(super) type Entry = alias::EntryOf<TypeConfig>;
 pub(super) type LogId = alias::LogIdOf<TypeConfig>;
+/// The term of a log position.
+pub(super) type LogTerm = alias::CommittedLeaderIdOf<TypeConfig>;
 pub(super) type Vote = alias::VoteOf<TypeConfig>;
 pub(super) type Membership = alias::StoredMembershipOf<TypeConfig>;
 pub(super) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock;
-use crate::consensus::{Client, Error, Leadership, Options, Raft, Role, start_over};
+use crate::consensus::{Client, Error, Joining, Leadership, Options, Raft, Role, start_over};
 use crate::domain::command::Submit;
-use crate::domain::job::{Input, JobSpec, Requirements, Retry, Source};
-use crate::domain::{Command, Digest, JobId, NodeId, PeerId, State};
+use crate::domain::job::{Input, JobSpec, Source};
+use crate::domain::{Command, Digest, JobId, NodeId, PeerId, State, sample};
 use crate::storage::{OpenOptions, Store};
 use crate::tasks::Tasks;
 
@@ -34,6 +34,9 @@ struct Node {
 pub fn options() -> Options {
     Options {
         initial_members: Vec::new(),
+        join: None,
+        external: Vec::new(),
+        autopilot: None,
         heartbeat: Duration::from_millis(100),
         election_min: Duration::from_millis(600),
         election_max: Duration::from_millis(1200),
@@ -42,6 +45,10 @@ pub fn options() -> Options {
         keep_entries: 1_000,
         inflight: 4_096,
         min_free_bytes: 0,
+        newest_level: crate::domain::level::FIRST,
+        lease_reads: false,
+        slow_disk: Duration::ZERO,
+        slow_disk_for: Duration::from_secs(10),
     }
 }
 
@@ -71,9 +78,20 @@ impl Cluster {
     }
 
     pub async fn start(&mut self, id: NodeId) -> Result<(), Error> {
+        let options = self.options.clone();
+        self.start_with(id, options).await
+    }
+
+    /// Starts a node that asks to be admitted.
+    pub async fn start_joining(&mut self, id: NodeId, join: Joining) -> Result<(), Error> {
+        let options = Options { join: Some(join), initial_members: Vec::new(), ..self.options.clone() };
+        self.start_with(id, options).await
+    }
+
+    async fn start_with(&mut self, id: NodeId, options: Options) -> Result<(), Error> {
         let store = open_store(&self.dir(id), id).await;
         let tasks = Tasks::new();
-        let raft = Arc::new(start_over(store, self.hub.wire(id), self.options.clone(), &tasks).await?);
+        let raft = Arc::new(start_over(store, self.hub.wire(id), options, &tasks).await?);
         self.hub.plug(id, raft.clone());
         self.nodes.insert(id, Node { raft, tasks });
         Ok(())
@@ -152,7 +170,7 @@ impl Cluster {
 }
 
 /// A store is free again only once the last task of its former owner has ended.
-async fn open_store(dir: &std::path::Path, id: NodeId) -> Store {
+pub async fn open_store(dir: &std::path::Path, id: NodeId) -> Store {
     let begun = clock::instant();
     loop {
         match OpenOptions::new().ballast_bytes(0).open(dir, id) {
@@ -182,24 +200,8 @@ pub fn submission(n: u64) -> Command {
 /// A job whose input is `size` bytes.
 pub fn submission_of(n: u64, size: usize) -> Command {
     let payload = vec![n as u8; size];
-    let spec = JobSpec {
-        kind: "sha256".into(),
-        input: Input { sha256: Digest::of(&payload), size: size as u64, uri: None },
-        priority: 5,
-        max_price: None,
-        price_escalation: None,
-        deadline: None,
-        timeout_secs: 60,
-        requirements: Requirements::default().into(),
-        policy: crate::domain::score::Policy::default(),
-        weights: None,
-        retry: Retry::default().into(),
-        redundancy: 1,
-        tags: Vec::new(),
-        client_address: None,
-        callback_url: None,
-        settlement: None,
-    };
+    let spec =
+        JobSpec { input: Input { sha256: Digest::of(&payload), size: size as u64, uri: None }, ..sample::spec() };
     let fingerprint = Digest::of(&n.to_be_bytes());
     Command::Submit(Box::new(Submit { id: job(n), spec, payload: Some(payload), fingerprint, source: Source::Api }))
 }

@@ -8,6 +8,7 @@ use crate::consensus::snapshot::Directory;
 use crate::consensus::state_machine::Machine;
 use crate::consensus::types::TypeConfig;
 use crate::domain::PeerId;
+use crate::domain::level::NEWEST;
 use crate::storage::OpenOptions;
 use crate::tasks::Tasks;
 
@@ -36,7 +37,14 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
         let tasks = Tasks::new();
         let store = OpenOptions::new().ballast_bytes(0).open(&dir.path().join("store"), PeerId([1; 32])).unwrap();
         let log = LogStore::open(&store, &tasks).unwrap();
-        let machine = Machine::open(Directory::open(&dir.path().join("snapshots")).unwrap(), &store, &tasks).unwrap();
+        let machine = Machine::open(
+            Directory::open(&dir.path().join("snapshots")).unwrap(),
+            &store,
+            NEWEST,
+            Default::default(),
+            &tasks,
+        )
+        .unwrap();
         Ok((Guard(dir, tasks), log, machine))
     }
 }

@@ -27,6 +27,7 @@ struct Wires {
     deaf: BTreeSet<Lane>,
     delay: Duration,
     carried: BTreeMap<Lane, u64>,
+    penalties: BTreeMap<NodeId, u64>,
 }
 
 impl Hub {
@@ -75,6 +76,11 @@ impl Hub {
     /// Requests carried on this lane so far.
     pub fn carried(&self, lane: Lane) -> u64 {
         self.wires().carried.get(&lane).copied().unwrap_or(0)
+    }
+
+    /// How often `peer` asked for what it has no right to.
+    pub fn penalties(&self, peer: NodeId) -> u64 {
+        self.wires().penalties.get(&peer).copied().unwrap_or(0)
     }
 
     /// Whom `node` would let use the member lanes.
@@ -138,5 +144,15 @@ impl Transport for Wire {
 
     fn set_members(&self, members: BTreeSet<NodeId>) {
         self.hub.wires().members.insert(self.me, members);
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        vec![format!("/memory/{}/p2p/{}", self.me.0[0], self.me)]
+    }
+
+    fn learn(&self, _addresses: Vec<(NodeId, String)>) {}
+
+    fn penalise(&self, peer: NodeId, _reason: &'static str) {
+        *self.hub.wires().penalties.entry(peer).or_default() += 1;
     }
 }

@@ -101,12 +101,43 @@ async fn a_follower_refuses_a_snapshot_it_can_not_read_and_goes_on() {
         receiver.begin(leader, SnapshotBegin { transfer, meta, length }, length).await.unwrap();
         let sha256 = Sha256::digest(&bytes).into();
         receiver.chunk(leader, SnapshotChunk { transfer, offset: 0, bytes: Blob(bytes.into()) }).await.unwrap();
-        let refused = receiver.end(&client.core.raft, leader, SnapshotEnd { transfer, vote, sha256 }).await;
+        let refused = receiver.end(&client.core, leader, SnapshotEnd { transfer, vote, sha256 }).await;
         assert!(matches!(refused, Err(Error::Setup(_))), "{refused:?}");
         client.submit(submission(length), LIMIT).await.unwrap().1.unwrap();
     }
     assert!(client.core.failure.borrow().is_none());
     cluster.converge().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_broke_off_goes_on_where_it_stopped_whoever_sends() {
+    let cluster = Cluster::new(3).await;
+    let (leader, _) = cluster.leader().await;
+    let follower = cluster.follower().await;
+    let other = cluster.ids.iter().copied().find(|id| *id != leader && *id != follower).unwrap();
+    let client = cluster.client(follower);
+    let vote = cluster.client(leader).core.raft.metrics().borrow_watched().vote;
+    let receiver = &client.core.receiver;
+    let bytes: Vec<u8> = (0..1_000u32).map(|n| (n % 251) as u8).collect();
+    let begin = |transfer, index| SnapshotBegin { transfer, meta: meta(index), length: 1_000 };
+    let chunk = |transfer, from: usize, to: usize| {
+        let bytes = Blob(bytes[from..to].to_vec().into());
+        SnapshotChunk { transfer, offset: from as u64, bytes }
+    };
+    assert_eq!(receiver.begin(leader, begin(1, 900), 1_000).await.unwrap(), 0);
+    receiver.chunk(leader, chunk(1, 0, 400)).await.unwrap();
+    receiver.chunk(leader, chunk(1, 500, 600)).await.unwrap_err();
+    // Another leader has the same snapshot; the first one's frames come too late.
+    assert_eq!(receiver.begin(other, begin(2, 900), 0).await.unwrap(), 400);
+    receiver.chunk(leader, chunk(1, 400, 500)).await.unwrap_err();
+    receiver.chunk(other, chunk(2, 400, 1_000)).await.unwrap();
+    // Only the checksum of all of it says that it is the same. If it is not, it is wanted again from the beginning.
+    let end = SnapshotEnd { transfer: 2, vote, sha256: [0; 32] };
+    receiver.end(&client.core, other, end).await.unwrap_err();
+    assert_eq!(receiver.begin(other, begin(3, 900), 1_000).await.unwrap(), 0);
+    receiver.chunk(other, chunk(3, 0, 400)).await.unwrap();
+    assert_eq!(receiver.begin(other, begin(4, 901), 1_000).await.unwrap(), 0, "another snapshot begins anew");
     cluster.shutdown().await;
 }
 
@@ -116,7 +147,8 @@ async fn a_snapshot_is_put_off_while_the_disk_has_no_room() {
     let (tasks, dir) = (Tasks::new(), disk.path().join("store"));
     let store = OpenOptions::new().ballast_bytes(0).open(&dir, PeerId([1; 32])).unwrap();
     let directory = Directory::open(&dir.join("snapshots")).unwrap();
-    let mut machine = Machine::open(directory, &store, &tasks).unwrap();
+    let mut machine =
+        Machine::open(directory, &store, crate::domain::level::NEWEST, Default::default(), &tasks).unwrap();
     assert!(machine.try_create_snapshot_builder(false).await.is_none());
     assert!(machine.try_create_snapshot_builder(true).await.is_some(), "Raft has to have this one");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::consensus::codec::{Blob, Encoded, Proposal, encode, record};
 use crate::consensus::door::{Load, Scope};
-use crate::consensus::tests::cluster::{Cluster, LIMIT, has, job, options, submission, submission_of};
+use crate::consensus::tests::cluster::{Cluster, LIMIT, has, job, options, submission, submission_of, wait_until};
 use crate::consensus::{Error, Leadership, Role};
 use crate::domain::command::Done;
 use crate::domain::worker::{Capabilities, Location};
@@ -77,6 +77,9 @@ async fn commands_that_arrive_together_share_records() {
 async fn many_commands_keep_their_order_over_records() {
     let cluster = Cluster::with(3, crate::consensus::Options { inflight: 300, ..options() }).await;
     let follower = cluster.client(cluster.follower().await);
+    // The leader's own notes about the members share the door.
+    let noted = || follower.read(|state| state.members().seated().all(|(_, known)| known.incarnation.is_some()));
+    wait_until("the books of the membership are complete", noted).await;
     let commands = (0..1_000).map(submission).collect();
     let committed = follower.submit_many(commands, LIMIT).await.unwrap();
     for (n, reply) in (0..).zip(&committed.replies) {
@@ -246,7 +249,7 @@ async fn the_log_clock_goes_on_when_the_wall_is_behind_the_log() {
     cluster.leader().await;
     let ahead = crate::clock::now().after_ms(3_600_000);
     let one = encoded(&submission(1));
-    let earlier_leader = Proposal(Blob(record(ahead, [&one].into_iter()).unwrap()));
+    let earlier_leader = Proposal(Blob(record(crate::domain::level::FIRST, ahead, [&one].into_iter()).unwrap()));
     client.core.raft.client_write(earlier_leader).await.unwrap();
     assert_eq!(client.read(State::now), ahead);
 
