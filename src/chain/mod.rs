@@ -78,6 +78,13 @@ impl Handle {
         View { alarms, ..view }
     }
 
+    /// What the contract takes no less than for a job, as this node saw it last; `None`: it has not seen it.
+    pub fn min_payment(&self) -> Option<u128> {
+        let view = self.0.view.read().unwrap_or_else(PoisonError::into_inner);
+        let least = view.contract.as_ref()?.min_payment?;
+        Some(if least.high == 0 { least.low } else { u128::MAX })
+    }
+
     pub fn options(&self) -> &Options {
         &self.0.options
     }

@@ -1,8 +1,8 @@
 //! A job, for tests.
 
 use crate::domain::chain::{Confirmation, Policy, Terms};
-use crate::domain::job::{Input, Job, JobSpec, JobState, Requirements, Retry, Source};
-use crate::domain::{Digest, JobId, Price, Timestamp};
+use crate::domain::job::{Input, Job, JobSpec, JobState, Source};
+use crate::domain::{Digest, JobId, Price, Timestamp, sample};
 
 /// A pending job of `kind` `ai_inference` with a deadline in 2100.
 pub(crate) fn job(id: JobId) -> Job {
@@ -32,19 +32,9 @@ fn spec() -> JobSpec {
     JobSpec {
         kind: "ai_inference".to_owned(),
         input: Input { sha256: Digest([0xab; 32]), size: 3, uri: None },
-        priority: 5,
         max_price: Some(Price(10)),
-        price_escalation: None,
         deadline: Some(Timestamp(4_102_444_800_001)),
-        timeout_secs: 60,
-        requirements: Requirements::default().into(),
-        policy: crate::domain::score::Policy::default(),
-        weights: None,
-        retry: Retry::default().into(),
-        redundancy: 1,
-        tags: Vec::new(),
-        client_address: None,
-        callback_url: None,
         settlement: Some(Terms { policy: Policy::SettleLater, confirmation: Confirmation::AcceptedL2 }),
+        ..sample::spec()
     }
 }

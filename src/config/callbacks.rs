@@ -16,6 +16,8 @@ pub struct Callbacks {
     pub secret: Option<Secret>,
     /// Empty: none.
     pub secret_file: PathBuf,
+    /// Empty: none beside the well-known ones.
+    pub ca_file: PathBuf,
 }
 
 /// Combinations that can not work.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::layers::{Layered, Origin};
-use super::{Config, blockchain, callbacks, kafka, text};
+use super::{Config, backup, blockchain, callbacks, jobs, kafka, text};
 
 /// Below this one late heartbeat of a worker, or the slowest pace it may have, is silence.
 const TWO_HEARTBEATS_MS: u64 = 2_500;
@@ -23,6 +23,7 @@ pub(super) fn problems(config: &Config, layered: &Layered) -> Vec<String> {
     blockchain::problems(config, &mut refuse);
     kafka::problems(config, &mut refuse);
     callbacks::problems(config, &mut refuse);
+    backup::problems(config, &mut refuse);
     problems
 }
 
@@ -82,6 +83,12 @@ fn timing(config: &Config, refuse: &mut impl FnMut(&str, String)) {
 }
 
 fn members(config: &Config, refuse: &mut impl FnMut(&str, String)) {
+    if !config.cluster.join.is_empty() && !config.cluster.initial_members.is_empty() {
+        refuse(
+            "cluster.join",
+            "a node joins a cluster that runs, or forms one with cluster.initial_members".to_owned(),
+        );
+    }
     let mut seen = BTreeSet::new();
     for member in &config.cluster.initial_members {
         if let Some(peer) = text::peer_of(member)
@@ -141,5 +148,6 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     warnings.extend(blockchain::warnings(config));
     warnings.extend(kafka::warnings(config));
     warnings.extend(callbacks::warnings(config));
+    warnings.extend(jobs::warnings(config));
     warnings
 }

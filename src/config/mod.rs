@@ -13,11 +13,16 @@
 //! * Secrets leave this module only through [`Secret::expose`]. `Debug` and the
 //!   printed configuration show them without their credentials.
 
+mod backup;
 mod blockchain;
 mod callbacks;
 mod check;
+mod defaults;
 mod generate;
+mod jobs;
+mod joining;
 mod kafka;
+mod keeping;
 mod layers;
 mod schema;
 mod text;
@@ -33,9 +38,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
+pub use backup::Backup;
 pub use blockchain::{Blockchain, Settlement};
 pub use callbacks::Callbacks;
 pub use generate::generate;
+pub use jobs::Jobs;
 pub use kafka::Kafka;
 pub use layers::{Layered, Origin, Sources};
 
@@ -142,6 +149,8 @@ pub struct Config {
     pub blockchain: Blockchain,
     pub kafka: Kafka,
     pub callbacks: Callbacks,
+    pub jobs: Jobs,
+    pub backup: Backup,
     pub logging: Logging,
     pub metrics: Metrics,
 }
@@ -164,6 +173,8 @@ pub struct Api {
     pub max_body_bytes: usize,
     pub max_batch_body_bytes: usize,
     pub max_batch_items: usize,
+    /// Whether `?consistency=lease` is served.
+    pub lease_reads: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -197,6 +208,14 @@ impl Network {
 pub struct Cluster {
     /// Voters of a new cluster. Empty: this node alone.
     pub initial_members: Vec<String>,
+    /// Members to ask for admission.
+    pub join: Vec<String>,
+    #[serde(deserialize_with = "unless_empty")]
+    pub invitation: Option<Secret>,
+    /// Empty: none.
+    pub invitation_file: PathBuf,
+    pub autopilot: bool,
+    pub autopilot_after_secs: u64,
     pub heartbeat_ms: u64,
     pub election_min_ms: u64,
     pub election_max_ms: u64,
@@ -205,6 +224,9 @@ pub struct Cluster {
     pub keep_entries: u64,
     pub max_inflight: usize,
     pub min_free_disk_mb: u64,
+    /// 0: a slow disk costs no leadership.
+    pub slow_disk_ms: u64,
+    pub slow_disk_for_secs: u64,
 }
 
 impl Cluster {

@@ -2,8 +2,9 @@
 
 use toml::Value;
 
-use super::Environment;
+use super::defaults::{data_dir, log_level, network_name, rpc_url};
 use super::text;
+use super::{Environment, joining, keeping};
 
 /// What a value must be.
 #[derive(Clone, Copy)]
@@ -77,6 +78,8 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("blockchain", "The Job Manager contract on Starknet."),
     ("kafka", "Intake of jobs from Kafka, and results to it."),
     ("callbacks", "The ends of jobs are posted to the URLs that clients name; see docs/callbacks.md."),
+    ("jobs", "What becomes of finished jobs: see docs/operations.md."),
+    ("backup", "Copies of the whole state, taken while the node runs; see docs/operations.md."),
     ("logging", "Logs go to standard error. The variable RUST_LOG wins over this section's level."),
     ("metrics", "Counting; shown on /metrics."),
 ];
@@ -85,23 +88,23 @@ pub(super) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
-const fn integer(path: &'static str, min: i64, max: i64, default: i64, doc: &'static str) -> Key {
+pub(super) const fn integer(path: &'static str, min: i64, max: i64, default: i64, doc: &'static str) -> Key {
     Key { path, kind: Kind::Integer { min, max }, default: always(Plain::Integer(default)), secret: false, doc }
 }
 
-const fn flag(path: &'static str, default: Default, doc: &'static str) -> Key {
+pub(super) const fn flag(path: &'static str, default: Default, doc: &'static str) -> Key {
     Key { path, kind: Kind::Bool, default, secret: false, doc }
 }
 
-const fn word(path: &'static str, rule: Rule, default: Default, doc: &'static str) -> Key {
+pub(super) const fn word(path: &'static str, rule: Rule, default: Default, doc: &'static str) -> Key {
     Key { path, kind: Kind::Text(rule), default, secret: false, doc }
 }
 
-const fn list(path: &'static str, rule: Rule, default: &'static [&'static str], doc: &'static str) -> Key {
+pub(super) const fn list(path: &'static str, rule: Rule, default: &'static [&'static str], doc: &'static str) -> Key {
     Key { path, kind: Kind::List(rule), default: always(Plain::List(default)), secret: false, doc }
 }
 
-const fn hidden(mut key: Key) -> Key {
+pub(super) const fn hidden(mut key: Key) -> Key {
     key.secret = true;
     key
 }
@@ -111,8 +114,8 @@ const fn always(plain: Plain) -> Default {
 }
 
 const ON: Default = always(Plain::Bool(true));
-const OFF: Default = always(Plain::Bool(false));
-const EMPTY: Default = always(Plain::Text(""));
+pub(super) const OFF: Default = always(Plain::Bool(false));
+pub(super) const EMPTY: Default = always(Plain::Text(""));
 const JOB_MANAGER: &str = "0x00bf025663b8a7c7e43393f082b10afe66bd9ddb06fb5e521e3adbcf693094bd";
 
 pub(super) const KEYS: &[Key] = &[
@@ -159,6 +162,7 @@ pub(super) const KEYS: &[Key] = &[
     integer("api.max_body_bytes", 1_024, 64 << 20, 1 << 20, "Largest request body, except for POST /jobs/batch."),
     integer("api.max_batch_body_bytes", 1_024, 1 << 30, 64 << 20, "Largest body of POST /jobs/batch."),
     integer("api.max_batch_items", 1, 10_000, 10_000, "Most jobs in one POST /jobs/batch."),
+    flag("api.lease_reads", OFF, "Serve ?consistency=lease, which trusts clocks; on all nodes or none."),
     // network
     word("network.name", text::network_name, Default::By(network_name), "Peers of another name are not talked to."),
     Key {
@@ -196,13 +200,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     integer("network.max_connections", 8, 100_000, 4_096, "Peers connected at once, workers included."),
     // cluster
-    list(
-        "cluster.initial_members",
-        text::peer_multiaddr,
-        &[],
-        "The voters of a new cluster, this node among them, the same list on all: multiaddrs with /p2p/\n\
-         (`ciro-coordinator identity` prints a node's). Empty: this node alone. Ignored once a cluster exists.",
-    ),
+    joining::INITIAL_MEMBERS,
+    joining::JOIN,
+    joining::INVITATION,
+    joining::INVITATION_FILE,
+    joining::AUTOPILOT,
+    joining::AUTOPILOT_AFTER_SECS,
     integer("cluster.heartbeat_ms", 10, 10_000, 100, "How often the leader says that it lives."),
     integer(
         "cluster.election_min_ms",
@@ -218,6 +221,8 @@ pub(super) const KEYS: &[Key] = &[
     integer("cluster.keep_entries", 0, 10_000_000, 2_000, "Entries kept behind a snapshot for late followers."),
     integer("cluster.max_inflight", 16, 1_000_000, 20_000, "Commands waiting or in flight; beyond it: 429."),
     integer("cluster.min_free_disk_mb", 1, 1 << 20, 256, "Client writes are refused below this, MiB."),
+    integer("cluster.slow_disk_ms", 0, 600_000, 1_000, "A leader whose syncs take longer (p99) hands over; 0: never."),
+    integer("cluster.slow_disk_for_secs", 1, 3_600, 10, "… if they have for as long as this."),
     // scheduler
     integer("scheduler.tick_ms", 5, 5_000, 50, "How often the leader looks for open jobs."),
     integer("scheduler.window_ms", 10, 60_000, 200, "How long bids are collected before a job is awarded."),
@@ -441,6 +446,16 @@ pub(super) const KEYS: &[Key] = &[
         EMPTY,
         "The secret is its first line. Only its owner and group may be able to read it.",
     ),
+    word("callbacks.ca_file", text::any, EMPTY, "PEM: who else may sign receivers' certificates."),
+    // jobs, backup
+    keeping::HOT,
+    keeping::RETENTION_SECS,
+    keeping::RETENTION_COUNT,
+    keeping::RETENTION_MB,
+    keeping::BACKUP_DIRECTORY,
+    keeping::BACKUP_EVERY_SECS,
+    keeping::BACKUP_KEEP,
+    keeping::BACKUP_MAX_MB_PER_SEC,
     // logging
     word(
         "logging.level",
@@ -461,36 +476,3 @@ pub(super) const KEYS: &[Key] = &[
         "Off: /metrics shows the state of the node, but nothing is counted or timed.",
     ),
 ];
-
-fn data_dir(environment: Environment) -> Plain {
-    Plain::Text(match environment {
-        Environment::Development => "data/development",
-        Environment::Test => "data/test",
-        Environment::Staging | Environment::Production => "/var/lib/ciro-coordinator",
-    })
-}
-
-fn network_name(environment: Environment) -> Plain {
-    Plain::Text(match environment {
-        Environment::Development => "ciro-development",
-        Environment::Staging => "ciro-staging",
-        Environment::Production => "ciro",
-        Environment::Test => "ciro-test",
-    })
-}
-
-fn rpc_url(environment: Environment) -> Plain {
-    Plain::Text(match environment {
-        Environment::Development | Environment::Staging => "https://starknet-sepolia.public.blastapi.io",
-        Environment::Production => "https://starknet-mainnet.public.blastapi.io",
-        Environment::Test => "http://127.0.0.1:5050",
-    })
-}
-
-fn log_level(environment: Environment) -> Plain {
-    Plain::Text(match environment {
-        Environment::Development => "debug",
-        Environment::Staging | Environment::Test => "info",
-        Environment::Production => "warn",
-    })
-}

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::Environment;
 use crate::domain::PeerId;
 use crate::domain::chain::Felt;
+use crate::domain::member::Token;
 
 type Checked = Result<(), &'static str>;
 
@@ -130,6 +131,12 @@ pub(super) fn sasl_mechanism(text: &str) -> Checked {
 /// Its value is never repeated.
 pub(super) fn callback_secret(text: &str) -> Checked {
     ensure(text.is_empty() || (16..=1_024).contains(&text.len()), "expected 16 to 1024 characters, or empty for none")
+}
+
+/// Its value is never repeated.
+pub(super) fn invitation(text: &str) -> Checked {
+    let fits = text.is_empty() || text.parse::<Token>().is_ok();
+    ensure(fits, "expected all of what `ciro-coordinator cluster invite` printed, or empty for none")
 }
 
 pub(super) fn log_format(text: &str) -> Checked {

@@ -12,16 +12,20 @@
 //! for any more counts until it ends.
 
 mod address;
+mod authority;
+#[cfg(test)]
+pub(crate) mod https;
 
 use std::error::Error as StdError;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
-use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{ClientBuilder, Url};
 use tokio::sync::Semaphore;
 
 pub use address::is_public;
+pub use authority::{Authority, Error as AuthorityError, read as read_authorities};
 
 use crate::tasks::Tasks;
 
@@ -64,6 +68,11 @@ impl Resolve for Resolver {
             Ok(Box::new(usable.into_iter()) as Addrs)
         })
     }
+}
+
+/// Takes servers' certificates of these authorities, too.
+pub fn trusting(builder: ClientBuilder, authorities: &[Authority]) -> ClientBuilder {
+    authorities.iter().cloned().fold(builder, ClientBuilder::add_root_certificate)
 }
 
 /// Whether a URL names, in place of a host's name, an address that is not to be connected to.

@@ -18,6 +18,12 @@ pub enum Error {
     /// `index`: of the message among those to be sent. Whether others were sent is not known.
     #[error("message {index} of {bytes} bytes is longer than Kafka takes")]
     TooLarge { index: usize, bytes: usize },
+    /// The broker takes what was sent beside it, and never this. `index`: of the message among those to be sent.
+    #[error("Kafka refuses message {index}: {why}")]
+    Unfit { index: usize, why: String },
+    /// Of messages that were sent together the broker refuses some for good, and does not say which.
+    #[error("Kafka refuses some of {messages} messages: {why}")]
+    Unclear { messages: usize, why: String },
     /// Nothing changes until somebody changes something: rights, credentials, settings.
     #[error("Kafka refuses: {0}")]
     Refused(String),

@@ -58,28 +58,28 @@ const TICK: Duration = Duration::from_millis(100);
 /// Shortest time between two looks at what is held.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-type Key = (JobId, u32);
+pub(super) type Key = (JobId, u32);
 
 /// What goes to one worker in one message.
-struct Parcel {
-    worker: WorkerId,
-    items: Vec<Item>,
+pub(super) struct Parcel {
+    pub worker: WorkerId,
+    pub items: Vec<Item>,
     bytes: usize,
     /// It may not arrive.
-    doubtful: bool,
+    pub doubtful: bool,
 }
 
 /// A delivery that has come to an end.
-struct Landed {
-    worker: WorkerId,
-    keys: Vec<Key>,
-    doubtful: bool,
-    answered: bool,
+pub(super) struct Landed {
+    pub worker: WorkerId,
+    pub keys: Vec<Key>,
+    pub doubtful: bool,
+    pub answered: bool,
 }
 
-struct Item {
-    job: Arc<Job>,
-    attempt: u32,
+pub(super) struct Item {
+    pub job: Arc<Job>,
+    pub attempt: u32,
     payload: Option<Arc<[u8]>>,
     lease_ms: u64,
 }
@@ -104,7 +104,7 @@ pub(super) async fn run(reign: Reign) {
 
 /// What was sent already, and to whom nothing is sent for now.
 #[derive(Default)]
-struct Sent {
+pub(super) struct Sent {
     /// Attempts under way (`None`), or when they last came back; kept while they wait for their worker.
     attempts: BTreeMap<Key, Option<Instant>>,
     /// Workers that could not be reached: until when they are left alone, and for how long.
@@ -116,7 +116,15 @@ struct Sent {
 }
 
 impl Sent {
-    fn landed(&mut self, landed: Landed, now: Instant) {
+    /// Notes parcels as under way.
+    pub(super) fn take_off(&mut self, parcels: &[Parcel]) {
+        for parcel in parcels {
+            self.doubtful += usize::from(parcel.doubtful);
+            self.attempts.extend(parcel.items.iter().map(|item| ((item.job.id, item.attempt), None)));
+        }
+    }
+
+    pub(super) fn landed(&mut self, landed: Landed, now: Instant) {
         let Landed { worker, keys, doubtful, answered } = landed;
         self.attempts.extend(keys.into_iter().map(|key| (key, Some(now))));
         self.doubtful -= usize::from(doubtful);
@@ -163,14 +171,11 @@ fn due(reign: &Reign, sent: &mut Sent, most: usize) -> Vec<Parcel> {
     let client = &reign.context.client;
     let (at, now) = (client.log_now(), clock::instant());
     let parcels = client.read(|state| choose(state, sent, at, now, most));
-    for parcel in &parcels {
-        sent.doubtful += usize::from(parcel.doubtful);
-        sent.attempts.extend(parcel.items.iter().map(|item| ((item.job.id, item.attempt), None)));
-    }
+    sent.take_off(&parcels);
     parcels
 }
 
-fn choose(state: &State, sent: &mut Sent, at: Timestamp, now: Instant, most: usize) -> Vec<Parcel> {
+pub(super) fn choose(state: &State, sent: &mut Sent, at: Timestamp, now: Instant, most: usize) -> Vec<Parcel> {
     let (mut parcels, mut doubtful) = (Vec::new(), Vec::new());
     let mut waiting = BTreeSet::new();
     let doubtful_max = DOUBTFUL_MAX.saturating_sub(sent.doubtful).min(most);
@@ -210,7 +215,7 @@ fn pack(parcels: &mut Vec<Parcel>, worker: WorkerId, item: Item, most: usize, do
     }
 }
 
-fn assignment(item: &Item) -> proto::Assignment {
+pub(super) fn assignment(item: &Item) -> proto::Assignment {
     let Item { job, attempt, payload, lease_ms } = item;
     let input = &job.spec.input;
     proto::Assignment {
@@ -252,18 +257,16 @@ async fn take_answer(reign: &Reign, worker: WorkerId, attempts: &[Key], answer: 
     else {
         return reign.context.mesh.penalise(worker, "malformed_reply");
     };
-    let commands = outcomes(reign, worker, attempts, &reply.items);
+    let commands = reign.context.client.read(|state| outcomes(state, worker, attempts, &reply.items));
     if let Err(error) = reign.record("dispatch", commands).await {
         debug!(worker = %worker, %error, "answers not recorded, the assignments will be sent again");
     }
 }
 
 /// The commands that record a worker's answers. A job that moved on meanwhile needs none.
-fn outcomes(reign: &Reign, worker: WorkerId, attempts: &[Key], items: &[proto::ItemReply]) -> Vec<Command> {
-    let still_assigned: Vec<bool> = reign.context.client.read(|state| {
-        let run = |(id, attempt): &Key| state.job(*id).and_then(|job| job.run(*attempt));
-        attempts.iter().map(|key| run(key).is_some_and(waits)).collect()
-    });
+pub(super) fn outcomes(state: &State, worker: WorkerId, attempts: &[Key], items: &[proto::ItemReply]) -> Vec<Command> {
+    let run = |(id, attempt): &Key| state.job(*id).and_then(|job| job.run(*attempt));
+    let still_assigned: Vec<bool> = attempts.iter().map(|key| run(key).is_some_and(waits)).collect();
     let accepted = items.iter().filter(|item| item.accepted).count();
     metrics::assignments("accepted", accepted);
     metrics::assignments("declined", items.len() - accepted);

@@ -23,7 +23,7 @@ use crate::domain::command::Fail;
 use crate::domain::job::Award;
 use crate::domain::run::Run;
 use crate::domain::{Command, Job, JobId, State, Timestamp, WorkerId};
-use crate::mesh::Heard;
+use crate::mesh::{Heard, Roster};
 use crate::telemetry::metrics;
 use crate::wire;
 use crate::wire::proto::mesh::v1 as proto;
@@ -45,17 +45,26 @@ pub(super) struct Leases {
     /// Running attempts that heartbeats did not claim: how often in a row, and the last heartbeat counted.
     denied: BTreeMap<Key, (u32, u64)>,
     /// Attempts whose workers do not know yet how long they may go on.
-    untold: BTreeSet<Key>,
+    pub(super) untold: BTreeSet<Key>,
     /// What they are being told.
     telling: Sends<Vec<Key>>,
     /// When this term's first look was.
     since: Option<Instant>,
 }
 
-type Key = (JobId, u32);
+pub(super) type Key = (JobId, u32);
+
+/// When runs are judged, and by what.
+#[derive(Clone, Copy)]
+pub(super) struct Sight {
+    /// The log's clock.
+    pub at: Timestamp,
+    pub instant: Instant,
+    pub lease: Duration,
+}
 
 /// What a worker that is heard of says it runs.
-struct Claim {
+pub(super) struct Claim {
     at: Timestamp,
     seq: u64,
     running: BTreeSet<Key>,
@@ -77,35 +86,11 @@ impl Duty for Leases {
     }
 
     async fn step(&mut self, reign: &Reign) -> Result<(), consensus::Error> {
-        let lease_ms = millis(reign.context.options.lease);
-        let held = |state: &State| state.held_runs().map(|(job, run)| (Arc::clone(job), run.attempt)).collect();
-        let held: Vec<(Arc<Job>, u32)> = reign.context.client.read(held);
-        let keys: BTreeSet<Key> = held.iter().map(key).collect();
-        self.denied.retain(|key, _| keys.contains(key));
-        self.untold.retain(|key| keys.contains(key));
-        if self.since.is_none() {
-            self.since = Some(clock::instant());
-            self.untold.extend(held.iter().filter(|(job, attempt)| has_started(job, *attempt)).map(key));
-        }
-        let (now, claims) = (reign.context.client.log_now(), claims(reign));
-        let mut commands = Vec::new();
-        for (job, attempt) in &held {
-            let Some(run) = job.run(*attempt) else { continue };
-            let (id, attempt, worker) = (job.id, run.attempt, run.award.worker);
-            match self.look(reign, now, job, run, claims.get(&worker)) {
-                Need::Nothing => {}
-                Need::Renew => {
-                    commands.push(Command::Renew { job: id, attempt, lease_ms });
-                    self.untold.insert((id, attempt));
-                }
-                Need::Expire => {
-                    info!(job = %id, attempt, worker = %worker, "lease expired");
-                    metrics::leases("expired", 1);
-                    commands.push(Command::Expire { job: id, attempt });
-                }
-                Need::Forgotten => commands.push(forgotten(id, attempt, worker)),
-            }
-        }
+        let held = reign.context.client.read(held);
+        let (instant, options) = (clock::instant(), &reign.context.options);
+        let claims = claims(&reign.context.roster, instant, options.offline_after);
+        let sight = Sight { at: reign.context.client.log_now(), instant, lease: options.lease };
+        let commands = self.judge(&held, &claims, sight);
         metrics::leases("renewed", commands.iter().filter(|c| matches!(c, Command::Renew { .. })).count());
         let recorded = reign.record(Self::NAME, commands).await;
         // Also when nobody knows what became of the record: they are told what the log says.
@@ -123,22 +108,61 @@ fn has_started(job: &Job, attempt: u32) -> bool {
     job.run(attempt).is_some_and(|run| run.award.started_at.is_some())
 }
 
-fn claims(reign: &Reign) -> BTreeMap<WorkerId, Claim> {
-    let context = &reign.context;
-    let heard = context.roster.fresher_than(clock::instant(), context.options.offline_after);
+pub(super) fn held(state: &State) -> Vec<(Arc<Job>, u32)> {
+    state.held_runs().map(|(job, run)| (Arc::clone(job), run.attempt)).collect()
+}
+
+pub(super) fn claims(roster: &Roster, now: Instant, offline_after: Duration) -> BTreeMap<WorkerId, Claim> {
+    let heard = roster.fresher_than(now, offline_after);
     let claim = |heard: Heard| Claim { at: heard.at, seq: heard.seq, running: heard.running.into_iter().collect() };
     heard.into_iter().map(|(worker, heard)| (worker, claim(heard))).collect()
 }
 
 impl Leases {
-    fn look(&mut self, reign: &Reign, now: Timestamp, job: &Job, run: &Run, claim: Option<&Claim>) -> Need {
+    /// What is to be said of the runs that are held.
+    pub(super) fn judge(
+        &mut self,
+        held: &[(Arc<Job>, u32)],
+        claims: &BTreeMap<WorkerId, Claim>,
+        sight: Sight,
+    ) -> Vec<Command> {
+        let lease_ms = millis(sight.lease);
+        let keys: BTreeSet<Key> = held.iter().map(key).collect();
+        self.denied.retain(|key, _| keys.contains(key));
+        self.untold.retain(|key| keys.contains(key));
+        if self.since.is_none() {
+            self.since = Some(sight.instant);
+            self.untold.extend(held.iter().filter(|(job, attempt)| has_started(job, *attempt)).map(key));
+        }
+        let mut commands = Vec::new();
+        for (job, attempt) in held {
+            let Some(run) = job.run(*attempt) else { continue };
+            let (id, attempt, worker) = (job.id, run.attempt, run.award.worker);
+            match self.look(sight, job, run, claims.get(&worker)) {
+                Need::Nothing => {}
+                Need::Renew => {
+                    commands.push(Command::Renew { job: id, attempt, lease_ms });
+                    self.untold.insert((id, attempt));
+                }
+                Need::Expire => {
+                    info!(job = %id, attempt, worker = %worker, "lease expired");
+                    metrics::leases("expired", 1);
+                    commands.push(Command::Expire { job: id, attempt });
+                }
+                Need::Forgotten => commands.push(forgotten(id, attempt, worker)),
+            }
+        }
+        commands
+    }
+
+    fn look(&mut self, sight: Sight, job: &Job, run: &Run, claim: Option<&Claim>) -> Need {
+        let Sight { at: now, lease, .. } = sight;
         let (key, award) = ((job.id, run.attempt), &run.award);
         let lapsed = award.lease_until <= now;
         let Some(claim) = claim else { return if lapsed { Need::Expire } else { Need::Nothing } };
         if claim.running.contains(&key) {
             self.denied.remove(&key);
-            let lease = reign.context.options.lease;
-            if self.overran(job, award, now, lease) {
+            if self.overran(job, award, sight) {
                 return if lapsed { Need::Expire } else { Need::Nothing };
             }
             let left = award.lease_until.since(now);
@@ -152,11 +176,12 @@ impl Leases {
 
     /// Whether the worker should have ended the attempt by itself a whole lease ago. A new leader waits
     /// for as long: the cluster may have been away, and results be on their way.
-    fn overran(&mut self, job: &Job, award: &Award, now: Timestamp, lease: Duration) -> bool {
-        let since = *self.since.get_or_insert_with(clock::instant);
+    fn overran(&mut self, job: &Job, award: &Award, sight: Sight) -> bool {
+        let Sight { at: now, instant, lease } = sight;
+        let since = *self.since.get_or_insert(instant);
         let began = award.started_at.unwrap_or(award.assigned_at);
         let longest = Duration::from_secs(job.spec.timeout_secs.into()) + lease;
-        now.since(began) > millis(longest) && since.elapsed() > lease
+        now.since(began) > millis(longest) && instant.saturating_duration_since(since) > lease
     }
 
     /// Whether the worker has now said often enough that it does not run this.
@@ -175,18 +200,8 @@ impl Leases {
     /// Tells workers how long they may go on. Who could not be told is told in the next step.
     async fn tell(&mut self, reign: &Reign) {
         self.take_answers(Duration::ZERO).await;
-        let mut renewals: BTreeMap<WorkerId, Vec<(Key, proto::Renewal)>> = BTreeMap::new();
         let now = reign.context.client.log_now();
-        reign.context.client.read(|state| {
-            for key in &self.untold {
-                let Some(run) = state.job(key.0).and_then(|job| job.run(key.1)) else { continue };
-                let award = &run.award;
-                let told = renewals.entry(award.worker).or_default();
-                if told.len() < TOLD_MAX {
-                    told.push((*key, renewal(*key, award.lease_until.since(now))));
-                }
-            }
-        });
+        let mut renewals = reign.context.client.read(|state| self.renewals(state, now));
         renewals.retain(|worker, _| !self.telling.is_busy(*worker));
         for (worker, renewals) in renewals {
             let (keys, renewals): (Vec<Key>, Vec<_>) = renewals.into_iter().unzip();
@@ -201,6 +216,20 @@ impl Leases {
             self.telling.send(worker, keys, request);
         }
         self.take_answers(ANSWERS_WAIT).await;
+    }
+
+    /// What each worker is to be told.
+    pub(super) fn renewals(&self, state: &State, now: Timestamp) -> BTreeMap<WorkerId, Vec<(Key, proto::Renewal)>> {
+        let mut renewals: BTreeMap<WorkerId, Vec<(Key, proto::Renewal)>> = BTreeMap::new();
+        for key in &self.untold {
+            let Some(run) = state.job(key.0).and_then(|job| job.run(key.1)) else { continue };
+            let award = &run.award;
+            let told = renewals.entry(award.worker).or_default();
+            if told.len() < TOLD_MAX {
+                told.push((*key, renewal(*key, award.lease_until.since(now))));
+            }
+        }
+        renewals
     }
 
     async fn take_answers(&mut self, limit: Duration) {

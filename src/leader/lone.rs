@@ -28,6 +28,7 @@ pub(super) async fn start(dir: &Path, tasks: &Tasks) -> (Reign, Raft) {
         lease: Duration::ZERO,
         offline_after: Duration::ZERO,
         announced_max: 1,
+        retention: Default::default(),
         door: 1.into(),
     };
     let (roster, coordinators) = (Roster::default(), vec![]);
@@ -54,6 +55,9 @@ fn mesh_options() -> mesh::Options {
 fn raft_options(initial_members: Vec<String>) -> consensus::Options {
     consensus::Options {
         initial_members,
+        join: None,
+        external: vec![],
+        autopilot: None,
         heartbeat: Duration::from_millis(100),
         election_min: Duration::from_millis(300),
         election_max: Duration::from_millis(600),
@@ -62,5 +66,9 @@ fn raft_options(initial_members: Vec<String>) -> consensus::Options {
         keep_entries: 1_000,
         inflight: 8_192,
         min_free_bytes: 0,
+        newest_level: crate::domain::level::FIRST,
+        lease_reads: false,
+        slow_disk: Duration::ZERO,
+        slow_disk_for: Duration::from_secs(10),
     }
 }

@@ -25,16 +25,22 @@ mod ingest;
 mod leases;
 #[cfg(test)]
 mod lone;
+mod looks;
 mod market;
 #[cfg(feature = "kafka")]
 mod publish;
 mod quorum;
 mod reconcile;
+mod retention;
 mod round;
 mod sends;
 #[cfg(feature = "chain")]
 mod settle;
 mod signed;
+#[cfg(test)]
+#[cfg(feature = "chain")]
+#[cfg(feature = "kafka")]
+pub(crate) mod sim;
 mod verdicts;
 
 use std::future::Future;
@@ -53,7 +59,11 @@ use crate::submission::Door;
 use crate::tasks::Tasks;
 use crate::wire::proto::mesh::v1 as proto;
 
-pub use callbacks::{Callbacks, Key as CallbackKey, Settings as CallbackSettings};
+pub use callbacks::{
+    Authority as CallbackAuthority, AuthorityError as CallbackAuthorityError, Callbacks, Key as CallbackKey,
+    Settings as CallbackSettings, read_authorities as read_callback_authorities,
+};
+pub use retention::Retention;
 
 /// Offers waiting for the market. Beyond it they are dropped: the jobs are announced again.
 const OFFERS_MAX: usize = 1_024;
@@ -80,6 +90,7 @@ pub struct Options {
     pub announced_max: usize,
     /// What jobs that come by Kafka are held to.
     pub door: Door,
+    pub retention: Retention,
 }
 
 /// One worker's answer to an announcement.
@@ -136,6 +147,7 @@ impl Term {
         tasks.spawn_until_stopped("follow", follow::run(reign.clone()));
         tasks.spawn_until_stopped("callbacks", callbacks::run(reign.clone()));
         drive(&tasks, &reign, hours::Hours);
+        drive(&tasks, &reign, retention::Keeper);
         Self { tasks, offers, number }
     }
 

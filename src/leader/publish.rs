@@ -27,8 +27,10 @@
 //!
 //! When Kafka is down, slow or refuses, the same is tried again, later each time,
 //! and nothing is dropped: the journal keeps it, and says so in time. Only a
-//! record that is longer than Kafka takes is replaced, first by one without its
-//! output, then by a stub, see [`record::Form`].
+//! record that Kafka never takes, because it is too long or the topic has no such
+//! records, is replaced, first by one without its output, then by a stub, and at
+//! last by one in the dead-letter topic, see [`record::Form`]. Where it does not
+//! say which of many it means, fewer are sent together until it is clear.
 //!
 //! Absent: reading the topics, and any knowledge of who consumes them.
 
@@ -39,11 +41,14 @@ mod letters;
 mod record;
 mod sender;
 #[cfg(test)]
+pub(crate) mod sim;
+#[cfg(test)]
 mod tests;
 mod worries;
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -75,11 +80,14 @@ const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// Records that are written down without giving way to others.
 const WRITE_AT_ONCE: usize = 128;
 
+/// By how much fewer records are sent together until it is clear which of them Kafka refuses.
+const FEWER: usize = 8;
+
 /// Why sending came to an end.
 enum End {
     /// The same, or another writer, may go on.
     Failed(Error),
-    /// A record is sent in a smaller form next time.
+    /// A record is sent in a smaller form next time, or with fewer others.
     Shrunk(Error),
     /// Records of another life of this cluster are in Kafka: nothing may be sent.
     Foreign { mark: u64, newest: u64 },
@@ -105,6 +113,8 @@ struct Publisher<'a> {
     progress: watch::Sender<Progress>,
     /// Records that were longer than Kafka takes, and how they are sent instead.
     smaller: Mutex<BTreeMap<u64, Form>>,
+    /// Records that are sent together, while it is not clear which of them Kafka refuses.
+    together: AtomicUsize,
 }
 
 /// Runs as long as the term lasts; may be dropped at any await.
@@ -116,6 +126,7 @@ pub(super) async fn run(reign: Reign) {
         worries: Worries::new(kafka.alarm("publish")),
         progress: watch::Sender::new(Progress::default()),
         smaller: Mutex::default(),
+        together: AtomicUsize::new(usize::MAX),
         kafka,
     };
     let progress = publisher.progress.subscribe();
@@ -217,8 +228,12 @@ impl Publisher<'_> {
         }
         self.lead().await;
         let (sender, mark) = Sender::exactly_once(&self.kafka).await?;
-        let newest = self.reign.context.client.read(|state| state.journal().last_seq());
-        let mark = mark.unwrap_or(0);
+        let (newest, behind) = self.reign.context.client.read(|state| {
+            let journal = state.journal();
+            (journal.last_seq(), journal.is_behind())
+        });
+        // What was published after the backup that this cluster comes from is not in its journal, and never will be.
+        let mark = mark.map_or(0, |mark| if behind { mark.min(newest) } else { mark });
         if mark > newest {
             return Err(End::Foreign { mark, newest });
         }
@@ -255,7 +270,7 @@ impl Publisher<'_> {
 
     /// Takes the next entries, and writes down what becomes of them.
     async fn prepare(&self, after: u64) -> Written {
-        let mut batch = Batch::after(after);
+        let mut batch = Batch::within(after, self.together.load(Ordering::Relaxed));
         while self.reign.context.client.read(|state| batch.extend(state)) {
             tokio::task::yield_now().await;
         }
@@ -263,6 +278,7 @@ impl Publisher<'_> {
             error!(entries = batch.lost, after, "the journal ran over its bound: entries are lost for Kafka");
             self.worries.lost(batch.lost);
         }
+        batch.items.retain(|item| self.form(item.seq) != Form::Left);
         let mut messages = Vec::with_capacity(batch.items.len());
         for items in batch.items.chunks(WRITE_AT_ONCE) {
             messages.extend(items.iter().map(|item| self.outlet.message(item, &self.form(item.seq))));
@@ -283,7 +299,14 @@ impl Publisher<'_> {
                 self.published(batch);
                 Ok(())
             }
-            Err(error @ Error::TooLarge { index, bytes }) if self.shrink(batch, index, bytes) => {
+            Err(error @ (Error::TooLarge { index, .. } | Error::Unfit { index, .. })) => {
+                self.shrink(batch, index, &error);
+                Err(End::Shrunk(error))
+            }
+            Err(error @ Error::Unclear { .. }) => {
+                let fewer = batch.items.len() / FEWER;
+                debug!(%error, fewer, "fewer records are sent together");
+                self.together.store(fewer.max(1), Ordering::Relaxed);
                 Err(End::Shrunk(error))
             }
             Err(error) => Err(error.into()),
@@ -302,6 +325,8 @@ impl Publisher<'_> {
         self.reached(batch.through);
         self.smaller.lock().unwrap_or_else(PoisonError::into_inner).retain(|seq, _| *seq > batch.through);
         self.worries.note(Worry::Failing, None);
+        let together = self.together.load(Ordering::Relaxed);
+        self.together.store(together.saturating_mul(FEWER), Ordering::Relaxed);
     }
 
     fn reached(&self, through: u64) {
@@ -312,22 +337,27 @@ impl Publisher<'_> {
         });
     }
 
-    /// Next time a smaller record is sent in place of one that is too long; false if there is none.
-    fn shrink(&self, batch: &Batch, index: usize, bytes: usize) -> bool {
-        let Some(item) = batch.items.get(index) else { return false };
+    /// Next time less is sent in place of a record that Kafka does not take.
+    fn shrink(&self, batch: &Batch, index: usize, error: &Error) {
+        let Some(item) = batch.items.get(index) else { return };
         let (seq, lane, before) = (item.seq, name(item.lane), self.form(item.seq));
-        let message = format!("a record of {bytes} bytes is longer than Kafka takes");
+        let refused = refused(error);
         let form = match before {
-            Form::Whole => Form::Lean,
-            Form::Lean => Form::Stub(Refused { code: "record_too_large", message }),
-            Form::Stub(_) => return false,
+            Form::Whole if matches!(error, Error::TooLarge { .. }) => Form::Lean,
+            Form::Whole | Form::Lean => Form::Stub(refused),
+            Form::Stub(_) if matches!(item.lane, Lane::Results | Lane::Workers) => Form::Aside(refused),
+            Form::Stub(_) | Form::Aside(_) | Form::Left => Form::Left,
         };
-        match form {
-            Form::Stub(_) => error!(seq, lane, bytes, "record is longer than Kafka takes: a stub is published"),
-            _ => warn!(seq, lane, bytes, "record is longer than Kafka takes: it is published without its bulk"),
+        match &form {
+            Form::Whole | Form::Lean => warn!(seq, lane, %error, "record is published without its bulk"),
+            Form::Stub(_) => error!(seq, lane, %error, "a stub is published in place of a record"),
+            Form::Aside(_) => error!(seq, lane, %error, "a stub goes to the dead-letter topic in place of a record"),
+            Form::Left => {
+                error!(seq, lane, %error, "record is left out: Kafka takes nothing of it");
+                self.worries.left(&self.outlet.cluster, seq);
+            }
         }
         self.smaller.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, form);
-        true
     }
 
     /// Waits for further entries. Meanwhile the watermark is kept from expiring.
@@ -371,6 +401,18 @@ impl Publisher<'_> {
                 pending::<()>().await;
             }
         }
+    }
+}
+
+/// What a stub says of why it is one.
+fn refused(error: &Error) -> Refused {
+    match error {
+        Error::TooLarge { bytes, .. } => {
+            let message = format!("a record of {bytes} bytes is longer than Kafka takes");
+            Refused { code: "record_too_large", message }
+        }
+        Error::Unfit { why, .. } => Refused { code: "record_refused", message: why.clone() },
+        other => Refused { code: "record_refused", message: other.to_string() },
     }
 }
 

@@ -82,7 +82,7 @@ impl Reconcile {
 }
 
 /// What `worker` must stop, or that it must register.
-fn unwanted(state: &State, worker: WorkerId, heard: &Heard) -> Option<proto::Stop> {
+pub(super) fn unwanted(state: &State, worker: WorkerId, heard: &Heard) -> Option<proto::Stop> {
     if state.worker(worker).is_none() {
         return (!heard.stopping).then(|| proto::Stop { attempts: vec![], reason: UNKNOWN_WORKER.to_owned() });
     }

@@ -42,9 +42,16 @@ impl Seat {
 }
 
 impl Round {
-    pub(super) fn award(&self, bids: &[Bid]) -> Vec<Win> {
+    /// `before`: what was won already in this round; it takes room.
+    pub(super) fn award(&self, bids: &[Bid], before: &[Win]) -> Vec<Win> {
         let jobs: Vec<&Job> = self.jobs.iter().map(AsRef::as_ref).collect();
-        auction::award(&jobs, bids, &self.bidders())
+        let mut bidders = self.bidders();
+        for win in before {
+            if let Some(bidder) = bidders.get_mut(&win.worker) {
+                bidder.room = bidder.room.saturating_sub(1);
+            }
+        }
+        auction::award(&jobs, bids, &bidders)
     }
 
     /// Whether it pays to ask everyone while awards are under way: when they have landed, more places may be free.

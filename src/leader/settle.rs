@@ -41,6 +41,8 @@ mod rates;
 mod recover;
 mod sender;
 #[cfg(test)]
+pub(crate) mod sim;
+#[cfg(test)]
 mod tests;
 mod traces;
 mod watch;
@@ -211,7 +213,7 @@ impl Settler {
         let tended = self.tend().await;
         let looked = self.look_at_funds().await;
         let place = self.place();
-        let plan = self.plan(place).await;
+        let mut plan = self.plan(place).await;
         // Also while the chain does not answer.
         self.pass_over(&plan).await?;
         tended?;
@@ -221,8 +223,12 @@ impl Settler {
         looked?;
         self.unpark().await?;
         if !plan.parked.is_empty() {
-            self.park(&plan).await?;
-            return Ok(Rest::No);
+            let parked = self.park(&plan).await?;
+            if parked || plan.items.is_empty() {
+                return Ok(if parked { Rest::No } else { Rest::For(SHUT) });
+            }
+            // They stay where they are, and the others go on.
+            plan.parked.clear();
         }
         if plan.items.is_empty() {
             return Ok(if plan.full { self.until_there_is_room() } else { self.until_next_look() });

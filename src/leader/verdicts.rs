@@ -43,6 +43,15 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Asked at once. When a whole network is gone, the others are judged by their silence.
 const ASKED_MAX: usize = 128;
 
+/// What is to be done about a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    Nothing,
+    /// Whether it lives, by whatever way there is.
+    Ask,
+    Tell(Verdict),
+}
+
 #[derive(Default)]
 pub(super) struct Verdicts {
     /// Workers this process never heard, and since when it listens for them.
@@ -52,7 +61,7 @@ pub(super) struct Verdicts {
     /// Questions under way: to whom, and since when.
     asked: Sends<(WorkerId, Instant)>,
     /// Who was asked in vain, and has said nothing since: once is enough.
-    in_vain: BTreeSet<WorkerId>,
+    pub(super) in_vain: BTreeSet<WorkerId>,
 }
 
 impl Duty for Verdicts {
@@ -71,46 +80,65 @@ impl Duty for Verdicts {
         let ids: BTreeSet<WorkerId> = verdicts.iter().map(|(worker, _)| *worker).collect();
         self.unheard.retain(|worker, _| ids.contains(worker));
         self.in_vain.retain(|worker| ids.contains(worker));
-        let commands = verdicts.into_iter().filter_map(|(worker, old)| self.judge(reign, now, worker, old)).collect();
+        let (roster, limit) = (&reign.context.roster, reign.context.options.offline_after);
+        let mut commands = Vec::new();
+        for (worker, old) in verdicts {
+            match self.judge(roster.silence(worker, now), limit, now, worker, old) {
+                Need::Nothing => {}
+                Need::Ask => self.ask(reign, now, worker),
+                Need::Tell(verdict) => commands.push(Command::SetVerdict { worker, verdict }),
+            }
+        }
         reign.record(Self::NAME, commands).await.map(drop)
     }
 }
 
 impl Verdicts {
-    /// The command that changes the verdict on `worker`, if it must change.
-    fn judge(&mut self, reign: &Reign, now: Instant, worker: WorkerId, old: Verdict) -> Option<Command> {
-        let limit = reign.context.options.offline_after;
-        let heard = reign.context.roster.silence(worker, now);
+    /// What is to be done about a worker that was last `heard` so long ago.
+    pub(super) fn judge(
+        &mut self,
+        heard: Option<Duration>,
+        limit: Duration,
+        now: Instant,
+        worker: WorkerId,
+        old: Verdict,
+    ) -> Need {
         let led_for = now.saturating_duration_since(*self.since.get_or_insert(now));
-        let listened = |unheard: &mut BTreeMap<WorkerId, Instant>| {
-            now.saturating_duration_since(*unheard.entry(worker).or_insert(now))
-        };
+        let mut doubtful = false;
         let is_gone = match heard {
             Some(silence) => {
                 let silence = silence.min(led_for);
-                if !is_doubtful(silence, limit) {
+                doubtful = is_doubtful(silence, limit);
+                if !doubtful {
                     self.in_vain.remove(&worker);
-                } else if old != Verdict::Offline {
-                    self.ask(reign, now, worker);
                 }
-                is_gone(silence, self.asked.is_busy(worker), limit)
+                // It is asked now, if it may be.
+                let asked = self.asked.is_busy(worker) || (doubtful && old != Verdict::Offline && self.may_ask(worker));
+                is_gone(silence, asked, limit)
             }
-            None => listened(&mut self.unheard) > limit * NEVER_HEARD,
+            None => {
+                let since = *self.unheard.entry(worker).or_insert(now);
+                now.saturating_duration_since(since) > limit * NEVER_HEARD
+            }
         };
         if old != Verdict::Offline && is_gone {
             info!(worker = %worker, silent_ms = heard.map(|silence| silence.as_millis()), "worker is offline");
-            return Some(Command::SetVerdict { worker, verdict: Verdict::Offline });
+            return Need::Tell(Verdict::Offline);
         }
         if old == Verdict::Offline && heard.is_some_and(|silence| silence < limit / 2) {
             info!(worker = %worker, "worker is back online");
-            return Some(Command::SetVerdict { worker, verdict: Verdict::Online });
+            return Need::Tell(Verdict::Online);
         }
-        None
+        if doubtful && old != Verdict::Offline { Need::Ask } else { Need::Nothing }
+    }
+
+    fn may_ask(&self, worker: WorkerId) -> bool {
+        self.asked.len() < ASKED_MAX && !self.asked.is_busy(worker) && !self.in_vain.contains(&worker)
     }
 
     /// Asks for nothing but an answer.
     fn ask(&mut self, reign: &Reign, now: Instant, worker: WorkerId) {
-        if self.asked.len() >= ASKED_MAX || self.asked.is_busy(worker) || self.in_vain.contains(&worker) {
+        if !self.may_ask(worker) {
             return;
         }
         let reign = reign.clone();

@@ -58,6 +58,8 @@ pub(super) const MEMBER_SCORE: f64 = 10.0;
 pub(super) enum Command {
     Open(Open),
     Keep(Vec<(PeerId, Multiaddr)>),
+    /// Where peers are said to be.
+    Learn(Vec<(PeerId, Multiaddr)>),
     /// [`Shared::members`] has changed.
     Members,
     Block(PeerId),
@@ -216,6 +218,12 @@ impl EventLoop {
         match command {
             Command::Open(open) => self.on_open(open),
             Command::Keep(addresses) => self.on_keep(addresses),
+            Command::Learn(addresses) => {
+                for (peer, address) in addresses {
+                    self.book.learn(peer, address);
+                    self.show_addresses(peer);
+                }
+            }
             Command::Members => self.on_members(),
             Command::Block(peer) => self.block(peer),
             Command::Reborn(peer, uptime) => self.close_older(peer, uptime),

@@ -346,6 +346,21 @@ impl Handle {
         }
     }
 
+    /// Notes where peers are said to be: hints, of which the newest few are kept. Ones we cannot use are left out.
+    pub fn learn(&self, addresses: &[(PeerId, String)]) {
+        let mut hints = Vec::new();
+        for (peer, text) in addresses.iter().take(super::KEEP_MAX).filter(|(peer, _)| *peer != self.shared.me) {
+            match parse_persistent(text) {
+                Ok((address, named)) if named == *peer => hints.push((*peer, address)),
+                Ok(_) => debug!(%peer, address = text, "address of another peer not learned"),
+                Err(error) => debug!(%error, "address not learned"),
+            }
+        }
+        if !hints.is_empty() {
+            self.tell(Command::Learn(hints));
+        }
+    }
+
     /// Notes that a peer sent something it must not have; enough of it closes the connection for a while.
     pub fn penalise(&self, peer: PeerId, reason: &'static str) {
         if self.shared.offend(peer, reason) {

@@ -45,6 +45,10 @@ const STREAMS_PER_PEER: usize = 2;
 const WORKER_RATE: f64 = 500.0;
 const WORKER_BURST: f64 = 1_000.0;
 
+/// The same for nodes that want to be members.
+const JOIN_RATE: f64 = 5.0;
+const JOIN_BURST: f64 = 10.0;
+
 /// The refusal of a request for which the queue has no room: asking again later may help.
 pub const BUSY: &str = "busy";
 
@@ -121,8 +125,8 @@ impl Drop for Reply {
 pub(super) type Queues = HashMap<Lane, mpsc::Sender<Request>>;
 
 /// Lanes by urgency: a late heartbeat costs an election, a late bid nothing.
-const URGENCY: [Lane; 7] =
-    [Lane::Control, Lane::Append, Lane::Forward, Lane::Relay, Lane::Snapshot, Lane::Worker, Lane::Fetch];
+const URGENCY: [Lane; 8] =
+    [Lane::Control, Lane::Append, Lane::Forward, Lane::Relay, Lane::Snapshot, Lane::Worker, Lane::Fetch, Lane::Join];
 
 /// Makes the queues and starts the task that merges them, most urgent first.
 pub(super) fn queues(tasks: &Tasks, inbox: mpsc::Sender<Request>) -> Queues {
@@ -136,7 +140,7 @@ pub(super) fn queues(tasks: &Tasks, inbox: mpsc::Sender<Request>) -> Queues {
 }
 
 async fn merge(lanes: [mpsc::Receiver<Request>; URGENCY.len()], inbox: mpsc::Sender<Request>) {
-    let [mut control, mut append, mut forward, mut relay, mut snapshot, mut worker, mut fetch] = lanes;
+    let [mut control, mut append, mut forward, mut relay, mut snapshot, mut worker, mut fetch, mut join] = lanes;
     while let Ok(slot) = inbox.reserve().await {
         let request = tokio::select! {
             biased;
@@ -147,6 +151,7 @@ async fn merge(lanes: [mpsc::Receiver<Request>; URGENCY.len()], inbox: mpsc::Sen
             Some(request) = snapshot.recv() => request,
             Some(request) = worker.recv() => request,
             Some(request) = fetch.recv() => request,
+            Some(request) = join.recv() => request,
             else => return,
         };
         slot.send(request);
@@ -214,6 +219,8 @@ impl Server {
             Lane::Worker => 64,
             // Small questions with large answers.
             Lane::Fetch => 8,
+            // One question at a time, and it is repeated for as long as it takes.
+            Lane::Join => 2,
             _ => 256,
         };
         let (answers, answered) = mpsc::channel(in_flight);
@@ -239,15 +246,16 @@ impl Server {
     ) -> io::Result<()> {
         let permits = Arc::new(Semaphore::new(in_flight));
         let limit = self.shared.frame_max(self.lane);
-        let mut bucket = Bucket::full(WORKER_BURST, clock::instant());
+        let (rate, burst) = if self.lane == Lane::Join { (JOIN_RATE, JOIN_BURST) } else { (WORKER_RATE, WORKER_BURST) };
+        let mut bucket = Bucket::full(burst, clock::instant());
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else { return Ok(()) };
             let Some(head) = frame::read_head(&mut reader, limit).await? else { return Ok(()) };
             if head.kind != Kind::Request {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            if self.lane == Lane::Worker {
-                tokio::time::sleep(bucket.delay(clock::instant(), WORKER_RATE, WORKER_BURST)).await;
+            if matches!(self.lane, Lane::Worker | Lane::Join) {
+                tokio::time::sleep(bucket.delay(clock::instant(), rate, burst)).await;
             }
             let route = Route { id: head.id, limit, answers: answers.clone(), permit };
             self.take(&mut reader, head, Reply { route: Some(route) }).await?;
@@ -268,7 +276,7 @@ impl Server {
         }
         let body = frame::read_body(reader, head.len).await?;
         let request = Request { peer: self.peer, lane: self.lane, body, reply };
-        if self.lane != Lane::Worker {
+        if !matches!(self.lane, Lane::Worker | Lane::Join) {
             return self.queue.send(request).await.map_err(|_| io::ErrorKind::BrokenPipe.into());
         }
         match self.queue.try_send(request) {

@@ -88,11 +88,21 @@ pub enum Lane {
     Worker,
     /// Parts of outputs that workers keep: coordinators ask workers, and members each other on a worker's behalf.
     Fetch,
+    /// Nodes that want to be members, or doubt that they are, ask coordinators. Few and short: anybody may.
+    Join,
 }
 
 impl Lane {
-    pub const ALL: [Self; 7] =
-        [Self::Append, Self::Control, Self::Snapshot, Self::Forward, Self::Relay, Self::Worker, Self::Fetch];
+    pub const ALL: [Self; 8] = [
+        Self::Append,
+        Self::Control,
+        Self::Snapshot,
+        Self::Forward,
+        Self::Relay,
+        Self::Worker,
+        Self::Fetch,
+        Self::Join,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -103,6 +113,7 @@ impl Lane {
             Self::Relay => "relay",
             Self::Worker => "worker",
             Self::Fetch => "fetch",
+            Self::Join => "join",
         }
     }
 }

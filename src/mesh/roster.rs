@@ -130,6 +130,11 @@ impl Roster {
         self.lock().heard.get(&worker).cloned()
     }
 
+    /// Load in permille, and free places, as of the last heartbeat.
+    pub fn load_and_room(&self, worker: WorkerId) -> Option<(u32, u32)> {
+        self.lock().heard.get(&worker).map(|heard| (heard.load_permille, heard.room))
+    }
+
     /// What an attempt said last, in the last heartbeat of its worker.
     pub fn progress(&self, worker: WorkerId, attempt: (JobId, u32)) -> Option<Progress> {
         self.lock().heard.get(&worker)?.progress.get(&attempt).cloned()

@@ -28,6 +28,9 @@ const OFFENCE_WINDOW: Duration = Duration::from_secs(60);
 /// Largest message on the workers' lane, in bytes.
 pub(super) const WORKER_FRAME_MAX: usize = 1024 * 1024;
 
+/// The same on the lane of those who want to be members.
+const JOIN_FRAME_MAX: usize = 16 * 1024;
+
 pub(super) struct Shared {
     pub me: PeerId,
     pub role: Role,
@@ -119,7 +122,11 @@ impl Shared {
 
     /// Largest body on a lane, in bytes.
     pub fn frame_max(&self, lane: Lane) -> usize {
-        if lane == Lane::Worker { WORKER_FRAME_MAX.min(self.max_frame) } else { self.max_frame }
+        match lane {
+            Lane::Worker => WORKER_FRAME_MAX.min(self.max_frame),
+            Lane::Join => JOIN_FRAME_MAX.min(self.max_frame),
+            _ => self.max_frame,
+        }
     }
 
     pub fn members(&self) -> Arc<BTreeSet<PeerId>> {
@@ -151,7 +158,9 @@ impl Shared {
     /// Whether `peer` may send requests on `lane`.
     pub fn serves(&self, peer: PeerId, lane: Lane) -> bool {
         // A worker knows by itself who its coordinators are.
-        lane == Lane::Worker || (lane == Lane::Fetch && self.role == Role::Worker) || self.is_member(peer)
+        matches!(lane, Lane::Worker | Lane::Join)
+            || (lane == Lane::Fetch && self.role == Role::Worker)
+            || self.is_member(peer)
     }
 
     pub fn is_connected(&self, peer: PeerId) -> bool {

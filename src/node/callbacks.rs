@@ -24,6 +24,12 @@ pub enum Error {
     Open(PathBuf),
     #[error("the first line of callbacks.secret_file {0} is no secret; at least {SECRET_MIN} characters")]
     Short(PathBuf),
+    #[error("callbacks.ca_file {file}")]
+    Authorities {
+        file: PathBuf,
+        #[source]
+        source: leader::CallbackAuthorityError,
+    },
     #[error("make an HTTP client")]
     Client(#[from] reqwest::Error),
 }
@@ -36,8 +42,16 @@ pub(super) fn open(config: &Config) -> Result<Option<leader::Callbacks>, Error> 
         None if told.enabled && !file.as_os_str().is_empty() => Some(read(file)?),
         given => given,
     };
-    let settings = config.callback_settings(secret.as_deref());
+    let authorities = if told.enabled { authorities(&told.ca_file)? } else { vec![] };
+    let settings = config.callback_settings(secret.as_deref(), authorities);
     Ok(settings.map(leader::Callbacks::new).transpose()?)
+}
+
+fn authorities(file: &Path) -> Result<Vec<leader::CallbackAuthority>, Error> {
+    if file.as_os_str().is_empty() {
+        return Ok(vec![]);
+    }
+    leader::read_callback_authorities(file).map_err(|source| Error::Authorities { file: file.to_owned(), source })
 }
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -1,12 +1,14 @@
 //! Composition root: opens the layers, wires them, stops them. Decides nothing.
 //!
 //! Start order: storage, ports, mesh, consensus, API, leadership watch. Stop
-//! order: the API drains, duties stop, leadership is handed over, Raft, mesh,
+//! order: leadership is handed over while everything still runs, so that what is
+//! under way finds the next leader; the API drains, duties stop, Raft, mesh,
 //! storage. One deadline for all of it; a second signal exits at once. The disk
 //! is the recovery path: `kill -9` is as good a stop as any.
 
 mod callbacks;
 mod greeting;
+mod join;
 mod options;
 mod ready;
 mod reign;
@@ -22,6 +24,7 @@ use tokio::net::TcpListener;
 use tracing::{error, info, warn};
 
 use crate::api;
+use crate::backup;
 use crate::chain;
 use crate::clock;
 use crate::config::Config;
@@ -39,6 +42,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// The API's share of it: requests under way may finish.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// For another member to take leadership over. The API serves meanwhile.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(3);
 
 /// A pause of this process longer than a second is noticed.
 const ATTEND_EVERY: Duration = Duration::from_millis(200);
@@ -87,6 +93,7 @@ struct Groups {
 /// Runs the node until a signal or a failure that it must not survive.
 pub async fn run(config: Config) -> Result<(), Error> {
     let groups = Groups { api: Tasks::new(), duties: Tasks::new(), mesh: Tasks::new() };
+    storage::check_key(&config.node.data_dir.join("store"), &config.key_file())?;
     let identity = mesh::Identity::load_or_create(&config.key_file()).map_err(Error::Identity)?;
     let id = identity.id();
     info!(node = %id, version = env!("CARGO_PKG_VERSION"), environment = config.environment.as_str(), "starting");
@@ -97,9 +104,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let listener = TcpListener::bind(bind).await.map_err(|source| Error::Bind { address: bind.to_string(), source })?;
     let api_address = listener.local_addr().map_err(|source| Error::Bind { address: bind.to_string(), source })?;
 
-    let (mesh, inbox) = start_mesh(identity.clone(), &config, &groups.mesh).await.map_err(Error::Mesh)?;
+    let plan = join::plan(&config);
+    let mesh_options = config.mesh_options(plan.as_ref());
+    let (mesh, inbox) = start_mesh(identity.clone(), mesh_options, &groups.mesh).await.map_err(Error::Mesh)?;
     greeting::start(&mesh, &groups.mesh);
-    let options = config.consensus_options(&mesh.addresses());
+    let options = config.consensus_options(&mesh.addresses(), plan);
     let raft = consensus::start(store, mesh.clone(), options, &groups.mesh).await;
     let raft = Arc::new(raft.map_err(Error::Consensus)?);
     let roster = Roster::default();
@@ -132,6 +141,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
             started: clock::now(),
         },
         limits: config.api_limits(),
+        backup: start_backups(&config, raft.client(), &groups.api),
+        network: config.network.name.clone(),
         kafka,
         chain,
     };
@@ -150,6 +161,14 @@ pub async fn run(config: Config) -> Result<(), Error> {
     stop(&groups, &raft).await;
     ready::withdraw(&config.node.data_dir);
     end
+}
+
+/// Where backups are asked for; takes those that are scheduled.
+fn start_backups(config: &Config, client: consensus::Client, tasks: &Tasks) -> backup::Desk {
+    let desk = backup::Desk::new(config.backup_options());
+    let scheduled = backup::schedule::run(desk.clone(), client, config.network.name.clone(), tasks.clone());
+    tasks.spawn_until_stopped("backup", scheduled);
+    desk
 }
 
 /// Notices when this process did not run, whether it leads or not.
@@ -173,19 +192,19 @@ fn store_opener(config: &Config, id: NodeId) -> impl FnOnce() -> Result<storage:
 #[cfg(feature = "metrics")]
 async fn start_mesh(
     identity: mesh::Identity,
-    config: &Config,
+    options: mesh::Options,
     tasks: &Tasks,
 ) -> Result<(mesh::Handle, mesh::Inbox), mesh::Error> {
-    mesh::start_with_metrics(identity, config.mesh_options(), tasks).await
+    mesh::start_with_metrics(identity, options, tasks).await
 }
 
 #[cfg(not(feature = "metrics"))]
 async fn start_mesh(
     identity: mesh::Identity,
-    config: &Config,
+    options: mesh::Options,
     tasks: &Tasks,
 ) -> Result<(mesh::Handle, mesh::Inbox), mesh::Error> {
-    mesh::start(identity, config.mesh_options(), tasks).await
+    mesh::start(identity, options, tasks).await
 }
 
 /// A node looks at Kafka whether it leads or not. `None`: disabled.
@@ -234,6 +253,7 @@ async fn wait_for_end(raft: &consensus::Raft) -> Result<(), Error> {
 
 async fn stop(groups: &Groups, raft: &consensus::Raft) {
     let orderly = async {
+        raft.hand_over(HAND_OVER_LIMIT).await;
         groups.api.cancel();
         if !groups.api.join(DRAIN_LIMIT).await {
             warn!("requests were cut off");

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::join::Plan;
 use crate::config::{Config, Secret};
-use crate::domain::NodeId;
+use crate::domain::{NodeId, level};
 use crate::submission::Door;
 use crate::submission::settlement::Defaults;
-use crate::{api, chain, consensus, kafka, leader, mesh, submission};
+use crate::{api, backup, chain, consensus, kafka, leader, mesh, submission};
 
 /// Largest message between members: a record of Raft with room to spare.
 const FRAME_MAX: usize = 8 << 20;
@@ -18,16 +19,30 @@ pub(crate) const PASSWORD_VARIABLE: &str = "CIRO_KEYSTORE_PASSWORD";
 
 const MIB: u64 = 1 << 20;
 
+/// Tests run this build as the one before it.
+#[cfg(debug_assertions)]
+fn newest_level() -> u32 {
+    let told = std::env::var("CIRO_TEST_NEWEST_LEVEL").ok().and_then(|level| level.parse().ok());
+    told.unwrap_or(level::FIRST).min(level::NEWEST)
+}
+
+#[cfg(not(debug_assertions))]
+fn newest_level() -> u32 {
+    level::NEWEST
+}
+
 impl Config {
     pub(super) fn key_file(&self) -> PathBuf {
         self.node.key_file.clone()
     }
 
-    pub(super) fn mesh_options(&self) -> mesh::Options {
+    pub(super) fn mesh_options(&self, join: Option<&Plan>) -> mesh::Options {
         let network = &self.network;
         let members = &self.cluster.initial_members;
         let kept: BTreeSet<&String> =
             members.iter().chain(&network.persistent_peers).chain(&network.bootstrap_peers).collect();
+        let asked = join.into_iter().flat_map(|plan| plan.addresses.iter());
+        let kept: BTreeSet<&String> = kept.into_iter().chain(asked).collect();
         mesh::Options {
             network: network.name.clone(),
             role: mesh::Role::Coordinator,
@@ -44,13 +59,18 @@ impl Config {
     }
 
     /// `own`: where this node listens. Without members configured it is the only one.
-    pub(super) fn consensus_options(&self, own: &[String]) -> consensus::Options {
+    pub(super) fn consensus_options(&self, own: &[String], join: Option<Plan>) -> consensus::Options {
         let cluster = &self.cluster;
+        let external = !self.network.external_addresses.is_empty();
         consensus::Options {
             initial_members: match cluster.initial_members.as_slice() {
+                [] if join.is_some() => vec![],
                 [] => self.told_addresses(own).into_iter().take(1).collect(),
                 members => members.to_vec(),
             },
+            join: join.map(|plan| plan.joining),
+            external: if external { self.told_addresses(own) } else { vec![] },
+            autopilot: cluster.autopilot.then(|| Duration::from_secs(cluster.autopilot_after_secs)),
             heartbeat: Duration::from_millis(cluster.heartbeat_ms),
             election_min: Duration::from_millis(cluster.election_min_ms),
             election_max: Duration::from_millis(cluster.election_max_ms),
@@ -59,6 +79,10 @@ impl Config {
             keep_entries: cluster.keep_entries,
             inflight: cluster.max_inflight,
             min_free_bytes: cluster.min_free_disk_mb * MIB,
+            newest_level: newest_level(),
+            lease_reads: self.api.lease_reads,
+            slow_disk: Duration::from_millis(cluster.slow_disk_ms),
+            slow_disk_for: Duration::from_secs(cluster.slow_disk_for_secs),
         }
     }
 
@@ -71,6 +95,18 @@ impl Config {
             offline_after: Duration::from_millis(scheduler.offline_after_ms),
             announced_max: scheduler.max_open_per_announcement,
             door: self.door(),
+            retention: self.retention(),
+        }
+    }
+
+    /// What becomes of finished jobs.
+    fn retention(&self) -> leader::Retention {
+        let told = &self.jobs;
+        leader::Retention {
+            hot: told.hot,
+            max_age: Duration::from_secs(told.retention_secs),
+            count: told.retention_count,
+            bytes: told.retention_mb * MIB,
         }
     }
 
@@ -93,14 +129,34 @@ impl Config {
         }
     }
 
+    pub(super) fn backup_options(&self) -> backup::Options {
+        let told = &self.backup;
+        let schedule = || backup::Schedule {
+            directory: told.directory.clone(),
+            every: Duration::from_secs(told.every_secs),
+            keep: told.keep,
+            // Whoever shares the disk must not come to its own bound by it.
+            leave_free: self.cluster.min_free_disk_mb.saturating_mul(2 * MIB),
+        };
+        backup::Options {
+            bytes_per_sec: told.max_mb_per_sec * MIB,
+            schedule: (!told.directory.as_os_str().is_empty()).then(schedule),
+        }
+    }
+
     /// `None`: disabled. `secret`: what bodies are signed with.
-    pub(super) fn callback_settings(&self, secret: Option<&str>) -> Option<leader::CallbackSettings> {
+    pub(super) fn callback_settings(
+        &self,
+        secret: Option<&str>,
+        authorities: Vec<leader::CallbackAuthority>,
+    ) -> Option<leader::CallbackSettings> {
         let told = &self.callbacks;
         let settings = || leader::CallbackSettings {
             network: self.network.name.clone(),
             allow_private: told.allow_private,
             max_age: Duration::from_secs(told.max_age_secs),
             key: secret.and_then(leader::CallbackKey::new),
+            authorities,
         };
         told.enabled.then(settings)
     }
@@ -242,7 +298,7 @@ mod tests {
         let forwarded = config("/ip4/203.0.113.7/tcp/9,/dns4/node.example/tcp/9");
         let told = ["/ip4/203.0.113.7/tcp/9/p2p/12D3KooWx", "/dns4/node.example/tcp/9/p2p/12D3KooWx"];
         assert_eq!(forwarded.coordinator_addresses(&own), told);
-        assert_eq!(forwarded.consensus_options(&own).initial_members, told[..1]);
+        assert_eq!(forwarded.consensus_options(&own, None).initial_members, told[..1]);
         assert_eq!(config("").coordinator_addresses(&own), own);
     }
 

@@ -74,13 +74,15 @@ pub(super) fn start(inbox: Inbox, raft: &Arc<Raft>, mesh: &Handle, roster: &Rost
 async fn answer(raft: Arc<Raft>, mesh: Handle, room: Room, request: Request) {
     let Request { peer, lane, body, reply } = request;
     match lane {
-        Lane::Append | Lane::Control | Lane::Snapshot | Lane::Forward => match raft.serve(peer, lane, body).await {
-            Ok(answer) => reply.send(answer),
-            Err(error) => {
-                debug!(peer = %peer, ?lane, %error, "request refused");
-                reply.refuse(error.to_string());
+        Lane::Append | Lane::Control | Lane::Snapshot | Lane::Forward | Lane::Join => {
+            match raft.serve(peer, lane, body).await {
+                Ok(answer) => reply.send(answer),
+                Err(error) => {
+                    debug!(peer = %peer, ?lane, %error, "request refused");
+                    reply.refuse(error.to_string());
+                }
             }
-        },
+        }
         Lane::Relay => match relay(&mesh, body).await {
             Ok(answer) => reply.send(answer),
             Err(error) => reply.refuse(error),

@@ -117,6 +117,7 @@ fn counter(count: u64) -> Value {
 fn help_of(name: &str) -> &'static str {
     match name {
         "ciro_raft_commands_applied" => "Commands applied here",
+        "ciro_raft_leadership_given_away" => "Leaderships that this node handed to another member",
         "ciro_auction_jobs" => "Jobs announced in closed auctions",
         "ciro_auction_bids" => "Bids in closed auctions",
         "ciro_auction_awards" => "Jobs awarded",

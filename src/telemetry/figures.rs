@@ -8,7 +8,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::histogram::{self, Reading};
-use super::metrics::Gauges;
+use super::metrics::{self, Gauges, Retained};
 use super::process::Process;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,7 @@ fn sample_json(labels: &Labels, value: &Value) -> Json {
 pub(super) fn measured(gauges: &Gauges) -> Vec<Figure> {
     let mut figures = replicated(gauges);
     figures.extend(local(gauges));
+    figures.extend(retained(&gauges.retained));
     figures.extend(process(&Process::read()));
     figures
 }
@@ -114,6 +115,7 @@ fn replicated(g: &Gauges) -> Vec<Figure> {
         gauge("ciro_callback_receivers", Unit::None, "Receivers that they wait for", g.callback_receivers),
         gauge("ciro_raft_term", Unit::None, "Current term", g.term),
         gauge("ciro_raft_is_leader", Unit::None, "1 on the leader", u64::from(g.leader)),
+        gauge("ciro_raft_voters_dead", Unit::None, "Voters that the leader has not heard for long", g.voters_dead),
         gauge("ciro_raft_applied_index", Unit::None, "Newest log index applied here", g.applied),
         gauge("ciro_raft_committed_index", Unit::None, "Newest log index known to be committed", g.committed),
     ]
@@ -136,6 +138,26 @@ fn local(g: &Gauges) -> Vec<Figure> {
         figures.push(Figure::one("ciro_raft_staleness", Unit::Seconds, "Time since a leader was last heard", secs));
     }
     figures
+}
+
+/// Where finished jobs are.
+fn retained(r: &Retained) -> Vec<Figure> {
+    let finished = vec![
+        (vec![("place", "memory".to_owned())], Value::Gauge(histogram::as_f64(r.hot))),
+        (vec![("place", "archive".to_owned())], Value::Gauge(histogram::as_f64(r.cold))),
+    ];
+    let removed = Value::Counter(histogram::as_f64(r.removed));
+    let pause = Value::Gauge(histogram::micros_to_secs(metrics::apply_pause_max_us()));
+    let help = "Longest time that a record waited for the state while a checkpoint was made";
+    vec![
+        Figure::new("ciro_finished_jobs", Unit::None, "Finished jobs that are kept, by where they are", finished),
+        Figure::one("ciro_finished_jobs_removed", Unit::None, "Finished jobs that retention removed", removed),
+        gauge("ciro_archive_segments", Unit::None, "Segments of the archive", r.segments),
+        gauge("ciro_archive", Unit::Bytes, "Bytes of the archive's segments", r.bytes),
+        gauge("ciro_archive_waiting", Unit::None, "Segments that wait to be written here", r.waiting),
+        gauge("ciro_archive_missing", Unit::None, "Segments that are missing or damaged here", r.missing),
+        Figure::one("ciro_checkpoint_pause_max", Unit::Seconds, help, pause),
+    ]
 }
 
 fn process(p: &Process) -> Vec<Figure> {

@@ -6,7 +6,7 @@
 //! that bring their own metrics register them by `with_registry`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -17,6 +17,9 @@ use super::figures::{self, Figure};
 use super::{chain, kafka, traffic};
 use crate::clock;
 
+/// See [`apply_paused`].
+static PAUSE_MAX: AtomicU64 = AtomicU64::new(0);
+
 /// Values read from the node at the moment of a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
@@ -24,6 +27,8 @@ pub struct Gauges {
     pub workers: BTreeMap<&'static str, u64>,
     pub jobs_submitted_total: u64,
     pub leader: bool,
+    /// Voters that the leader has not heard for long; 0 on nodes that do not lead.
+    pub voters_dead: u64,
     pub term: u64,
     pub applied: u64,
     pub committed: u64,
@@ -33,6 +38,8 @@ pub struct Gauges {
     /// Notices of ended jobs that wait for their receivers, and these.
     pub callbacks_waiting: u64,
     pub callback_receivers: u64,
+    /// Finished jobs in memory, in segments, and removed; segments, their bytes, and those that wait or are missing.
+    pub retained: Retained,
     pub storage_used_bytes: u64,
     pub storage_free_bytes: u64,
     pub sync_p50_us: u64,
@@ -40,6 +47,31 @@ pub struct Gauges {
     pub uptime_secs: u64,
     pub kafka: Kafka,
     pub chain: Chain,
+    /// `None`: the node takes none by itself.
+    pub backup: Option<Backup>,
+}
+
+/// Backups that the node takes by itself.
+#[derive(Clone, Debug, Default)]
+pub struct Backup {
+    pub taken: u64,
+    pub failed: u64,
+    /// `None`: none was ever taken.
+    pub last_at_ms: Option<u64>,
+    pub last_bytes: Option<u64>,
+    pub failing: bool,
+}
+
+/// Where finished jobs are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retained {
+    pub hot: u64,
+    pub cold: u64,
+    pub removed: u64,
+    pub segments: u64,
+    pub bytes: u64,
+    pub waiting: u64,
+    pub missing: u64,
 }
 
 /// The same of Kafka. What is not known is `None`.
@@ -120,6 +152,22 @@ pub fn apply_took(took: Duration, commands: usize) {
         book.apply.observe(took);
         book.add("ciro_raft_commands_applied", "", "", commands);
     });
+}
+
+/// The state stood still for so long while a checkpoint was made of it.
+pub fn apply_paused(took: Duration) {
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    PAUSE_MAX.fetch_max(micros, Ordering::Relaxed);
+}
+
+/// The longest of these since the process started, in microseconds.
+pub fn apply_pause_max_us() -> u64 {
+    PAUSE_MAX.load(Ordering::Relaxed)
+}
+
+/// This node led and gave leadership to another member.
+pub fn leadership_given_away(reason: &'static str) {
+    count(|book| book.add("ciro_raft_leadership_given_away", "reason", reason, 1));
 }
 
 /// `route` is the pattern (`/jobs/{id}`), not the path.
@@ -222,6 +270,7 @@ fn all(gauges: &Gauges) -> Vec<Figure> {
     let mut figures = figures::measured(gauges);
     figures.extend(kafka::figures(&gauges.kafka));
     figures.extend(chain::figures(&gauges.chain));
+    figures.extend(gauges.backup.iter().flat_map(super::backup::figures));
     figures.extend(counted());
     figures
 }

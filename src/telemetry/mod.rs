@@ -12,6 +12,7 @@
 //! Absent on purpose: log files and rotation (the service manager's work), and
 //! any reading of the configuration (callers pass plain values).
 
+mod backup;
 mod book;
 mod chain;
 mod figures;

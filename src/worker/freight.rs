@@ -1,12 +1,14 @@
 //! Configuration of what does not travel with a job: inputs by reference, and outputs too large for the log.
 
-use std::path::PathBuf;
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::config::{self, Layered};
 use super::inputs::Policy;
+use crate::egress::{self, Authority};
 
 /// References that can be fetched.
 pub const SCHEMES: [&str; 3] = ["file", "http", "https"];
@@ -23,6 +25,7 @@ pub struct Inputs {
     pub schemes: Vec<String>,
     pub file_roots: Vec<PathBuf>,
     pub allow_private: bool,
+    pub ca_file: PathBuf,
     pub max_bytes: u64,
     pub cache_bytes: u64,
     pub connect_secs: u64,
@@ -36,6 +39,7 @@ impl Default for Inputs {
             schemes: vec![],
             file_roots: vec![],
             allow_private: false,
+            ca_file: PathBuf::new(),
             max_bytes: 100 << 20,
             cache_bytes: 2 << 30,
             connect_secs: 10,
@@ -98,6 +102,17 @@ impl Freight {
     }
 }
 
+/// Empty: none beside the well-known ones.
+fn authorities(layered: &Layered, file: &Path) -> Result<Vec<Authority>, config::Error> {
+    if file.as_os_str().is_empty() {
+        return Ok(vec![]);
+    }
+    egress::read_authorities(file).map_err(|error| {
+        let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        layered.refuse("inputs.ca_file", format!("{} {error}{source}", file.display()))
+    })
+}
+
 fn policy(layered: &Layered, inputs: &Inputs) -> Result<Policy, config::Error> {
     let mut schemes = inputs.schemes.clone();
     schemes.sort();
@@ -126,6 +141,7 @@ fn policy(layered: &Layered, inputs: &Inputs) -> Result<Policy, config::Error> {
         roots: inputs.file_roots.iter().map(canonical).collect::<Result<_, _>>()?,
         roots_named: inputs.file_roots.clone(),
         allow_private: inputs.allow_private,
+        authorities: authorities(layered, &inputs.ca_file)?,
         max_bytes: inputs.max_bytes,
         connect: Duration::from_secs(inputs.connect_secs),
         idle: Duration::from_secs(inputs.idle_secs),

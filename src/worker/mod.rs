@@ -51,6 +51,8 @@ mod start;
 mod tests;
 pub mod wasm;
 
+#[cfg(test)]
+pub(crate) use desk::{Cause, Desk, Taken};
 pub use settings::Settings;
 pub use start::{kill_commands, run};
 

@@ -92,6 +92,7 @@ fn freight() -> Freight {
             roots: vec![],
             roots_named: vec![],
             allow_private: false,
+            authorities: vec![],
             max_bytes: 1 << 20,
             connect: long,
             idle: long,

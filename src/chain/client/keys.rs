@@ -59,11 +59,20 @@ pub(super) fn load(signer: &Signer) -> Result<Option<Key>, Error> {
 ///
 /// [`Error::Key`]
 pub fn read_password(path: &Path) -> Result<String, Error> {
+    read_secret(path, "password file")
+}
+
+/// The same of any other secret; `what` it is called where it can not be read.
+///
+/// # Errors
+///
+/// [`Error::Key`]
+pub fn read_secret(path: &Path, what: &str) -> Result<String, Error> {
     // A group may: secrets that a supervisor hands over belong to one.
-    let text = read_private(path, 0o007, PASSWORD_MAX, "password file")?;
+    let text = read_private(path, 0o007, PASSWORD_MAX, what)?;
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() {
-        return Err(Error::Key(format!("password file {} is empty", path.display())));
+        return Err(Error::Key(format!("{what} {} is empty", path.display())));
     }
     Ok(line.to_owned())
 }
@@ -276,7 +285,9 @@ mod tests {
         }
         assert!(refused(load(&signer(None))).contains("CIRO_KEYSTORE_PASSWORD"));
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(refused(load(&signer(Some(Password::File(file))))).contains("can be read by others"));
+        let open_to_all = refused(load(&signer(Some(Password::File(file.clone())))));
+        assert!(open_to_all.starts_with("password file ") && open_to_all.contains("can be read by others"));
+        assert!(refused(read_secret(&file, "key file")).starts_with("key file "), "it is called what it is");
     }
 
     #[test]

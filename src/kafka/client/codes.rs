@@ -41,6 +41,15 @@ fn of_transaction(inner: &rdkafka::error::RDKafkaError) -> Error {
     }
 }
 
+/// Whether the broker has something against a single record, whoever sends it.
+pub(super) fn is_of_record(code: Code) -> bool {
+    is_of_size(code) || matches!(code, Code::InvalidRecord | Code::InvalidTimestamp)
+}
+
+pub(super) fn is_of_size(code: Code) -> bool {
+    matches!(code, Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge)
+}
+
 /// What goes by without anybody's doing.
 fn is_passing(code: Code) -> bool {
     matches!(

@@ -128,18 +128,24 @@ impl Batch {
 
     /// What went wrong first, in the order of the messages.
     pub(super) fn outcome(&self, producer: &BaseProducer<Ear>) -> Result<(), Error> {
-        let first = self.failed.lock().unwrap_or_else(PoisonError::into_inner).first_key_value().map(|(i, c)| (*i, *c));
-        let Some((index, code)) = first else { return Ok(()) };
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that failed for another's sake come first only if there are no others.
+        let first = failed.iter().find(|(_, code)| **code != Code::InvalidDifferentRecord).or(failed.iter().next());
+        let Some((index, code)) = first.map(|(index, code)| (*index, *code)) else { return Ok(()) };
         if let Some((code, why)) = producer.client().fatal_error() {
             return Err(match codes::error(code, None, "") {
                 Error::Fenced => Error::Fenced,
                 _ => Error::Spent(why),
             });
         }
+        let alike = failed.values().filter(|other| **other == code).count();
         Err(match code {
-            Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => {
+            // What is refused is all that went to a partition in one piece.
+            code if alike > 1 && codes::is_of_record(code) => Error::Unclear { messages: alike, why: code.to_string() },
+            code if codes::is_of_size(code) => {
                 Error::TooLarge { index, bytes: self.sizes.get(index).copied().unwrap_or_default() }
             }
+            code if codes::is_of_record(code) => Error::Unfit { index, why: code.to_string() },
             code => codes::error(code, None, self.topics.get(index).map_or("", String::as_str)),
         })
     }

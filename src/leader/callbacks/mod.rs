@@ -34,6 +34,7 @@ use crate::domain::callback::{Called, Notice};
 use crate::domain::{Command, Timestamp};
 use crate::telemetry::metrics;
 
+pub use crate::egress::{Authority, AuthorityError, read_authorities};
 pub use body::Key;
 use plan::{Answer, Plan};
 pub use post::{Callbacks, Settings};

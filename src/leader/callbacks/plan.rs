@@ -57,9 +57,10 @@ enum Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Taken,
-    /// It said something else than yes.
+    /// It said something else than yes, and perhaps when to come back.
     Refused {
         code: String,
+        after: Option<Duration>,
     },
     /// It said nothing: no connection, or not in time.
     Silent {
@@ -192,8 +193,8 @@ impl Plan {
         let called = match answer {
             Answer::Taken => Some(Called::Delivered { tries }),
             Answer::Never { code } => Some(Called::GivenUp { tries, code: (*code).into() }),
-            Answer::Refused { code } => self.again(event, code.clone(), now, chance),
-            Answer::Silent { code } => self.again(event, (*code).to_owned(), now, chance),
+            Answer::Refused { code, after } => self.again(event, code.clone(), *after, now, chance),
+            Answer::Silent { code } => self.again(event, (*code).to_owned(), None, now, chance),
         };
         if called.is_some() {
             self.items.remove(&event);
@@ -202,9 +203,16 @@ impl Plan {
         called
     }
 
-    fn again(&mut self, event: u64, code: String, now: Instant, chance: f64) -> Option<Called> {
+    fn again(
+        &mut self,
+        event: u64,
+        code: String,
+        after: Option<Duration>,
+        now: Instant,
+        chance: f64,
+    ) -> Option<Called> {
         let item = self.items.get_mut(&event)?;
-        item.due = now + again_after(item.tries, chance);
+        item.due = now + again_after(item.tries, chance).max(asked(after));
         item.code = Some(code);
         self.lanes.get_mut(&item.receiver)?.due.insert((item.due, event));
         None
@@ -275,8 +283,11 @@ impl Plan {
 impl Lane {
     fn heard(&mut self, answer: &Answer, now: Instant) {
         match answer {
-            Answer::Taken | Answer::Refused { .. } => {
-                (self.answered, self.silences, self.code, self.not_before) = (true, 0, None, None);
+            Answer::Taken => (self.answered, self.silences, self.code, self.not_before) = (true, 0, None, None),
+            // What it says of one notice it says of itself.
+            Answer::Refused { after, .. } => {
+                let not_before = after.map(|_| now + asked(*after));
+                (self.answered, self.silences, self.code, self.not_before) = (true, 0, None, not_before);
             }
             Answer::Silent { code } => {
                 self.silences = self.silences.saturating_add(1);
@@ -291,6 +302,11 @@ impl Lane {
 /// How long a notice waits after that many tries in vain.
 fn again_after(tries: u32, chance: f64) -> Duration {
     doubled(tries).min(AGAIN_MAX).mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
+}
+
+/// How long a receiver is left alone at its own wish: not longer than it would be without.
+fn asked(after: Option<Duration>) -> Duration {
+    after.unwrap_or_default().min(AGAIN_MAX)
 }
 
 fn doubled(times: u32) -> Duration {

@@ -61,7 +61,7 @@ fn check(plan: &Plan) {
 }
 
 fn refused() -> Answer {
-    Answer::Refused { code: "http_500".to_owned() }
+    Answer::Refused { code: "http_500".to_owned(), after: None }
 }
 
 const SILENT: Answer = Answer::Silent { code: "timeout" };
@@ -95,6 +95,27 @@ fn what_is_refused_waits_longer_each_time_and_others_go_on() {
         story.pass(Duration::from_millis(1));
     }
     assert_eq!(again_after(3, 0.0), Duration::from_secs(2), "half of a pause is chance");
+}
+
+#[test]
+fn a_receiver_is_left_alone_for_as_long_as_it_asks_within_bounds() {
+    let busy = |secs| Answer::Refused { code: "http_429".to_owned(), after: Some(Duration::from_secs(secs)) };
+    for (asked, pause) in [(0, 1), (40, 40), (86_400, 300)] {
+        let mut story = Story::new();
+        story.add("a", 1);
+        assert_eq!(story.begun(), [1]);
+        story.land(1, &busy(asked));
+        story.add("a", 20);
+        story.add("b", 1);
+        assert_eq!(story.begun().last(), Some(&22), "another goes on");
+        if asked > 0 {
+            assert!(story.begun().is_empty(), "what it is to be told next waits as well");
+            story.pass(Duration::from_secs(pause) - Duration::from_millis(1));
+            assert!(story.begun().is_empty());
+            story.pass(Duration::from_millis(1));
+            assert_eq!(story.begun().len(), 8);
+        }
+    }
 }
 
 #[test]

@@ -9,12 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Response, StatusCode, Url, header};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 use super::body::{self, Key};
 use super::plan::Answer;
 use crate::clock;
+use crate::domain::Timestamp;
 use crate::domain::callback::Notice;
-use crate::egress::{self, Resolver};
+use crate::egress::{self, Authority, Resolver};
 use crate::leader::event_id;
 
 /// For a connection, and for all of a try.
@@ -42,6 +45,8 @@ pub struct Settings {
     pub max_age: Duration,
     /// `None`: bodies are not signed.
     pub key: Option<Key>,
+    /// Trusted beside the well-known ones.
+    pub authorities: Vec<Authority>,
 }
 
 /// Posts notices. Cheap to clone.
@@ -84,7 +89,7 @@ impl Callbacks {
     pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
         let resolver = Arc::new(Resolver::new(settings.allow_private));
         let client = |kept: usize| {
-            Client::builder()
+            egress::trusting(Client::builder(), &settings.authorities)
                 .user_agent(concat!("ciro-coordinator/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
                 .no_proxy()
@@ -144,6 +149,7 @@ fn forbidden() -> (Answer, String) {
 
 async fn judge(mut response: Response) -> (Answer, String) {
     let status = response.status();
+    let after = retry_after(&response);
     let drained = async {
         let mut read = 0;
         while let Ok(Some(chunk)) = response.chunk().await {
@@ -158,13 +164,43 @@ async fn judge(mut response: Response) -> (Answer, String) {
     match status {
         status if status.is_success() => (Answer::Taken, said),
         StatusCode::GONE => (Answer::Never { code: "http_410" }, said),
-        status => (Answer::Refused { code: format!("http_{}", status.as_u16()) }, said),
+        status => (Answer::Refused { code: format!("http_{}", status.as_u16()), after }, said),
     }
+}
+
+/// When a receiver that is overwhelmed wants to be asked again.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let busy = matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let said = response.headers().get(header::RETRY_AFTER).filter(|_| busy)?.to_str().ok()?;
+    parse_after(said, clock::now())
+}
+
+/// Seconds, or a date as HTTP has it.
+fn parse_after(said: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = said.trim().parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let at = OffsetDateTime::parse(said.trim(), &Rfc2822).ok()?;
+    let at = u64::try_from(at.unix_timestamp()).ok()?.checked_mul(1_000)?;
+    Some(Duration::from_millis(at.saturating_sub(now.0)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_receiver_says_in_seconds_or_by_date_when_to_come_back() {
+        // 1994-11-06T08:49:37Z.
+        let now = Timestamp(784_111_777_000);
+        let secs = |secs| Some(Duration::from_secs(secs));
+        assert_eq!(parse_after(" 120 ", now), secs(120));
+        assert_eq!(parse_after("Sun, 06 Nov 1994 08:50:37 GMT", now), secs(60));
+        assert_eq!(parse_after("Sun, 06 Nov 1994 08:00:00 GMT", now), secs(0), "it is past");
+        for unfit in ["", "soon", "-1", "1.5", "99999999999999999999"] {
+            assert_eq!(parse_after(unfit, now), None, "{unfit}");
+        }
+    }
 
     #[test]
     fn connections_are_kept_for_few_receivers_at_a_time() {

@@ -11,9 +11,10 @@ use crate::clock;
 use crate::consensus::Raft;
 use crate::domain::callback::Called;
 use crate::domain::command::Submit;
-use crate::domain::job::{Input, JobSpec, Requirements, Retry, Source};
-use crate::domain::score::Policy;
-use crate::domain::{Command, Digest, JobId};
+use crate::domain::job::{JobSpec, Source};
+use crate::domain::{Command, Digest, JobId, sample};
+use crate::egress::Authority;
+use crate::egress::https::Https;
 use crate::leader::{Reign, lone};
 use crate::tasks::Tasks;
 
@@ -36,9 +37,13 @@ impl Drop for Bench {
 
 impl Bench {
     async fn new(allow_private: bool, max_age: Duration) -> Self {
+        Self::trusting(allow_private, max_age, vec![]).await
+    }
+
+    async fn trusting(allow_private: bool, max_age: Duration, authorities: Vec<Authority>) -> Self {
         let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
         let (mut reign, raft) = lone::start(dir.path(), &tasks).await;
-        let settings = Settings { network: "test-net".to_owned(), allow_private, max_age, key: None };
+        let settings = Settings { network: "test-net".to_owned(), allow_private, max_age, key: None, authorities };
         reign.context.callbacks = Some(Callbacks::new(settings).unwrap());
         Self { reign, tasks, _raft: raft, _dir: dir }
     }
@@ -81,24 +86,7 @@ fn job(n: u64) -> JobId {
 }
 
 fn submit(n: u64, url: &str) -> Command {
-    let spec = JobSpec {
-        kind: "sha256".to_owned(),
-        input: Input { sha256: Digest::of(b"in"), size: 2, uri: None },
-        priority: 5,
-        max_price: None,
-        price_escalation: None,
-        deadline: None,
-        timeout_secs: 60,
-        requirements: Requirements::default().into(),
-        policy: Policy::default(),
-        weights: None,
-        retry: Retry::default().into(),
-        redundancy: 1,
-        tags: vec![],
-        client_address: None,
-        callback_url: Some(url.into()),
-        settlement: None,
-    };
+    let spec = JobSpec { callback_url: Some(url.into()), ..sample::spec() };
     let fingerprint = Digest::of(&n.to_be_bytes());
     Command::Submit(Box::new(Submit {
         id: job(n),
@@ -159,6 +147,7 @@ impl Receiver {
                 "/moved" => {
                     format!("HTTP/1.1 302 Found\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", self.url("/inside"))
                 }
+                "/busy" => "HTTP/1.1 429 Busy\r\nretry-after: 3600\r\ncontent-length: 0\r\n\r\n".to_owned(),
                 "/no" => "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_owned(),
                 "/gone" => "HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n".to_owned(),
                 "/flood" => "HTTP/1.1 200 Yes\r\ncontent-length: 1000000000000\r\n\r\n".to_owned(),
@@ -207,6 +196,40 @@ async fn who_answers_is_told_while_others_hang_refuse_or_flood() {
     assert_eq!(receiver.posts("/inside"), 0, "no redirect is followed");
     assert!((1..=8).contains(&hanging.posts("/hang")), "{} at a time", hanging.posts("/hang"));
     assert_eq!(bench.waiting(), 22);
+}
+
+#[tokio::test]
+async fn a_receiver_is_posted_to_by_https_if_its_authority_is_trusted() {
+    let server = Https::start(b"").await;
+    let stranger = Bench::new(true, Duration::from_secs(1)).await;
+    stranger.ended(1, &server.url("localhost", "/done")).await;
+    stranger.run_until("the end of it", &stranger.reign, || stranger.waiting() == 0).await;
+    assert!(matches!(stranger.called(1), Some(Called::GivenUp { tries: 3, code }) if &*code == "unreachable"));
+    assert_eq!(server.answered(), 0, "nothing was said to a server that nobody vouches for");
+
+    let authority = Authority::from_pem(server.authority.as_bytes()).unwrap();
+    let bench = Bench::trusting(true, HOUR, vec![authority]).await;
+    bench.ended(2, &server.url("localhost", "/done")).await;
+    // Its certificate names it otherwise.
+    bench.ended(3, &server.url("127.0.0.1", "/done")).await;
+    bench.run_until("a post", &bench.reign, || delivered(bench.called(2))).await;
+    assert_eq!((server.answered(), bench.called(3)), (1, None));
+}
+
+#[tokio::test]
+async fn a_receiver_that_asks_for_time_gets_it() {
+    let bench = Bench::new(true, HOUR).await;
+    let (busy, other) = (Receiver::start(&bench.tasks).await, Receiver::start(&bench.tasks).await);
+    bench.ended(1, &busy.url("/busy")).await;
+    bench.run_until("a first try", &bench.reign, || busy.posts("/busy") == 1).await;
+    for n in 2..30 {
+        bench.ended(n, &busy.url("/busy")).await;
+        bench.ended(n + 100, &other.url("/fine")).await;
+    }
+    let told = || (2..30).all(|n| delivered(bench.called(n + 100)));
+    bench.run_until("the others", &bench.reign, told).await;
+    // The duty began anew, so it asked again what its predecessor had been told; a few at a time.
+    assert!(busy.posts("/busy") <= 10, "{} posts although it asked for an hour", busy.posts("/busy"));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use crate::domain::kafka::{Header, LETTER_BYTES, Letter, Taken};
 use crate::domain::{JobId, JobSpec, Timestamp};
 use crate::kafka::Record;
 use crate::submission::record::{Parts, from_record, job_id};
+use crate::submission::settlement::enough;
 use crate::submission::{Checked, Door, Rejected, code, text};
 
 /// Bytes of one item, encoded: what fits into the largest command with all that is around it.
@@ -28,6 +29,8 @@ const ATTEMPTS_MAX: u32 = 1_000_000;
 pub(super) struct Rules<'a> {
     pub door: Door,
     pub now: Timestamp,
+    /// What the contract takes no less than for a job, if that is known.
+    pub least: Option<u128>,
     /// Whether a job is known already: a repeat may be late.
     pub known: &'a dyn Fn(JobId) -> bool,
 }
@@ -85,6 +88,11 @@ impl Entry {
         {
             let message = expired(submit);
             self.bury(code::EXPIRED, &message, rules.now);
+        } else if let Some(Taken::Job(submit)) = &self.taken
+            && let Err(error) = enough(&submit.spec, rules.least)
+            && !(rules.known)(submit.id)
+        {
+            self.bury(code::INVALID_FIELD, &error.detail, rules.now);
         }
         let none = || judge(&self.record, rules.door, rules.now).0;
         self.taken.take().unwrap_or_else(none)

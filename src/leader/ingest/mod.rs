@@ -39,6 +39,7 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::Reign;
+use crate::chain;
 use crate::clock;
 use crate::consensus::Client;
 use crate::kafka;
@@ -66,13 +67,27 @@ pub(super) struct Duty {
     handle: kafka::Handle,
     tasks: Tasks,
     door: Door,
+    /// `None`: disabled.
+    chain: Option<chain::Handle>,
+    /// Answers of the log to what it was sent, of whatever kind.
+    #[cfg(test)]
+    answers: std::sync::Arc<std::sync::atomic::AtomicUsize>,
 }
 
 /// Runs for as long as the term does; not at all without Kafka.
 pub(super) async fn run(reign: Reign, tasks: Tasks) {
     let Some(handle) = reign.context.kafka else { return };
     let door = reign.context.options.door;
-    let duty = Duty { client: reign.context.client, term: reign.number, handle, tasks, door };
+    let duty = Duty {
+        client: reign.context.client,
+        term: reign.number,
+        handle,
+        tasks,
+        door,
+        chain: reign.context.chain,
+        #[cfg(test)]
+        answers: Default::default(),
+    };
     duty.run().await;
 }
 

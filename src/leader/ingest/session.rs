@@ -12,6 +12,7 @@ use super::judge::{Entry, Rules};
 use super::lanes::{Heard, Lanes, Sent};
 use super::trouble::Trouble;
 use super::{Bounds, Duty};
+use crate::chain;
 use crate::clock;
 use crate::consensus::{self, Committed};
 use crate::domain::command::Reply;
@@ -288,7 +289,8 @@ impl<'a> Session<'a> {
         let room = self.press(client.read(active));
         let bounds = Bounds { records: self.bounds.records.min(room), ..self.bounds };
         let known = |job| client.read(|state: &State| state.remembers(job));
-        let rules = Rules { door: duty.door, now: client.log_now(), known: &known };
+        let least = duty.chain.as_ref().and_then(chain::Handle::min_payment);
+        let rules = Rules { door: duty.door, now: client.log_now(), least, known: &known };
         let cut = self.lanes.cut(&self.cluster, bounds, &rules, now);
         if cut.is_empty() {
             return;
@@ -304,6 +306,8 @@ impl<'a> Session<'a> {
     /// Takes the log's answer.
     fn hear(&mut self, answer: Option<Result<Committed, consensus::Error>>) -> Result<(), Trouble> {
         let Some(Commit { sent, begun, .. }) = self.commit.take() else { return Ok(()) };
+        #[cfg(test)]
+        self.duty.answers.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let replies = match answer {
             Some(Ok(committed)) if committed.replies.len() == sent.len() => committed.replies,
             Some(Err(error)) => return self.not_taken(&error),

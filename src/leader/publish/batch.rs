@@ -100,12 +100,20 @@ pub(super) struct Batch {
     pub lost: u64,
     bytes: usize,
     entries: usize,
+    /// Records in it, at most.
+    records: usize,
 }
 
 impl Batch {
     /// An empty batch after `seq`.
+    #[cfg(test)]
     pub fn after(seq: u64) -> Self {
-        Self { through: seq, ..Self::default() }
+        Self::within(seq, RECORDS)
+    }
+
+    /// An empty batch after `seq`, for so many records at most.
+    pub fn within(seq: u64, records: usize) -> Self {
+        Self { through: seq, records: records.clamp(1, RECORDS), ..Self::default() }
     }
 
     /// Adds what follows, as far as one short look goes. `false`: nothing follows yet, or the batch is full.
@@ -122,11 +130,11 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.items.len() >= RECORDS || self.entries >= ENTRIES || self.bytes >= BYTES
+        self.items.len() >= self.records || self.entries >= ENTRIES || self.bytes >= BYTES
     }
 
     fn add(&mut self, state: &State, entry: &Entry) {
-        self.lost += entry.seq.saturating_sub(self.through + 1);
+        self.lost += state.journal().given(self.through, entry.seq.saturating_sub(1));
         self.through = entry.seq;
         self.entries += 1;
         let Some(lane) = Lane::of(&entry.event) else { return };

@@ -62,7 +62,7 @@ pub(super) async fn follow(reign: &Reign, mut progress: watch::Receiver<Progress
 }
 
 /// How long to wait before the next commit, `since` the last one; `None`: there is nothing to commit.
-fn due(now: Progress, committed: u64, since: Duration) -> Option<Duration> {
+pub(super) fn due(now: Progress, committed: u64, since: Duration) -> Option<Duration> {
     let ahead = now.through.checked_sub(committed).filter(|ahead| *ahead > 0)?;
     let pause = match ahead {
         MANY.. => Duration::ZERO,

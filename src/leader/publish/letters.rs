@@ -13,7 +13,7 @@
 //! dead-letter topic, are replaced, not repeated.
 
 use super::headers::{cut, text, why};
-use super::record::{Form, Outlet};
+use super::record::{Form, Outlet, Refused};
 use crate::domain::kafka::{Dead, Header, Letter};
 use crate::domain::{JobId, Timestamp};
 use crate::kafka::Message;
@@ -35,10 +35,11 @@ pub(super) fn buried(dead: &Dead, outlet: &Outlet, form: &Form) -> Message {
     let (key, value, theirs) = match form {
         Form::Whole => (letter.key.clone(), letter.value.clone(), letter.headers.as_slice()),
         Form::Lean => (letter.key.clone(), None, letter.headers.as_slice()),
-        Form::Stub(refused) => {
+        Form::Stub(refused) | Form::Aside(refused) => {
             ours.extend(why(refused));
             (None, None, [].as_slice())
         }
+        Form::Left => (None, None, [].as_slice()),
     };
     let left_out = if value.is_some() { 0 } else { letter.value.as_ref().map_or(0, Vec::len) as u64 };
     if left_out.max(letter.left_out) > 0 {
@@ -58,7 +59,7 @@ pub(super) fn buried(dead: &Dead, outlet: &Outlet, form: &Form) -> Message {
 pub(super) fn replayed(dead: &Dead, outlet: &Outlet, form: &Form) -> Message {
     let letter = &*dead.letter;
     let ours = match form {
-        Form::Stub(_) => return buried(dead, outlet, form),
+        Form::Stub(_) | Form::Aside(_) | Form::Left => return buried(dead, outlet, form),
         Form::Whole => back(letter, dead.failed_at),
         Form::Lean => identity(letter).into_iter().collect(),
     };
@@ -68,6 +69,20 @@ pub(super) fn replayed(dead: &Dead, outlet: &Outlet, form: &Form) -> Message {
         key: letter.key.clone(),
         value: letter.value.clone(),
         headers: without(&letter.headers, &ours).cloned().chain(ours.iter().cloned()).collect(),
+    }
+}
+
+/// A record of ours that its topic does not take, for the dead-letter topic.
+pub(super) fn aside(stub: Message, outlet: &Outlet, refused: &Refused) -> Message {
+    let ours: Vec<Header> = [text("dlq.original.topic", &stub.topic), text("dlq.error.code", refused.code)]
+        .into_iter()
+        .chain(why(refused))
+        .collect();
+    Message {
+        topic: outlet.topics.dead_letters(),
+        partition: Some(PARTITION),
+        headers: without(&stub.headers, &ours).cloned().chain(ours.iter().cloned()).collect(),
+        ..stub
     }
 }
 

@@ -5,7 +5,9 @@
 //! order. What the broker does not take as it is goes out [`Form::Lean`]: without
 //! the bytes of the output, flagged, the digest kept. What it does not take even
 //! so goes out as a [`Form::Stub`], which says why and what is missing: the
-//! position in the stream is never skipped.
+//! position in the stream is not skipped, unless the topic refuses the stub as
+//! well: then that goes to the dead-letter topic ([`Form::Aside`]), so that one
+//! record never stands in the way of all others.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -29,6 +31,10 @@ pub(super) enum Form {
     Lean,
     /// Nothing but its identity, and why.
     Stub(Refused),
+    /// The stub goes to the dead-letter topic: its own takes not even that.
+    Aside(Refused),
+    /// Kafka takes nothing of it anywhere.
+    Left,
 }
 
 /// Why the broker did not take a record.
@@ -53,6 +59,9 @@ impl Outlet {
     }
 
     pub fn message(&self, item: &Item, form: &Form) -> Message {
+        if let Form::Aside(refused) = form {
+            return self.aside(item, refused);
+        }
         match &item.fact {
             Fact::Ended(ended) => self.result(item, ended, form),
             Fact::Awarded(awarded) => self.assigned(item, awarded),
@@ -64,6 +73,11 @@ impl Outlet {
             Fact::Letter(dead) => letters::buried(dead, self, form),
             Fact::Replay(dead) => letters::replayed(dead, self, form),
         }
+    }
+
+    fn aside(&self, item: &Item, refused: &Refused) -> Message {
+        let stub = self.message(item, &Form::Stub(refused.clone()));
+        letters::aside(stub, self, refused)
     }
 
     fn result(&self, item: &Item, ended: &Ended, form: &Form) -> Message {

@@ -5,3 +5,4 @@ mod exactly;
 mod fixture;
 mod letters;
 mod records;
+mod refused;

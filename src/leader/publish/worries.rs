@@ -1,7 +1,7 @@
 //! What people should know about delivery, as one alarm.
 //!
-//! A worry lasts until what causes it is over; that entries were lost, and that
-//! nothing may be sent, until the term is.
+//! A worry lasts until what causes it is over; that entries were lost or left
+//! out, and that nothing may be sent, until the term is.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +25,8 @@ const ALARM_PERCENT: u64 = 80;
 pub(super) enum Worry {
     Foreign,
     Lost,
+    /// Records went to no topic at all.
+    Left,
     Undelivered,
     Failing,
 }
@@ -33,11 +35,12 @@ pub(super) struct Worries {
     alarm: Alarm,
     said: Mutex<BTreeMap<Worry, String>>,
     lost: Mutex<u64>,
+    left: Mutex<u64>,
 }
 
 impl Worries {
     pub fn new(alarm: Alarm) -> Self {
-        Self { alarm, said: Mutex::default(), lost: Mutex::default() }
+        Self { alarm, said: Mutex::default(), lost: Mutex::default(), left: Mutex::default() }
     }
 
     /// `None`: it is over.
@@ -58,6 +61,17 @@ impl Worries {
         self.note(Worry::Lost, Some(format!("{lost} entries were dropped from the journal before Kafka took them")));
     }
 
+    /// Kafka takes a record in no form, in no topic.
+    pub fn left(&self, cluster: &str, seq: u64) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        *left += 1;
+        let text = format!(
+            "{left} records were left out, the last of them {cluster}-{seq}: Kafka refuses them for good, in the \
+             dead-letter topic as well. See the settings of its topics; GET /jobs has what they would have said"
+        );
+        self.note(Worry::Left, Some(text));
+    }
+
     /// Kafka has entries that this cluster's journal never had.
     pub fn foreign(&self, mark: u64, newest: u64, cluster: &str) {
         let text = format!(
@@ -72,8 +86,9 @@ impl Worries {
     /// Looks at how much waits for Kafka, for as long as the term lasts.
     pub async fn watch(&self, reign: &Reign) {
         loop {
-            let newest = reign.context.client.read(|state| state.journal().last_seq());
-            let waiting = newest.saturating_sub(cursor::cursor(reign).unwrap_or(newest));
+            let cursor = cursor::cursor(reign);
+            let waiting =
+                cursor.map_or(0, |cursor| reign.context.client.read(|state| state.journal().waiting_after(cursor)));
             self.note(Worry::Undelivered, undelivered(waiting));
             tokio::time::sleep(LOOK_EVERY).await;
         }

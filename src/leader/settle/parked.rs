@@ -22,8 +22,9 @@ const SLICE: usize = 256;
 const RETRIED: usize = 256;
 
 impl Settler {
-    /// Puts aside what a plan says. What it was for may have come about: then nothing is kept of it.
-    pub(super) async fn park(&mut self, plan: &Plan) -> Result<(), Trouble> {
+    /// Puts aside what a plan says. What it was for may have come about: then nothing is kept of it. `false`: there is no
+    /// room, and nobody's money may make some; all of it stays where it was.
+    pub(super) async fn park(&mut self, plan: &Plan) -> Result<bool, Trouble> {
         for (item, code, reason) in &plan.parked {
             let stage = item.stage.as_str();
             debug!(job = %item.job, stage, entry = item.seq, %code, %reason, "put aside");
@@ -32,21 +33,29 @@ impl Settler {
         let dropped = plan.idle.iter().map(|seq| Act::Drop { seq: *seq });
         let replies = self.tell(std::iter::once(parked).chain(dropped).collect()).await?;
         match replies.into_iter().next() {
-            Some(Err(Refusal::LettersFull { limit })) => {
-                let text = format!(
-                    "{limit} entries are parked, and there is no room for more: nothing is settled until some are \
-                     retried or dropped (`blockchain dlq`)"
-                );
-                self.worries.note(Worry::Parked, Some(text));
-                tokio::time::sleep(SHUT).await;
-                Ok(())
-            }
+            Some(Err(Refusal::LettersFull { limit })) => self.make_room(limit).await,
             Some(Err(refusal)) => Err(refusal.into()),
             _ => {
                 self.worries.note(Worry::Parked, None);
-                Ok(())
+                Ok(true)
             }
         }
+    }
+
+    /// Forgets what is parked of jobs that came to nothing without anything paid. Whether there was any.
+    async fn make_room(&mut self, limit: u64) -> Result<bool, Trouble> {
+        let idle = self.reign.context.client.read(|state| resolved(state, RETRIED));
+        if idle.is_empty() {
+            let text = format!(
+                "{limit} stages are parked, and there is no room for more: what comes behind the next that can not be \
+                 settled waits, and nothing is lost. Retry or drop some: `blockchain dlq`"
+            );
+            self.worries.note(Worry::Parked, Some(text));
+            return Ok(false);
+        }
+        info!(stages = idle.len(), "parked stages of jobs that came to nothing make room for others");
+        self.tell(idle.into_iter().map(|seq| Act::Drop { seq }).collect()).await?;
+        Ok(true)
     }
 
     /// Payments go on whose workers have said by now where they are paid, and registrations that can be paid for.
@@ -79,6 +88,25 @@ impl Settler {
         }
         Ok(())
     }
+}
+
+/// The oldest parked stages that concern nobody's money: the job was never on chain, so nothing is in escrow, it has
+/// come to nothing, and no payment waits for its registration.
+fn resolved(state: &State, most: usize) -> Vec<u64> {
+    let chain = state.chain();
+    let parked = || chain.parked_after(None).map(|parked| &parked.item);
+    let owed: BTreeSet<JobId> =
+        parked().filter(|item| matches!(item.stage, Stage::Settle | Stage::Refund)).map(|item| item.job).collect();
+    let is_on_chain = |job| chain.settlement(job).is_some_and(|known| known.chain_job.is_some());
+    let is_gone = |job: JobId| match state.job(job) {
+        None => true,
+        Some(job) => {
+            let overdue = job.spec.deadline.is_some_and(|deadline| deadline <= state.now());
+            job.state == JobState::Cancelled || job.state == JobState::Failed && overdue
+        }
+    };
+    let idle = |item: &&Item| !owed.contains(&item.job) && !is_on_chain(item.job) && is_gone(item.job);
+    parked().filter(idle).map(|item| item.seq).take(most).collect()
 }
 
 /// What registrations that are to be planned again take.

@@ -34,8 +34,13 @@ const PARKED: usize = 256;
 /// Felts that a call takes in the account's calldata beside its own.
 const CALL_FELTS: usize = 3;
 
-/// Transactions that an item may be in, in one term, that revert although estimates of it do not.
-pub(super) const TRIES: u32 = 5;
+/// Items that go together if one of them was in a transaction that reverted although its estimate did not, by how often
+/// that was so, from once; beyond it alone. So what does it is soon among few and then alone, while the others go on.
+const TOGETHER: [usize; 3] = [32, 8, 2];
+
+/// Transactions that an item may be in, in one term, that revert although estimates of it do not. It was alone in the
+/// last of them, so that nothing is put aside for what another one does.
+pub(super) const TRIES: u32 = TOGETHER.len() as u32 + 5;
 
 /// Why items wait for an operator.
 const BEHIND: &str = "behind";
@@ -150,13 +155,19 @@ impl Plan {
         let mut plan = Self { again: true, ..Self::after(state.journal().cursor(Sink::Chain).unwrap_or(0)) };
         // Jobs with an item that does not go along.
         let mut waiting: BTreeSet<JobId> = BTreeSet::new();
+        let mut most = usize::MAX;
         for again in chain.again() {
             let item = &again.item;
             if waiting.contains(&item.job) {
                 continue;
             }
-            match renewed(state, place, again, reverts.get(&item.seq).copied().unwrap_or(0)) {
-                Renewed::Item(item) if plan.fits(&item, place, room) => plan.push(item, place),
+            let reverted = reverts.get(&item.seq).copied().unwrap_or(0);
+            let together = together(reverted).min(most);
+            match renewed(state, place, again, reverted) {
+                Renewed::Item(item) if plan.items.len() < together && plan.fits(&item, place, room) => {
+                    most = together;
+                    plan.push(item, place);
+                }
                 Renewed::Item(_) => {
                     plan.full = true;
                     break;
@@ -216,7 +227,7 @@ impl Plan {
             },
         };
         if taken {
-            self.lost += entry.seq.saturating_sub(self.through + 1);
+            self.lost += state.journal().given(self.through, entry.seq.saturating_sub(1));
             self.through = entry.seq;
             self.entries += 1;
         }
@@ -262,6 +273,12 @@ impl Plan {
     }
 }
 
+/// How many items go together with one that was so often in a transaction that reverted.
+fn together(reverted: u32) -> usize {
+    let Some(before) = reverted.checked_sub(1) else { return usize::MAX };
+    TOGETHER.get(usize::try_from(before).unwrap_or(usize::MAX)).copied().unwrap_or(1)
+}
+
 /// What becomes of an item that is to be planned again.
 enum Renewed {
     Item(Item),
@@ -278,7 +295,7 @@ fn renewed(state: &State, place: &Place, again: &Again, tries: u32) -> Renewed {
         return park(item, BEHIND, behind());
     }
     if tries >= TRIES {
-        let reason = format!("reverted {tries} times although an estimate does not: {}", again.reason);
+        let reason = format!("reverted {tries} times, at last alone, although an estimate does not: {}", again.reason);
         return park(item, KEEPS_REVERTING, reason);
     }
     if item.stage == Stage::Refund && job.is_some_and(|job| !is_lost(job)) {

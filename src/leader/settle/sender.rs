@@ -156,8 +156,8 @@ impl Settler {
         let through = if plan.again { plan.through } else { item.seq };
         self.reverts.remove(&item.seq);
         let idle = if is_idle(item.stage, &word) { vec![item.seq] } else { vec![] };
-        self.park(&Plan::parking((item, word.into(), reason.into()), idle, through)).await?;
-        Ok(Cost::Not(Rest::No))
+        let parked = self.park(&Plan::parking((item, word.into(), reason.into()), idle, through)).await?;
+        Ok(Cost::Not(if parked { Rest::No } else { Rest::For(SHUT) }))
     }
 
     /// The contract takes nothing at all.
@@ -311,7 +311,7 @@ impl Settler {
 }
 
 /// Whether a stage of a job that has ended on chain, or was never there, leaves nothing to do.
-fn is_idle(stage: Stage, word: &str) -> bool {
+pub(super) fn is_idle(stage: Stage, word: &str) -> bool {
     match stage {
         Stage::Assign | Stage::Refund => word == "job_ended",
         Stage::Register | Stage::Settle => false,

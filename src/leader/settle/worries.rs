@@ -90,8 +90,8 @@ impl Worries {
 
     /// Looks at how much of the journal waits.
     pub fn look(&mut self, state: &State) {
-        let newest = state.journal().last_seq();
-        let waiting = newest.saturating_sub(state.journal().cursor(Sink::Chain).unwrap_or(newest));
+        let cursor = state.journal().cursor(Sink::Chain);
+        let waiting = cursor.map_or(0, |cursor| state.journal().waiting_after(cursor));
         self.note(Worry::Undelivered, undelivered(waiting));
     }
 }

@@ -17,7 +17,7 @@ use crate::worker::executor::Failure;
 const REDIRECTS_MAX: usize = 4;
 
 pub fn client(policy: &Policy) -> ClientBuilder {
-    Client::builder()
+    egress::trusting(Client::builder(), &policy.authorities)
         .user_agent(concat!("ciro-worker/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()

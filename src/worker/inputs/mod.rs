@@ -37,6 +37,7 @@ use super::executor::{Ended, Failure, Reference, Work};
 use super::shelf::{self, Draft, Pin, Shelf};
 use crate::clock;
 use crate::domain::Digest;
+use crate::egress::Authority;
 
 /// Origins remembered. What came from others is fetched again.
 const ORIGINS_MAX: usize = 1_024;
@@ -57,6 +58,8 @@ pub struct Policy {
     pub roots_named: Vec<PathBuf>,
     /// Fetch from loopback, link-local and private addresses, too.
     pub allow_private: bool,
+    /// Trusted beside the well-known ones.
+    pub authorities: Vec<Authority>,
     pub max_bytes: u64,
     /// To connect.
     pub connect: Duration,

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::domain::JobId;
+use crate::egress::https::Https;
 use crate::tasks::Tasks;
 
 const BYTES: &[u8] = b"the bytes of an input";
@@ -120,6 +121,7 @@ fn bench(change: impl FnOnce(&mut Policy)) -> Bench {
         roots: vec![root],
         roots_named: vec![directory.path().join("named")],
         allow_private: true,
+        authorities: vec![],
         max_bytes: 1_000,
         connect: Duration::from_secs(5),
         idle: Duration::from_secs(5),
@@ -171,6 +173,23 @@ fn work(uri: &str, sha256: Digest, size: u64) -> Work {
         input_sha256: Some(sha256),
         timeout: Duration::from_secs(30),
     }
+}
+
+#[tokio::test]
+async fn https_is_fetched_from_servers_that_somebody_trusted_vouches_for() {
+    let server = Https::start(BYTES).await;
+    let https = |policy: &mut Policy| policy.schemes = vec!["https".to_owned()];
+    let stranger = bench(https);
+    let (code, retryable) = stranger.code(&server.url("localhost", "/good")).await;
+    assert_eq!((code, retryable, server.answered()), ("input_unreachable", true, 0), "nothing is asked of it");
+
+    let trusting = bench(|policy| {
+        https(policy);
+        policy.authorities = vec![Authority::from_pem(server.authority.as_bytes()).unwrap()];
+    });
+    assert_eq!(trusting.bring(&server.url("localhost", "/good")).await.unwrap(), BYTES);
+    let (code, _) = trusting.code(&server.url("127.0.0.1", "/good")).await;
+    assert_eq!((code, server.answered()), ("input_unreachable", 1), "its certificate is of another name");
 }
 
 fn drafts(cache: &Path) -> usize {

@@ -65,6 +65,7 @@ const APIS: &[(&str, Api)] = &[
 const CODES: &[(&str, Code)] = &[
     ("disconnect", Code::RD_KAFKA_RESP_ERR__TRANSPORT),
     ("broker_not_available", Code::RD_KAFKA_RESP_ERR_BROKER_NOT_AVAILABLE),
+    ("invalid_record", Code::RD_KAFKA_RESP_ERR_INVALID_RECORD),
     ("kafka_storage_error", Code::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR),
     ("message_too_large", Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE),
     ("not_enough_replicas", Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS),

@@ -22,7 +22,7 @@ fn header(name: &str, value: &str) -> Header {
 }
 
 fn rules(now: u64, known: &dyn Fn(JobId) -> bool) -> Rules<'_> {
-    Rules { door: 1_000.into(), now: Timestamp(now), known }
+    Rules { door: 1_000.into(), now: Timestamp(now), least: None, known }
 }
 
 fn as_letter(taken: Taken) -> Letter {
@@ -109,6 +109,29 @@ fn a_late_job_is_a_letter_unless_it_is_a_repeat() {
     assert_eq!(&*letter.message, "deadline must be in the future: 1970-01-01T00:00:01.000Z is past");
     let known = |job| job == JobId::from_key("kafka", "k1");
     assert!(matches!(entry().give(&rules(1_000, &known)), Taken::Job(_)), "a retry gets the first outcome");
+}
+
+#[test]
+fn a_job_that_the_contract_would_refuse_is_a_letter_unless_it_is_a_repeat() {
+    use crate::domain::chain::{Confirmation, Policy};
+    use crate::submission::settlement::Defaults;
+    let defaults = Defaults {
+        policy: Some(Policy::SettleLater),
+        confirmation: Confirmation::AcceptedL2,
+        max_price: Some(crate::domain::Price(70)),
+        max_escrow: None,
+        payer: None,
+    };
+    let door = Door { settlement: Some(defaults), ..1_000.into() };
+    let given = |least, known: &dyn Fn(JobId) -> bool| {
+        Entry::of(record(1, GOOD), door, Timestamp(5)).give(&Rules { door, now: Timestamp(9), least, known })
+    };
+    assert!(matches!(given(None, &|_| false), Taken::Job(_)), "nobody knows what it takes");
+    assert!(matches!(given(Some(70), &|_| false), Taken::Job(_)));
+    let letter = as_letter(given(Some(71), &|_| false));
+    assert_eq!(&*letter.code, "invalid_field");
+    assert!(letter.message.contains("max_price × redundancy must be at least 71"), "{}", letter.message);
+    assert!(matches!(given(Some(71), &|_| true), Taken::Job(_)), "a retry gets the first outcome");
 }
 
 /// The estimate is what keeps a batch below the largest command.

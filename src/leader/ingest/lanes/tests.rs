@@ -47,7 +47,7 @@ fn lanes(partitions: u32) -> Lanes {
 }
 
 fn cut_at(lanes: &mut Lanes, bounds: Bounds, at: Instant) -> Vec<(Sent, Command)> {
-    lanes.cut("k", bounds, &Rules { door: 1_000.into(), now: NOW, known: &|_: JobId| false }, at)
+    lanes.cut("k", bounds, &Rules { door: 1_000.into(), now: NOW, least: None, known: &|_: JobId| false }, at)
 }
 
 fn cut(lanes: &mut Lanes, bounds: Bounds) -> Vec<(Sent, Command)> {

@@ -40,7 +40,7 @@ impl Drop for Bench {
 
 impl Bench {
     /// With a broker of its own.
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::with(&["jobs", "workers", "results", "jobs.dlq"]).await
     }
 
@@ -110,7 +110,7 @@ impl Bench {
     }
 
     /// Everything in a topic, by partition and offset.
-    async fn records(&self, topic: &str) -> Vec<Record> {
+    pub async fn records(&self, topic: &str) -> Vec<Record> {
         self.committed(topic, self.held(topic).await).await
     }
 
@@ -143,7 +143,7 @@ impl Bench {
     }
 
     /// Makes the broker misbehave.
-    async fn order(&self, line: &str) {
+    pub async fn order(&self, line: &str) {
         let mut stream = BufReader::new(TcpStream::connect(self.control.as_ref().unwrap()).await.unwrap());
         stream.write_all(format!("{line}\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -197,7 +197,7 @@ pub async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     }
 }
 
-fn as_message(record: &Record) -> Message {
+pub fn as_message(record: &Record) -> Message {
     let Record { partition, key, value, headers, .. } = record.clone();
     Message { topic: partition.topic.into(), partition: Some(partition.number), key, value, headers }
 }

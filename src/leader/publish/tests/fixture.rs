@@ -2,11 +2,10 @@
 
 use crate::domain::apply::Position;
 use crate::domain::command::{Complete, Fail, Record, Submit};
-use crate::domain::job::{Input, JobSpec, Requirements, Retry, Source};
+use crate::domain::job::{JobSpec, Retry, Source};
 use crate::domain::kafka::{Header, Ingest, Item as Taken, Letter, Partition};
-use crate::domain::score::Policy;
 use crate::domain::worker::{Capabilities, Location};
-use crate::domain::{Command, Digest, JobId, PeerId, Price, State, Timestamp, WorkerId, kafka};
+use crate::domain::{Command, Digest, JobId, PeerId, Price, State, Timestamp, WorkerId, kafka, sample};
 use crate::kafka::{Message, Topics};
 use crate::leader::publish::batch::{Batch, Item};
 use crate::leader::publish::record::{Form, Outlet};
@@ -83,22 +82,9 @@ pub fn worker(n: u8) -> WorkerId {
 
 pub fn submit(n: u64) -> Command {
     let spec = JobSpec {
-        kind: "sha256".to_owned(),
-        input: Input { sha256: Digest::of(b"in"), size: 2, uri: None },
-        priority: 5,
-        max_price: None,
-        price_escalation: None,
-        deadline: None,
-        timeout_secs: 60,
-        requirements: Requirements::default().into(),
-        policy: Policy::default(),
-        weights: None,
         retry: Retry { max_attempts: 1, ..Retry::default() }.into(),
-        redundancy: 1,
         tags: vec!["nightly".to_owned()],
-        client_address: None,
-        callback_url: None,
-        settlement: None,
+        ..sample::spec()
     };
     let fingerprint = Digest::of(&n.to_be_bytes());
     let submit = Submit { id: job(n), spec, payload: Some(b"in".to_vec()), fingerprint, source: Source::Api };

@@ -6,10 +6,10 @@ use crate::domain::chain::{
     Act, Block, Bounds, Confirmation, Felt, Item, Landed, Policy, Site, Stage, Terms, Transaction,
 };
 use crate::domain::command::{Complete, Fail, Record, Submit};
-use crate::domain::job::{Input, JobSpec, Requirements, Retry, Source};
+use crate::domain::job::{JobSpec, Retry, Source};
 use crate::domain::journal::Sink;
 use crate::domain::worker::{Capabilities, Location};
-use crate::domain::{Command, Digest, JobId, PeerId, Price, State, Timestamp, WorkerId};
+use crate::domain::{Command, Digest, JobId, PeerId, Price, State, Timestamp, WorkerId, sample};
 use crate::leader::settle::items::Place;
 use crate::leader::settle::plan::{Plan, Room};
 
@@ -144,22 +144,10 @@ pub fn terms(policy: Policy) -> Option<Terms> {
 
 pub fn spec(settlement: Option<Terms>) -> JobSpec {
     JobSpec {
-        kind: "sha256".to_owned(),
-        input: Input { sha256: Digest::of(b"in"), size: 2, uri: None },
-        priority: 5,
         max_price: Some(Price(100)),
-        price_escalation: None,
-        deadline: None,
-        timeout_secs: 60,
-        requirements: Requirements::default().into(),
-        policy: Default::default(),
-        weights: None,
         retry: Retry { max_attempts: 1, ..Retry::default() }.into(),
-        redundancy: 1,
-        tags: vec![],
-        client_address: None,
-        callback_url: None,
         settlement,
+        ..sample::spec()
     }
 }
 

@@ -25,6 +25,52 @@ fn a_client_that_may_be_charged_does_not_let_its_job_go_on_before_there_is_enoug
     assert_eq!((look(&world, 59).due.len(), look(&world, 60).due), (0, vec![1]));
 }
 
+/// Parks the registrations of so many jobs that nobody can run, and of one that has run; nothing is registered.
+fn crowded(jobs: u64) -> World {
+    let mut world = World::after([register(1, Some(address(1)))]);
+    for n in 0..jobs {
+        world.apply(later(n + 1_000, 100));
+    }
+    loop {
+        let plan = world.plan_at(&broke(), ROOMY);
+        if plan.parked.is_empty() {
+            return world;
+        }
+        let parked = plan.parked.into_iter().map(|(item, _, _)| (item, "spec_mismatch".into(), "".into())).collect();
+        world.act(Act::Park { parked, through: plan.through });
+    }
+}
+
+/// The bound is the real one: what comes behind it waits in the journal, and an operator makes room.
+#[test]
+fn at_the_bound_nothing_is_lost_and_only_what_concerns_no_money_makes_room() {
+    let most = crate::domain::state::LIMITS.letters;
+    let mut world = crowded(most as u64);
+    assert_eq!((world.state.chain().parked_len(), resolved(&world.state, 9)), (most, vec![]), "all may be run yet");
+    world.apply(later(1, 100));
+    let next = world.plan_at(&broke(), ROOMY);
+    let cursor = world.state.journal().cursor(crate::domain::journal::Sink::Chain);
+    let position = crate::domain::apply::Position { index: world.state.applied() + 1, term: 1 };
+    let park = Command::Chain(Act::Park { parked: next.parked.clone(), through: next.through });
+    let record = crate::domain::command::Record { at: Timestamp(START), commands: vec![park] };
+    let reply = world.state.apply(position, &record).remove(0);
+    assert_eq!(reply, Err(Refusal::LettersFull { limit: most as u64 }));
+    assert_eq!(world.state.journal().cursor(crate::domain::journal::Sink::Chain), cursor, "it is still to be planned");
+
+    // A client gives two jobs up, one of which was run and is to be paid for. The other concerns nobody any more.
+    world.apply(assign(1_001, 1, 1));
+    world.apply(complete(1_001, 1, 1));
+    world.apply(cancel(1_000));
+    let idle = resolved(&world.state, 9);
+    assert_eq!(idle.len(), 1);
+    let item = world.state.chain().parked(idle[0]).unwrap().item.clone();
+    assert_eq!((item.job, item.stage), (job(1_000), Stage::Register));
+    world.act(Act::Drop { seq: idle[0] });
+    world.park(&next);
+    assert_eq!(world.state.chain().parked_len(), most);
+    assert!(world.state.chain().is_parked(job(1)));
+}
+
 /// With all parked that follows, as if the account had nothing.
 fn parked(commands: Vec<Command>) -> World {
     let mut world = World::after(commands);

@@ -1,12 +1,14 @@
 //! What is settled next, of states that things happened to.
 
+use std::collections::BTreeMap;
+
 use super::fixture::{
     ROOMY, World, address, assign, cancel, complete, fail, job, life, place, register, shown, spec, stages, submit,
     submit_as, terms, unsettled, worker,
 };
 use crate::chain::calls::{self, Outcome};
 use crate::chain::{Generation, Share, gas};
-use crate::domain::chain::{Act, Felt, Policy, Stage, U256};
+use crate::domain::chain::{Act, Felt, Item, Policy, Stage, U256};
 use crate::domain::job::Source;
 use crate::domain::journal::Sink;
 use crate::domain::{Command, Digest, Price};
@@ -238,6 +240,49 @@ fn what_keeps_reverting_is_parked() {
     let tries = |tries| Plan::again(&world.state, &place(), ROOMY, &[(1, tries)].into());
     assert_eq!(shown(&tries(TRIES - 1).items), ["1 register j1 1"]);
     assert_eq!(codes(&tries(TRIES)), [(1, "keeps_reverting")]);
+}
+
+/// A client that takes its allowance back after every estimate: each transaction with its registration reverts.
+#[test]
+fn what_goes_with_one_that_keeps_reverting_is_settled_all_the_same() {
+    let lives = (1..41).flat_map(|n| life(n, 1));
+    let mut world = World::after(std::iter::once(register(1, Some(address(1)))).chain(lives));
+    let is_culprit = |item: &Item| item.job == job(17) && item.stage == Stage::Register;
+    let mut reverts: BTreeMap<u64, u32> = BTreeMap::new();
+    let (mut plan, mut reverted) = (world.plan(ROOMY), 0);
+    let mut parked = vec![];
+    while !plan.is_empty() {
+        if !plan.parked.is_empty() {
+            parked.extend(plan.parked.iter().map(|(item, code, _)| (item.job, item.stage, code.to_string())));
+            world.park(&plan);
+        } else {
+            let nonce = world.prepare(&plan);
+            let bad = plan.items.iter().any(is_culprit);
+            world.land(nonce, bad.then_some("ALLOWANCE_TOO_LOW"));
+            world.act(Act::Close { nonce });
+            if bad {
+                reverted += 1;
+                plan.items.iter().for_each(|item| *reverts.entry(item.seq).or_default() += 1);
+            }
+        }
+        plan = Plan::again(&world.state, &place(), ROOMY, &reverts);
+        if plan.is_empty() {
+            plan = world.plan(ROOMY);
+        }
+    }
+    let told: Vec<_> = parked.iter().map(|(of, stage, code)| (*of, *stage, code.as_str())).collect();
+    let culprit = job(17);
+    assert_eq!(
+        told,
+        [
+            (culprit, Stage::Register, "keeps_reverting"),
+            (culprit, Stage::Assign, "behind"),
+            (culprit, Stage::Settle, "behind")
+        ]
+    );
+    assert_eq!(reverted, TRIES, "and what that costs is bounded");
+    let paid = |n| world.state.chain().settlement(job(n)).unwrap().links.iter().all(|link| link.confirmation.is_some());
+    assert!((1..41).filter(|n| *n != 17).all(paid), "all others are settled");
 }
 
 #[test]
