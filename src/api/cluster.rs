@@ -8,8 +8,8 @@ use super::params::{PEER_ID, looks_like_peer_id};
 use super::problem::{Code, Problem};
 use super::request::Request;
 use super::route::Route;
-use super::status::{MemberBody, members};
-use super::{Api, decode, respond};
+use super::status::{MemberBody, dead_voters, members};
+use super::{Api, decode, respond, text};
 use crate::consensus;
 use crate::domain::NodeId;
 use crate::submission::invalid;
@@ -25,11 +25,9 @@ pub fn routes() -> Vec<Route> {
             .takes::<Transfer>(false, BODY_MAX)
             .answers::<Transferred>(200, "The member that leads now")
             .write(),
-        Route::post("/cluster/members", "Add a member", members_fixed)
-            .takes_raw(BODY_MAX, &["application/json"], vec![serde_json::json!({"type": "object"})])
-            .problems(&[Code::NotAvailable]),
-        Route::delete("/cluster/members/{node_id}", "Remove a member", members_fixed).problems(&[Code::NotAvailable]),
-        Route::get("/cluster/backup", "A consistent snapshot", no_backup).problems(&[Code::NotAvailable]),
+        Route::post("/cluster/feature-level", "Raise the feature level, when every member knows the next", raise)
+            .answers::<Raised>(200, "The level that the cluster is at now")
+            .write(),
     ]
 }
 
@@ -45,6 +43,12 @@ struct ClusterBody {
     voters: Vec<String>,
     /// Ids of members that only follow.
     learners: Vec<String>,
+    /// Voters that were not heard for long; null on nodes that do not lead.
+    dead_voters: Option<Vec<String>>,
+    /// The change of the members that is under way.
+    change_in_flight: Option<String>,
+    /// The others say that this node is not a member any more.
+    removed: bool,
     applied_index: u64,
     committed_index: u64,
     last_log_index: u64,
@@ -53,7 +57,31 @@ struct ClusterBody {
     /// The log begins after this index.
     purged_index: u64,
     log_entries: u64,
+    /// The feature level that the cluster is at: what its members write and say.
+    feature_level: u32,
     storage: StorageBody,
+    /// The leadership that this node gave away last, since it started.
+    handed_over: Option<HandedOverBody>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = HandedOver)]
+struct HandedOverBody {
+    #[schema(format = DateTime)]
+    at: String,
+    to: String,
+    #[schema(pattern = "^(asked|stopping|slow_disk|snapshot)$")]
+    reason: &'static str,
+    detail: String,
+}
+
+fn handed_over(handed: &consensus::HandedOver) -> HandedOverBody {
+    HandedOverBody {
+        at: text::time(handed.at),
+        to: handed.to.to_string(),
+        reason: handed.reason.as_str(),
+        detail: handed.reason.detail().to_owned(),
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -82,6 +110,13 @@ struct Transferred {
     term: u64,
 }
 
+#[derive(Serialize, ToSchema)]
+struct Raised {
+    feature_level: u32,
+    /// False: it was the newest that the members' builds know.
+    raised: bool,
+}
+
 fn peer_or_null() -> utoipa::openapi::schema::Object {
     use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
     ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null])).pattern(Some(PEER_ID)).build()
@@ -90,6 +125,7 @@ fn peer_or_null() -> utoipa::openapi::schema::Object {
 async fn get(api: Api, _request: Request) -> Result<Response, Problem> {
     let status = api.client().status();
     let storage = api.client().storage();
+    let in_flight = api.client().read(|state| state.members().in_flight());
     let ids = |voter| -> Vec<String> {
         status.members.iter().filter(|member| member.voter == voter).map(|member| member.id.to_string()).collect()
     };
@@ -101,12 +137,16 @@ async fn get(api: Api, _request: Request) -> Result<Response, Problem> {
         members: members(&status),
         voters: ids(true),
         learners: ids(false),
+        dead_voters: (status.role == consensus::Role::Leader).then(|| dead_voters(&status)),
+        change_in_flight: in_flight.map(|(node, what)| format!("{what} {node}")),
+        removed: status.removed,
         applied_index: status.applied,
         committed_index: status.committed,
         last_log_index: status.last_log,
         snapshot_index: status.snapshot,
         purged_index: status.purged,
         log_entries: status.last_log.saturating_sub(status.purged),
+        feature_level: status.level,
         storage: StorageBody {
             used_bytes: storage.used_bytes,
             free_bytes: storage.free_bytes,
@@ -114,6 +154,7 @@ async fn get(api: Api, _request: Request) -> Result<Response, Problem> {
             sync_p50_us: storage.sync.p50_us,
             sync_p99_us: storage.sync.p99_us,
         },
+        handed_over: api.client().handed_over().as_ref().map(handed_over),
     })
 }
 
@@ -148,12 +189,21 @@ fn member(api: &Api, text: &str) -> Result<NodeId, Problem> {
     Err(problem.field("to").hint("GET /cluster lists the members."))
 }
 
-async fn members_fixed(_api: Api, _request: Request) -> Result<Response, Problem> {
-    let problem = Problem::new(Code::NotAvailable, "changing the members of a running cluster is not available yet");
-    Err(problem.hint("The members are those of the configuration that the cluster was first started with."))
-}
-
-async fn no_backup(_api: Api, _request: Request) -> Result<Response, Problem> {
-    let problem = Problem::new(Code::NotAvailable, "backups over the API are not available yet");
-    Err(problem.hint("Every member keeps all data. Do not start a member from an older copy of its data directory."))
+async fn raise(api: Api, _request: Request) -> Result<Response, Problem> {
+    match api.client().raise_level(api.limits().write_deadline).await? {
+        consensus::Raised::To(feature_level) => respond::json(&Raised { feature_level, raised: true }),
+        consensus::Raised::Newest(feature_level) => respond::json(&Raised { feature_level, raised: false }),
+        consensus::Raised::Behind { next, members } => {
+            let told = members.into_iter().map(|(id, level)| match level {
+                Some(level) => format!("{id} knows levels up to {level}"),
+                None => format!("{id} was not reached"),
+            });
+            let told: Vec<String> = told.collect();
+            let problem = Problem::new(
+                Code::Conflict,
+                format!("not every member knows feature level {next}: {}", told.join(", ")),
+            );
+            Err(problem.hint("Start the newer build on those members, or remove them, and try again."))
+        }
+    }
 }

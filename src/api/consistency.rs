@@ -10,8 +10,9 @@ pub fn params() -> [Param; 3] {
     [
         Param::new(
             "consistency",
-            Kind::Choice(vec!["stale", "linearizable"]),
-            "stale (the default): this node's own state. linearizable: with everything committed before the request.",
+            Kind::Choice(vec!["stale", "linearizable", "lease"]),
+            "stale (the default): this node's own state. linearizable: with everything committed before the request, \
+             which a quorum confirms. lease: the same on the leader's word, if api.lease_reads is on.",
         ),
         Param::new(
             "min_index",
@@ -33,11 +34,14 @@ pub fn params() -> [Param; 3] {
 /// It does not become so within the read deadline.
 pub async fn ensure(api: &Api, request: &Request) -> Result<(), Problem> {
     let limit = api.limits().read_deadline;
-    if request.text("consistency") == Some("linearizable") {
-        api.client().linearize(limit).await?;
+    match request.text("consistency") {
+        Some("linearizable") => api.client().linearize(limit).await.map(drop)?,
+        Some("lease") if !api.client().lease_reads() => return Err(lease_reads_off()),
+        Some("lease") => api.client().linearize_by_lease(limit).await.map(drop)?,
+        _ => {}
     }
     if let Some(index) = request.integer("min_index") {
-        reach(api, index).await?;
+        reach(api, index, "min_index").await?;
     }
     let Some(most) = request.integer("max_staleness_ms") else { return Ok(()) };
     match api.client().status().staleness_ms {
@@ -49,25 +53,30 @@ pub async fn ensure(api: &Api, request: &Request) -> Result<(), Problem> {
 
 /// Waits until this node has applied `index`, or it is certain that nobody has it: what a client
 /// was told of is committed, so an index beyond the read index is none that it was told.
-async fn reach(api: &Api, index: u64) -> Result<(), Problem> {
+/// `field` names where it was asked for.
+pub async fn reach(api: &Api, index: u64, field: &'static str) -> Result<(), Problem> {
     let limit = api.limits().read_deadline;
     let client = api.client();
     tokio::select! {
         biased;
-        reached = client.wait_applied(index, limit) => reached.map_err(|_| behind(api, index)),
-        Ok(newest) = client.linearize(limit) => if index <= newest { Ok(()) } else { Err(ahead(index, newest)) },
+        reached = client.wait_applied(index, limit) => reached.map_err(|_| behind(api, index, field)),
+        Ok(newest) = client.linearize(limit) => if index <= newest { Ok(()) } else { Err(ahead(index, newest, field)) },
     }
 }
 
-fn behind(api: &Api, index: u64) -> Problem {
-    let (applied, limit) = (api.client().status().applied, api.limits().read_deadline);
-    let detail = format!("this node has applied index {applied}, not {index}, after {} seconds", limit.as_secs());
-    Problem::new(Code::NotCaughtUp, detail).field("min_index")
+fn lease_reads_off() -> Problem {
+    Problem::new(Code::LeaseReadsOff, "this node does not answer reads on the leader's lease").field("consistency")
 }
 
-fn ahead(index: u64, newest: u64) -> Problem {
+fn behind(api: &Api, index: u64, field: &'static str) -> Problem {
+    let (applied, limit) = (api.client().status().applied, api.limits().read_deadline);
+    let detail = format!("this node has applied index {applied}, not {index}, after {} seconds", limit.as_secs());
+    Problem::new(Code::NotCaughtUp, detail).field(field)
+}
+
+fn ahead(index: u64, newest: u64, field: &'static str) -> Problem {
     let detail = format!("index {index} does not exist: the newest that is committed is {newest}");
-    Problem::new(Code::IndexAhead, detail).field("min_index")
+    Problem::new(Code::IndexAhead, detail).field(field)
 }
 
 fn too_stale(detail: String) -> Problem {

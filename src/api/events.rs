@@ -50,6 +50,7 @@ pub fn routes() -> Vec<Route> {
     let schema = serde_json::json!({"type": "string", "description": "Server-sent events; see docs/api.md."});
     vec![
         Route::get("/events", "Everything that happens, as server-sent events", stream)
+            .follows_session()
             .header(LAST_EVENT_ID)
             .param(Param::new(
                 "after",

@@ -18,7 +18,7 @@ use super::problem::{Code, Problem};
 use super::request::Request;
 use super::respond;
 use super::route::Route;
-use super::status::worker_counts;
+use super::status::{dead_voters, worker_counts};
 use crate::chain;
 use crate::consensus;
 
@@ -53,7 +53,7 @@ struct HealthBody {
     status: Condition,
     node_id: String,
     version: String,
-    /// raft, storage, mesh, workers, kafka, blockchain, database.
+    /// raft, storage, mesh, workers, backup, kafka, blockchain, database.
     components: BTreeMap<&'static str, Component>,
 }
 
@@ -82,6 +82,7 @@ async fn health(api: Api, _request: Request) -> Result<Response, Problem> {
         ("storage", storage(api.client().storage())),
         ("mesh", mesh(&api, &status)),
         ("workers", workers(&api)),
+        ("backup", backup(&api)),
         ("kafka", kafka(&Picture::of(&api.context))),
         ("blockchain", blockchain(&blockchain::Picture::of(&api.context))),
         ("database", Component::new(Condition::Disabled, "not configured")),
@@ -99,6 +100,17 @@ async fn health(api: Api, _request: Request) -> Result<Response, Problem> {
 }
 
 fn raft(status: &consensus::Status) -> Component {
+    if status.removed {
+        return Component::new(
+            Condition::Unhealthy,
+            "this node was removed from the cluster: stop it, or let it join again with an invitation",
+        );
+    }
+    let dead = dead_voters(status);
+    if let Some(first) = dead.first() {
+        let detail = format!("{} dead voters, {first} among them: replace or remove them", dead.len());
+        return Component::new(Condition::Degraded, detail);
+    }
     let silent = status.staleness_ms.is_none_or(|staleness| u128::from(staleness) > STALE.as_millis());
     match (status.leader, status.ready) {
         (Some(_), true) if !silent => {
@@ -134,6 +146,20 @@ fn workers(api: &Api) -> Component {
     let able = ["online", "busy"].iter().filter_map(|state| counts.get(state)).sum::<u64>();
     let condition = if able > 0 { Condition::Healthy } else { Condition::Degraded };
     Component::new(condition, format!("{able} of {} workers are online", counts.values().sum::<u64>()))
+}
+
+/// A backup that fails never makes a node unhealthy: it serves.
+fn backup(api: &Api) -> Component {
+    let view = api.context.backup.view();
+    let last = view.last.map_or_else(
+        || "none taken yet".to_owned(),
+        |done| format!("the last was taken {} at index {}", super::text::time(done.at), done.index),
+    );
+    match view.error {
+        Some(error) => Component::new(Condition::Degraded, format!("{error}; {last}")),
+        None if view.scheduled => Component::new(Condition::Healthy, last),
+        None => Component::new(Condition::Disabled, "backup.directory is not configured"),
+    }
 }
 
 /// Kafka never makes a node unhealthy: all but intake and delivery goes on without it.

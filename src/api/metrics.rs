@@ -8,12 +8,12 @@ use super::params::{Kind, Param};
 use super::problem::Problem;
 use super::request::Request;
 use super::route::Route;
-use super::status::{job_counts, worker_counts};
+use super::status::{dead_voters, job_counts, worker_counts};
 use super::{Api, Context, respond, text};
 use crate::clock;
 use crate::consensus::Role;
 use crate::telemetry;
-use crate::telemetry::metrics::{self, Gauges};
+use crate::telemetry::metrics::{self, Gauges, Retained};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -42,6 +42,7 @@ pub fn routes() -> Vec<Route> {
 pub fn gauges(context: &Context) -> Gauges {
     let status = context.client.status();
     let storage = context.client.storage();
+    let archive = context.client.archive();
     let kafka = Picture::of(context).gauges();
     let chain = blockchain::Picture::of(context).gauges();
     context.client.read(|state| Gauges {
@@ -49,6 +50,7 @@ pub fn gauges(context: &Context) -> Gauges {
         workers: worker_counts(state),
         jobs_submitted_total: state.submitted_total(),
         leader: status.role == Role::Leader,
+        voters_dead: dead_voters(&status).len() as u64,
         term: status.term,
         applied: state.applied(),
         committed: status.committed,
@@ -57,6 +59,15 @@ pub fn gauges(context: &Context) -> Gauges {
         journal_seq: state.journal().last_seq(),
         callbacks_waiting: state.callbacks().len() as u64,
         callback_receivers: state.callbacks().receivers() as u64,
+        retained: Retained {
+            hot: state.hot_jobs() as u64,
+            cold: state.archive().jobs(),
+            removed: state.archive().removed_total(),
+            segments: state.archive().segment_count() as u64,
+            bytes: state.archive().bytes(),
+            waiting: archive.waiting,
+            missing: archive.missing,
+        },
         storage_used_bytes: storage.used_bytes,
         storage_free_bytes: storage.free_bytes,
         sync_p50_us: storage.sync.p50_us,
@@ -64,7 +75,19 @@ pub fn gauges(context: &Context) -> Gauges {
         uptime_secs: clock::now().since(context.info.started) / 1_000,
         kafka,
         chain,
+        backup: context.backup.view().scheduled.then(|| backup(context)),
     })
+}
+
+fn backup(context: &Context) -> metrics::Backup {
+    let view = context.backup.view();
+    metrics::Backup {
+        taken: view.taken,
+        failed: view.failed,
+        last_at_ms: view.last.as_ref().map(|done| done.at.0),
+        last_bytes: view.last.as_ref().map(|done| done.bytes),
+        failing: view.error.is_some(),
+    }
 }
 
 async fn get(api: Api, request: Request) -> Result<Response, Problem> {

@@ -19,6 +19,7 @@
 //! Deliberately absent: authentication (the node binds loopback unless told
 //! otherwise), TLS, and any knowledge of who leads beyond what the client says.
 
+mod backup;
 mod blockchain;
 mod cluster;
 mod consistency;
@@ -27,6 +28,7 @@ mod health;
 mod jobs;
 mod kafka;
 pub mod market;
+mod members;
 mod metrics;
 mod network;
 mod openapi;
@@ -38,6 +40,7 @@ mod respond;
 mod route;
 mod router;
 mod server;
+mod session;
 mod settlement;
 mod status;
 mod workers;
@@ -50,6 +53,7 @@ use tokio::sync::Semaphore;
 pub use jobs::receipt;
 pub use problem::{Code, Problem};
 pub use server::serve;
+pub use session::is_older as is_older_session;
 
 use crate::consensus;
 use crate::domain::Timestamp;
@@ -68,6 +72,9 @@ pub struct Context {
     pub identity: mesh::Identity,
     pub info: NodeInfo,
     pub limits: Limits,
+    pub backup: crate::backup::Desk,
+    /// Name of the network, and with that of the cluster.
+    pub network: String,
     /// `None`: disabled.
     pub kafka: Option<crate::kafka::Handle>,
     /// `None`: disabled.
@@ -198,6 +205,8 @@ fn routes(limits: &Limits) -> Vec<route::Route> {
         blockchain::routes(),
         kafka::routes(),
         cluster::routes(),
+        members::routes(),
+        backup::routes(),
         events::routes(),
         openapi::routes(),
     ]

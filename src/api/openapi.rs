@@ -91,7 +91,8 @@ pub fn document_of(routes: &[Route], version: &str, limits: &Limits) -> Value {
             "version": version,
             "license": {"name": "MIT", "identifier": "MIT"},
             "description": "Every node serves all of it. Errors are problem documents (RFC 9457). \
-                A request may carry X-Request-Id (at most 128 visible ASCII characters); every response names it.",
+                A request may carry X-Request-Id (at most 128 visible ASCII characters); every response names it. \
+                A request may carry the X-Ciro-Session of an earlier response; its answer then is never older.",
         },
         "servers": [{"url": "/"}],
         "paths": paths,
@@ -136,7 +137,8 @@ fn headers() -> Value {
         "X-Ciro-Term": text("Its Raft term."),
         "X-Ciro-Leader": text("The leader it knows; empty if none."),
         "X-Ciro-Applied-Index": text("Index of the last log entry that it has applied."),
-        "X-Ciro-Staleness-Ms": text("Milliseconds since it heard from a leader; empty if never."),
+        "X-Ciro-Staleness-Ms": text("Milliseconds since this node had all that a leader said is committed; empty if never."),
+        "X-Ciro-Session": text("What the client has seen so far. Send it with the next request, to any node."),
         "X-Request-Id": text("The request's id, as in the logs of the nodes."),
     })
 }
@@ -259,15 +261,15 @@ fn response(answer: &Answer) -> Value {
 /// Every problem that the route may answer with.
 pub fn codes(route: &Route) -> BTreeSet<Code> {
     let mut codes: BTreeSet<_> = route.problems.iter().copied().collect();
-    codes.extend([Code::UnknownParameter, Code::Internal]);
+    codes.extend([Code::UnknownParameter, Code::Internal, Code::InvalidHeader, Code::ForeignSession]);
+    if route.session {
+        codes.extend([Code::NotCaughtUp, Code::IndexAhead]);
+    }
     if !route.params.is_empty() {
         codes.insert(Code::InvalidParameter);
     }
     if route.path.contains('{') {
         codes.insert(Code::InvalidId);
-    }
-    if !route.headers.is_empty() {
-        codes.insert(Code::InvalidHeader);
     }
     if route.body.is_some() {
         codes.extend([Code::InvalidJson, Code::UnreadableBody, Code::BodyTimeout, Code::BodyTooLarge]);

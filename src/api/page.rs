@@ -39,6 +39,21 @@ impl<T, const N: usize> Page<T, N> {
         true
     }
 
+    /// Whether no further item fits.
+    pub fn is_full(&self) -> bool {
+        self.items.len() == self.limit
+    }
+
+    /// An item was looked at and not wanted: the next page begins after it.
+    pub fn passed(&mut self, key: [u8; N]) {
+        self.last = key;
+    }
+
+    /// There is more, but not on this page.
+    pub fn more(&mut self) {
+        self.more = true;
+    }
+
     /// The items, and the cursor after which the next page begins.
     pub fn finish(self) -> (Vec<T>, Option<String>) {
         (self.items, self.more.then(|| hex::encode(self.last)))

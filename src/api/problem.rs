@@ -11,6 +11,7 @@ use warp::reply::Response;
 
 use crate::consensus;
 use crate::domain::Refusal;
+use crate::domain::member::Denied;
 use crate::submission::{Fault, FieldError, decode};
 
 macro_rules! codes {
@@ -52,9 +53,11 @@ codes! {
     UnreadableBody 400 "unreadable_body" "The body could not be read" "Send the whole body, framed as HTTP demands."
     CrossOrigin 403 "cross_origin" "Another site's page may not write" "Send the request from a program, or from a page of this node that was opened by its address."
     UnknownRoute 404 "unknown_route" "There is no such route" "See /docs for the routes of this node."
-    UnknownJob 404 "unknown_job" "There is no such job" "Finished jobs are forgotten after a while; a read on a node that lags may need ?consistency=linearizable."
+    UnknownJob 404 "unknown_job" "There is no such job" "Finished jobs are removed after a while; a read on a node that lags may need ?consistency=linearizable."
     UnknownWorker 404 "unknown_worker" "There is no such worker" "GET /workers?state=all lists the workers that are registered."
     UnknownDeadLetter 404 "unknown_dead_letter" "There is no such dead letter" "GET /kafka/dead-letter-queue lists the entries."
+    UnknownMember 404 "unknown_member" "There is no such member" "GET /cluster lists the members."
+    UnknownInvitation 404 "unknown_invitation" "There is no such invitation" "GET /cluster/invitations lists those that are known."
     NotFinished 404 "not_finished" "The job has no result yet" "Wait for it: GET /jobs/{id}?wait=terminal&timeout_secs=60."
     NoResult 404 "no_result" "The job ended without a result" "GET /jobs/{id}/explain says why."
     MethodNotAllowed 405 "method_not_allowed" "The route does not take this method" "The Allow header names the methods it takes."
@@ -65,9 +68,18 @@ codes! {
     OtherChain 409 "other_chain" "The books are of another contract" "GET /blockchain/status shows which; ciro-coordinator blockchain reset accepts the configured one."
     DeadlinePassed 409 "deadline_passed" "The job's deadline has passed" "It could not be done in time any more; submit a new job with another deadline."
     Conflict 409 "conflict" "The request does not fit the present state" "Read the resource again and decide anew."
+    ChangeInFlight 409 "change_in_flight" "Another change of the members is under way" "One change at a time: GET /cluster says when it is done."
+    LastVoter 409 "last_voter" "It is the last voter" "Without a voter there is no cluster. Promote another member first, or stop the node."
+    QuorumLost 409 "quorum_lost" "The majority would be lost" "Too few of the remaining voters are alive. Bring them back, or remove those that are dead first."
+    NeedsForce 409 "needs_force" "It is possible, but unwise" "See the detail; with force it is done."
+    MemberUnreachable 409 "member_unreachable" "The member is not heard of" "Bring it back first: a voter that is dead takes part in every majority."
+    MembersFull 409 "members_full" "The cluster has as many members as it may have" "Remove one first."
+    InvitationUsed 409 "invitation_used" "The invitation was used" "It admits nobody else. The node that used it is a member: DELETE /cluster/members/{node_id} removes it."
     JobForgotten 410 "job_forgotten" "The job ended long ago" "It was accepted and ended, and is not kept any more. Use a fresh Idempotency-Key to have it done again."
     OutputGone 410 "output_gone" "The output is not kept any more" "Workers keep large outputs for a while. Submit the job again, and fetch its output sooner."
-    IndexAhead 409 "index_ahead" "No node has that index" "Take min_index from an answer of this cluster: submitted_index, or X-Ciro-Applied-Index."
+    ForeignSession 400 "foreign_session" "The session is of another cluster" "Leave X-Ciro-Session out to begin a new session; what was read before may be gone."
+    LeaseReadsOff 400 "lease_reads_off" "Lease reads are switched off" "Set api.lease_reads = true (CIRO__API__LEASE_READS=true) on all nodes, if their clocks can be trusted, and restart them; or use ?consistency=linearizable."
+    IndexAhead 409 "index_ahead" "No node has that index" "Take min_index from an answer of this cluster: submitted_index, or X-Ciro-Applied-Index; leave X-Ciro-Session out to begin a new session."
     BodyTooLarge 413 "body_too_large" "The body is too large" "Send less at once, for instance in several batches."
     PayloadTooLarge 413 "payload_too_large" "The inline input is too large" "Send a smaller input, or a reference to it as input."
     UnsupportedMediaType 415 "unsupported_media_type" "The media type is not supported" "Send Content-Type: application/json without a content encoding."
@@ -79,7 +91,9 @@ codes! {
     InvalidCommand 422 "invalid_command" "The request was refused" "See the detail."
     BacklogFull 429 "backlog_full" "Too many jobs wait" "Wait until some are done, then send the request again."
     WorkersFull 429 "workers_full" "Too many workers are registered" "Unregister workers that are gone."
+    InvitationsFull 429 "invitations_full" "Too many invitations are open" "Take back what is not needed: DELETE /cluster/invitations/{id}."
     Overloaded 429 "overloaded" "Too many requests are in flight" "Send the request again a little later."
+    ArchiveDamaged 500 "archive_damaged" "A part of the archive can not be read" "The node fetches the segment named in the detail from another member. Ask another node, or again a little later."
     Internal 500 "internal" "The node failed" "The node's log has the cause under the request id."
     NotAvailable 501 "operation_not_available" "The operation is not available" "See the detail."
     OutputDamaged 502 "output_damaged" "The worker's copy of the output is damaged" "It is not what the worker signed, so it is not handed out. Submit the job again."
@@ -204,12 +218,20 @@ impl From<consensus::Error> for Problem {
             consensus::Error::TooLarge { size, limit } => {
                 Self::new(Code::BodyTooLarge, format!("the request takes {size} bytes, the limit is {limit}"))
             }
+            error @ consensus::Error::Behind { .. } => Self::new(Code::Conflict, error.to_string())
+                .hint("Wait until it has caught up, or name another one: GET /cluster on the leader shows the lag."),
             consensus::Error::Stopping => Self::new(Code::Stopping, "this node takes no more requests"),
             error => {
                 tracing::error!(%error, "consensus can not serve");
                 Self::new(Code::Unavailable, "this node's consensus or storage has failed")
             }
         }
+    }
+}
+
+impl From<consensus::Unreadable> for Problem {
+    fn from(error: consensus::Unreadable) -> Self {
+        Self::new(Code::ArchiveDamaged, error.to_string())
     }
 }
 
@@ -231,9 +253,29 @@ impl From<Refusal> for Problem {
             Refusal::BacklogFull { .. } => Code::BacklogFull,
             Refusal::WorkersFull { .. } => Code::WorkersFull,
             Refusal::Invalid(_) => Code::InvalidCommand,
+            Refusal::Member(denied) => return denied.into(),
             _ => Code::Conflict,
         };
         Self::new(code, detail)
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let code = match denied {
+            Denied::NotAMember(_) => Code::UnknownMember,
+            Denied::UnknownInvitation | Denied::Expired => Code::UnknownInvitation,
+            Denied::InFlight { .. } => Code::ChangeInFlight,
+            Denied::LastVoter(_) => Code::LastVoter,
+            Denied::Full { .. } => Code::MembersFull,
+            Denied::InvitationsFull { .. } => Code::InvitationsFull,
+            Denied::Used => Code::InvitationUsed,
+            Denied::OtherStore(_) => Code::Conflict,
+            Denied::Unreachable(_) => Code::MemberUnreachable,
+            Denied::QuorumLost { .. } => Code::QuorumLost,
+            Denied::Risky(_) => Code::NeedsForce,
+        };
+        Self::new(code, denied.to_string())
     }
 }
 

@@ -16,7 +16,7 @@ use super::params::looks_like_peer_id;
 use super::problem::{Code, Problem};
 use super::route::BodySpec;
 use crate::clock;
-use crate::domain::{JobId, WorkerId};
+use crate::domain::{JobId, NodeId, WorkerId};
 
 /// Longest request id and idempotency key, in bytes.
 const REQUEST_ID_MAX: usize = 128;
@@ -46,7 +46,7 @@ impl Request {
         self.text(name)?.parse().ok()
     }
 
-    fn path(&self, name: &str) -> &str {
+    pub fn path(&self, name: &str) -> &str {
         self.path.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
 
@@ -65,6 +65,18 @@ impl Request {
                 Problem::new(Code::UnknownWorker, format!("worker {text} is not known"))
             } else {
                 Problem::new(Code::InvalidId, format!("{:?} is not a peer id", clip(text))).field("id")
+            }
+        })
+    }
+
+    /// The member named by the path.
+    pub fn node(&self) -> Result<NodeId, Problem> {
+        let text = self.path("node_id");
+        text.parse().map_err(|_| {
+            if looks_like_peer_id(text) {
+                Problem::new(Code::UnknownMember, format!("{text} is not a member"))
+            } else {
+                Problem::new(Code::InvalidId, format!("{:?} is not a peer id", clip(text))).field("node_id")
             }
         })
     }

@@ -30,6 +30,8 @@ pub struct Route {
     pub body: Option<BodySpec>,
     /// Whether it reads replicated state, and takes the parameters that say how fresh.
     pub fresh: bool,
+    /// Whether it shows or changes replicated state, and so waits for the client's session.
+    pub session: bool,
     pub answers: Vec<Answer>,
     pub problems: Vec<Code>,
     pub components: Components,
@@ -71,6 +73,7 @@ impl Route {
         F: Fn(Api, Request) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Response, Problem>> + Send + 'static,
     {
+        let session = method != Method::GET;
         Self {
             method,
             path,
@@ -79,6 +82,7 @@ impl Route {
             headers: vec![],
             body: None,
             fresh: false,
+            session,
             answers: vec![],
             problems: vec![],
             components: vec![],
@@ -132,8 +136,16 @@ impl Route {
     #[must_use]
     pub fn fresh(mut self) -> Self {
         self.fresh = true;
+        self.session = true;
         self.params.extend(consistency::params());
-        self.problems(&[Code::NoLeader, Code::NotCaughtUp, Code::IndexAhead, Code::TooStale])
+        self.problems(&[Code::NoLeader, Code::TooStale, Code::LeaseReadsOff])
+    }
+
+    /// Shows replicated state, and waits for what the client has seen, but takes no word on freshness.
+    #[must_use]
+    pub fn follows_session(mut self) -> Self {
+        self.session = true;
+        self
     }
 
     /// Goes through the log.

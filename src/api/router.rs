@@ -12,9 +12,9 @@ use warp::reply::Response;
 use super::problem::{Code, Problem};
 use super::request::{Request, Room, Unread, request_id};
 use super::route::Route;
-use super::{Api, Context, consistency, params, respond};
+use super::{Api, Context, consistency, params, respond, session};
 use crate::clock;
-use crate::consensus::Status;
+use crate::consensus::Headline;
 use crate::tasks::Tasks;
 use crate::telemetry;
 
@@ -32,6 +32,8 @@ pub struct Inbound {
     pub query: Vec<(String, String)>,
     pub headers: HeaderMap,
     pub body: Unread,
+    /// Of the state just before the handler looked at it, in milliseconds.
+    pub staleness: Option<u64>,
 }
 
 /// What a path and a method come to.
@@ -58,9 +60,14 @@ impl Router {
         let span = tracing::error_span!("http", request_id = %id, %method, path = %inbound.path);
         telemetry::request::scope(&id, async {
             let (route, result) = self.dispatch(&mut inbound, &id).await;
+            // A session that names what does not exist is not given back.
+            let seen = match &result {
+                Err(problem) if problem.code == Code::IndexAhead => None,
+                _ => session::of(&inbound.headers).ok().flatten(),
+            };
             let mut response = result.unwrap_or_else(|problem| problem.into_response(&id));
             inbound.body.drain(&inbound.headers).await;
-            self.stamp(response.headers_mut(), &id);
+            self.stamp(response.headers_mut(), &id, seen, inbound.staleness);
             let (status, took) = (response.status().as_u16(), started.elapsed());
             telemetry::metrics::http_served(method.as_str(), route, status, took);
             tracing::debug!(route, status, took_us = took.as_micros(), "served");
@@ -96,6 +103,7 @@ impl Router {
         if route.method != Method::GET {
             same_origin(&inbound.headers)?;
         }
+        let seen = session::of(&inbound.headers)?;
         let query = params::check(&route.params, std::mem::take(&mut inbound.query))?;
         let limit = self.api.limits().body_timeout;
         let body = match &route.body {
@@ -108,14 +116,25 @@ impl Router {
             }
         };
         let request = Request { id: id.to_owned(), path, query, headers: inbound.headers.clone(), body };
+        if let Some(seen) = seen {
+            session::follow(&self.api, seen, route.session).await?;
+        }
         if route.fresh {
             consistency::ensure(&self.api, &request).await?;
         }
+        inbound.staleness = self.api.client().headline().staleness_ms;
         (route.handler)(self.api.clone(), request).await
     }
 
-    fn stamp(&self, headers: &mut HeaderMap, id: &str) {
-        for (name, value) in node_headers(&self.api.client().status()) {
+    /// What was read for the answer was read before this: the state can only be newer now, so a session covers it,
+    /// but of its staleness the greater one is told.
+    fn stamp(&self, headers: &mut HeaderMap, id: &str, seen: Option<session::Token>, before: Option<u64>) {
+        let client = self.api.client();
+        let here = client.read(|state| session::Token { history: state.history(), index: state.applied() });
+        let mut headline = client.headline();
+        headline.staleness_ms = headline.staleness_ms.map(|now| now.max(before.unwrap_or(0)));
+        let session = (session::HEADER, session::next(here, seen).to_string());
+        for (name, value) in node_headers(&headline, here.index).into_iter().chain([session]) {
             if let Ok(value) = HeaderValue::from_str(&value) {
                 headers.insert(HeaderName::from_static(name), value);
             }
@@ -151,13 +170,13 @@ fn is_fixed(host: &str) -> bool {
 }
 
 /// Who answered, and from how fresh a state. Unknown values are empty.
-fn node_headers(status: &Status) -> [(&'static str, String); 6] {
+fn node_headers(status: &Headline, applied: u64) -> [(&'static str, String); 6] {
     [
         ("x-ciro-node", status.node.to_string()),
         ("x-ciro-role", status.role.as_str().to_owned()),
         ("x-ciro-term", status.term.to_string()),
         ("x-ciro-leader", status.leader.map(|leader| leader.to_string()).unwrap_or_default()),
-        ("x-ciro-applied-index", status.applied.to_string()),
+        ("x-ciro-applied-index", applied.to_string()),
         ("x-ciro-staleness-ms", status.staleness_ms.map(|staleness| staleness.to_string()).unwrap_or_default()),
     ]
 }
@@ -211,7 +230,7 @@ pub fn filter(router: Arc<Router>) -> BoxedFilter<(Response,)> {
         .then(move |method, path: warp::path::FullPath, query, headers, body| {
             let router = Arc::clone(&router);
             let body = Unread::new(body, router.room.clone());
-            let inbound = Inbound { method, path: path.as_str().to_owned(), query, headers, body };
+            let inbound = Inbound { method, path: path.as_str().to_owned(), query, headers, body, staleness: None };
             async move { router.answer(inbound).await }
         })
         .boxed()

@@ -39,11 +39,12 @@ struct StatusBody {
     /// Rolling hash of the state at `applied_index`: equal on all nodes at the same index.
     state_hash: String,
     members: Vec<MemberBody>,
-    /// Jobs by state.
+    /// Jobs by state: those that are kept, in memory and in the archive.
     jobs: BTreeMap<&'static str, u64>,
+    finished_jobs: FinishedBody,
     /// Workers by state.
     workers: BTreeMap<&'static str, u64>,
-    /// Jobs ever accepted, also those forgotten since.
+    /// Jobs ever accepted, also those removed since.
     jobs_submitted_total: u64,
     /// Number of the newest event.
     journal_seq: u64,
@@ -53,6 +54,35 @@ struct StatusBody {
     #[schema(format = DateTime)]
     started_at: String,
     uptime_secs: u64,
+}
+
+/// Where finished jobs are.
+#[derive(Serialize, ToSchema)]
+#[schema(as = FinishedJobs)]
+struct FinishedBody {
+    in_memory: u64,
+    archived: u64,
+    /// By retention, ever.
+    removed_total: u64,
+    segments: u64,
+    /// Of the segments.
+    bytes: u64,
+    /// Segments that are missing or damaged on this node.
+    segments_missing: u64,
+}
+
+impl FinishedBody {
+    fn of(state: &State, view: consensus::ArchiveView) -> Self {
+        let archive = state.archive();
+        Self {
+            in_memory: state.hot_jobs() as u64,
+            archived: archive.jobs(),
+            removed_total: archive.removed_total(),
+            segments: archive.segment_count() as u64,
+            bytes: archive.bytes(),
+            segments_missing: view.missing,
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -66,6 +96,17 @@ pub struct MemberBody {
     pub matched_index: Option<u64>,
     /// Log entries that the member lacks; null on nodes that do not lead.
     pub lag: Option<u64>,
+    /// The newest feature level that the member's build knows; null if this node has not spoken with it.
+    pub newest_level: Option<u32>,
+    /// Milliseconds since the leader last heard the member; null on nodes that do not lead.
+    pub silent_ms: Option<u64>,
+    /// Silent for so long that it counts as dead; null on nodes that do not lead.
+    pub dead: Option<bool>,
+}
+
+/// Voters that the leader has not heard for long.
+pub fn dead_voters(status: &consensus::Status) -> Vec<String> {
+    status.members.iter().filter(|member| member.voter && member.dead).map(|member| member.id.to_string()).collect()
 }
 
 pub fn members(status: &consensus::Status) -> Vec<MemberBody> {
@@ -79,6 +120,9 @@ pub fn members(status: &consensus::Status) -> Vec<MemberBody> {
             voter: member.voter,
             matched_index: matched,
             lag: matched.map(|matched| status.last_log.saturating_sub(matched)),
+            newest_level: member.newest_level,
+            silent_ms: member.silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+            dead: leads.then_some(member.dead),
         }
     };
     status.members.iter().map(one).collect()
@@ -101,7 +145,7 @@ pub fn worker_counts(state: &State) -> BTreeMap<&'static str, u64> {
 }
 
 async fn get(api: Api, _request: Request) -> Result<Response, Problem> {
-    let status = api.client().status();
+    let (status, archive) = (api.client().status(), api.client().archive());
     let info = &api.context.info;
     let body = api.client().read(|state| StatusBody {
         node_id: status.node.to_string(),
@@ -115,6 +159,7 @@ async fn get(api: Api, _request: Request) -> Result<Response, Problem> {
         state_hash: state.hash().to_string(),
         members: members(&status),
         jobs: job_counts(state),
+        finished_jobs: FinishedBody::of(state, archive),
         workers: worker_counts(state),
         jobs_submitted_total: state.submitted_total(),
         journal_seq: state.journal().last_seq(),

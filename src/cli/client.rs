@@ -7,12 +7,15 @@
 //! submission under an idempotency key, and what is idempotent by nature may.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Url};
 use serde_json::Value;
 
 use super::failure::{Failure, Kind, chain};
+use crate::api::is_older_session;
 use crate::clock;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -21,6 +24,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// For the head of a stream.
 const STREAM_LIMIT: Duration = Duration::from_secs(15);
+
+/// Names what a client has seen; nodes give it and take it.
+const SESSION: &str = "X-Ciro-Session";
 
 /// Largest answer read into memory: a batch's or a full page's.
 const ANSWER_MAX: usize = 256 << 20;
@@ -33,6 +39,8 @@ pub struct Client {
     /// The node that answered last; the next call begins there.
     current: AtomicUsize,
     patience: Duration,
+    /// What has been seen so far, so that no later call, to whatever node, shows less.
+    session: Mutex<Option<HeaderValue>>,
 }
 
 /// One request, as often as it takes.
@@ -143,7 +151,7 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|error| Failure::because("start HTTP client", &error))?;
-        Ok(Self { http, nodes, current: AtomicUsize::new(0), patience })
+        Ok(Self { http, nodes, current: AtomicUsize::new(0), patience, session: Mutex::default() })
     }
 
     pub fn nodes(&self) -> impl Iterator<Item = String> {
@@ -208,10 +216,14 @@ impl Client {
         let mut node = self.current.load(Ordering::Relaxed) % self.nodes.len();
         loop {
             let request = self.request(node, Method::GET, path);
+            let request = self.in_session(request);
             let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
             let failure = match tokio::time::timeout(STREAM_LIMIT, request.send()).await {
                 Err(_) => Failure::new(Kind::Unreachable, format!("{} does not answer", shown(&self.nodes[node]))),
-                Ok(Ok(response)) if response.status().is_success() => return Ok(response),
+                Ok(Ok(response)) if response.status().is_success() => {
+                    self.note_session(&response);
+                    return Ok(response);
+                }
                 Ok(Ok(response)) => match self.judge(node, response, &Call::get(path)).await {
                     Attempt::Done(answer) => Failure::problem(answer.status, &answer.body),
                     Attempt::Final(failure) => return Err(failure),
@@ -241,8 +253,29 @@ impl Client {
         self.http.request(method, url)
     }
 
+    fn in_session(&self, request: RequestBuilder) -> RequestBuilder {
+        match self.session.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(token) => request.header(SESSION, token),
+            None => request,
+        }
+    }
+
+    /// Calls may be under way side by side, and answered in another order.
+    fn note_session(&self, response: &reqwest::Response) {
+        let Some(token) = response.headers().get(SESSION) else { return };
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = session.as_ref().and_then(|old| old.to_str().ok()).unwrap_or_default();
+        if !is_older_session(token.to_str().unwrap_or_default(), old) {
+            *session = Some(token.clone());
+        }
+    }
+
     async fn attempt(&self, node: usize, call: &Call) -> Attempt {
         let mut request = self.request(node, call.method.clone(), &call.path).timeout(call.limit).query(&call.query);
+        if !call.any_status {
+            // Who asks one node for its own view wants it even if that is old.
+            request = self.in_session(request);
+        }
         if let Some(body) = &call.body {
             request = request.json(body);
         }
@@ -263,6 +296,7 @@ impl Client {
     /// Reads the answer and decides whether it is one.
     async fn judge(&self, node: usize, response: reqwest::Response, call: &Call) -> Attempt {
         let status = response.status().as_u16();
+        self.note_session(&response);
         let body = match read(response).await {
             Ok(body) => body,
             Err(reason) if call.repeatable => return Attempt::Again(self.broken(node, &reason)),

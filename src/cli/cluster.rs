@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::client::{Call, Client};
 use super::failure::{Failure, Kind};
 use super::job::pages;
-use super::{Remote, output};
+use super::{Remote, backup, members, output, restore};
 
 const PEERS: &[(&str, &str)] = &[
     ("id", "id"),
@@ -17,6 +17,8 @@ const PEERS: &[(&str, &str)] = &[
     ("agent", "agent"),
     ("addresses", "addresses"),
 ];
+
+const LEVELS: &[(&str, &str)] = &[("member", "id"), ("newest level", "newest_level")];
 
 const NODES: &[(&str, &str)] = &[
     ("url", "url"),
@@ -32,6 +34,22 @@ const NODES: &[(&str, &str)] = &[
 pub enum Command {
     /// Members with their logs; with several --node, each one's own view
     Status,
+    /// The feature level that the cluster is at, and what each member's build knows
+    FeatureLevel {
+        /// Raise it by one. There is no way back to a build that does not know the new one
+        #[arg(long)]
+        raise: bool,
+    },
+    #[command(flatten)]
+    Members(members::Command),
+    /// Write a backup of the whole state to a file
+    Backup(backup::TakeArgs),
+    /// Check a backup and say what is in it, without any node; exit code 7 if it is damaged
+    Inspect(backup::InspectArgs),
+    /// Begin a new cluster with a backup: on each of its nodes, while none of them runs
+    Restore(Box<restore::RestoreArgs>),
+    /// After the loss of a majority: make a node that is stopped the only voter
+    Recover(restore::RecoverArgs),
     /// Hand leadership over, to a named member or the most caught-up one
     TransferLeadership {
         /// Peer id of the member
@@ -53,7 +71,16 @@ pub enum NetworkCommand {
 pub async fn run(command: Command, remote: &Remote) -> Result<(), Failure> {
     let client = remote.client()?;
     match command {
-        Command::Status => members(&client, remote).await,
+        Command::Status => views(&client, remote).await,
+        Command::FeatureLevel { raise: true } => {
+            show(&client.call(&Call::post("/cluster/feature-level")).await?.body, remote)
+        }
+        Command::FeatureLevel { raise: false } => levels(&client, remote).await,
+        Command::Members(command) => members::run(command, &client, remote).await,
+        Command::Backup(args) => backup::take(&args, remote).await,
+        Command::Inspect(args) => backup::inspect(&args, remote),
+        Command::Restore(args) => restore::restore(*args, remote).await,
+        Command::Recover(args) => restore::recover(args, remote).await,
         Command::TransferLeadership { to } => {
             let body = to.map_or_else(|| json!({}), |to| json!({ "to": to }));
             let answer = client.call(&Call::post("/cluster/transfer-leadership").body(body)).await?;
@@ -62,7 +89,16 @@ pub async fn run(command: Command, remote: &Remote) -> Result<(), Failure> {
     }
 }
 
-async fn members(client: &Client, remote: &Remote) -> Result<(), Failure> {
+async fn levels(client: &Client, remote: &Remote) -> Result<(), Failure> {
+    let cluster = client.call(&Call::get("/cluster")).await?.body;
+    if remote.json {
+        return output::json(&json!({ "feature_level": cluster["feature_level"], "members": cluster["members"] }));
+    }
+    output::line(&format!("feature level {}", cluster["feature_level"]))?;
+    output::list(cluster["members"].as_array().map_or(&[][..], Vec::as_slice), LEVELS)
+}
+
+async fn views(client: &Client, remote: &Remote) -> Result<(), Failure> {
     let mut cluster = client.call(&Call::get("/cluster")).await?.body;
     let count = client.nodes().count();
     if count > 1 {

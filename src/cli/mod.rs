@@ -6,6 +6,7 @@
 //! error, and the exit code says how it went ([`failure::Kind`]).
 
 mod award;
+mod backup;
 mod blockchain;
 mod client;
 mod cluster;
@@ -18,10 +19,12 @@ mod job;
 mod kafka;
 mod letters;
 mod local;
+mod members;
 mod module;
 mod output;
 mod receipt;
 mod reference;
+mod restore;
 mod start;
 mod submit;
 mod watch;
@@ -51,7 +54,7 @@ Exit codes:
   4  refused, or not found
   5  the job ended, but did not complete
   6  not done within the time allowed
-  7  a receipt does not hold
+  7  a receipt does not hold, or a backup is damaged
 
 A client command tries the next --node when one does not answer, and submits under an
 idempotency key, so that a retry never makes a second job.";

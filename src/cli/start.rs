@@ -30,6 +30,15 @@ pub struct Args {
     /// The same as --set cluster.initial_members=…, comma separated multiaddrs
     #[arg(long, value_name = "MULTIADDRS")]
     initial_members: Option<String>,
+    /// Join a cluster that runs: the same as --set cluster.join=…, members' addresses with /p2p/, comma separated
+    #[arg(long, value_name = "MULTIADDRS")]
+    join: Option<String>,
+    /// The token that `cluster invite` printed; a variable or --invitation-file keep it out of the process list
+    #[arg(long, value_name = "TOKEN", env = "CIRO_INVITATION", hide_env_values = true)]
+    invitation: Option<String>,
+    /// The same as --set cluster.invitation_file=PATH: the token in a file
+    #[arg(long, value_name = "PATH")]
+    invitation_file: Option<String>,
     /// The same as --set logging.level=LEVEL
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -51,6 +60,9 @@ impl Args {
             ("api.bind", &self.api_bind),
             ("network.p2p_port", &self.p2p_port),
             ("cluster.initial_members", &self.initial_members),
+            ("cluster.join", &self.join),
+            ("cluster.invitation", &self.invitation),
+            ("cluster.invitation_file", &self.invitation_file),
             ("logging.level", &self.log_level),
         ];
         let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));

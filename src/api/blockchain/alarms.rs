@@ -15,7 +15,7 @@ use crate::domain::chain::{Site, U256};
 use crate::domain::state::LIMITS;
 
 /// Every code there is.
-pub const CODES: [&str; 10] = [
+pub const CODES: [&str; 11] = [
     "down",
     "paused",
     "other_chain",
@@ -24,6 +24,7 @@ pub const CODES: [&str; 10] = [
     "spend_limit",
     "duty",
     "parked",
+    "parked_near_bound",
     "journal_near_bound",
     "events_lost",
 ];
@@ -36,7 +37,7 @@ const NEAR_PERCENT: u64 = 80;
 pub struct Alarm {
     /// Stable, for machines.
     #[schema(
-        pattern = "^(down|paused|other_chain|balance_low|escrow_low|spend_limit|duty|parked|journal_near_bound|events_lost)$"
+        pattern = "^(down|paused|other_chain|balance_low|escrow_low|spend_limit|duty|parked|parked_near_bound|journal_near_bound|events_lost)$"
     )]
     pub code: &'static str,
     /// What is wrong, and what to do.
@@ -54,6 +55,7 @@ pub fn of(picture: &Picture) -> Vec<Alarm> {
         own.and_then(|own| spend_limit(own, picture)),
         own.and_then(duty),
         parked(picture),
+        parked_near_bound(picture),
         journal_near_bound(picture),
         events_lost(picture),
     ];
@@ -174,6 +176,19 @@ fn parked(picture: &Picture) -> Found {
             picture.parked
         );
         ("parked", detail)
+    })
+}
+
+fn parked_near_bound(picture: &Picture) -> Found {
+    let limit = u64::try_from(LIMITS.letters).unwrap_or(u64::MAX);
+    (picture.parked >= limit / 100 * NEAR_PERCENT).then(|| {
+        let detail = format!(
+            "{} of {limit} places for stages that can not be settled are taken; when all are, nothing is settled that \
+             comes behind the next such stage: it waits, and is not lost. `ciro-coordinator blockchain dlq list` shows \
+             what they have in common; mend that and `… dlq retry` them, or `… dlq drop` what is never to be settled",
+            picture.parked
+        );
+        ("parked_near_bound", detail)
     })
 }
 

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use warp::reply::Response;
 
 use super::letters::ParkedBody;
+use crate::api::jobs::read::{unknown, with_job};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::route::Route;
@@ -20,7 +21,7 @@ pub fn routes() -> Vec<Route> {
         Route::get("/blockchain/jobs/{id}", "How a job is settled, stage by stage", job)
             .fresh()
             .answers::<JobOnChain>(200, "Its settlement, transactions, and what is not settled yet")
-            .problems(&[Code::UnknownJob]),
+            .problems(&[Code::UnknownJob, Code::ArchiveDamaged]),
     ]
 }
 
@@ -87,9 +88,12 @@ impl AgainBody {
 
 async fn job(api: Api, request: Request) -> Result<Response, Problem> {
     let id = request.job()?;
-    let view = api.client().view();
-    let unknown = || Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"));
-    respond::json(&job_of(&view, view.job(id).ok_or_else(unknown)?))
+    let (view, client) = (api.client().view(), api.client().clone());
+    let told = move || {
+        let state = with_job(&view, &client, id)?;
+        respond::json(&job_of(&state, state.job(id).ok_or_else(|| unknown(id))?))
+    };
+    api.aside(told).await?
 }
 
 pub fn job_of(state: &State, job: &Job) -> JobOnChain {

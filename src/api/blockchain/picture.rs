@@ -95,8 +95,8 @@ impl Picture {
             totals: books.totals().clone(),
             spent_this_hour: books.spent_in_hour(now.max(state.now()).0),
             cursor,
-            unsettled: cursor.map_or(0, |cursor| journal.last_seq().saturating_sub(cursor)),
-            lost: cursor.map_or(0, |cursor| dropped.saturating_sub(cursor)),
+            unsettled: cursor.map_or(0, |cursor| journal.waiting_after(cursor)),
+            lost: cursor.map_or(0, |cursor| journal.given(cursor, dropped)),
             next_block: books.next_block(),
             applied_index: state.applied(),
         }

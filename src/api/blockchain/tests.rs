@@ -391,6 +391,8 @@ fn each_alarm_is_raised_by_its_cause_alone() {
     };
     assert_eq!(with(|picture| picture.spent_this_hour = 10_000), ["spend_limit"]);
     assert_eq!(with(|picture| picture.parked = 1), ["parked"]);
+    assert_eq!(with(|picture| picture.parked = 7_999), ["parked"]);
+    assert_eq!(with(|picture| picture.parked = 8_000), ["parked", "parked_near_bound"]);
     assert_eq!(with(|picture| picture.unsettled = 800_000), ["journal_near_bound"]);
     assert!(with(|picture| picture.unsettled = 799_999).is_empty());
     assert_eq!(with(|picture| picture.lost = 1), ["events_lost"]);

@@ -4,14 +4,19 @@
 //! it. Bids are soft and known to the leader only: another node says so, and
 //! whom to ask.
 //!
-//! Work is bounded: workers are told of one by one up to [`WORKERS_MAX`], the
-//! queue is walked up to [`QUEUE_MAX`] places. Beyond that the answer says what
-//! it left out.
+//! Work is bounded: workers are told of one by one up to
+//! [`WORKERS_MAX`](crowd::WORKERS_MAX), the queue is walked up to
+//! [`EXACT`](crate::domain::place::EXACT) places and counted behind them. Beyond
+//! that the answer says what it left out. Under the state's lock only a
+//! [`Glance`] is taken, so no copy of the state is made for an answer.
 
 mod attempts;
 mod bids;
 mod chain;
 mod change;
+mod crowd;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -22,22 +27,18 @@ use warp::reply::Response;
 use attempts::AttemptBody;
 use bids::{PriceBody, RoundBody};
 use change::ChangeBody;
+use crowd::{Crowd, Known, WorkerFit, live};
 
 use super::body::{ErrorBody, TransitionBody};
+use super::read::unknown;
 use super::runs::{RunBody, progress};
 use crate::api::market::AwardBody;
-use crate::api::problem::{Code, Problem};
+use crate::api::problem::Problem;
 use crate::api::request::Request;
 use crate::api::{Api, Context, respond, text};
 use crate::clock;
-use crate::domain::matching::{Live, Misfit, fits, misfits};
-use crate::domain::worker::WorkerState;
-use crate::domain::{Job, JobState, State, Timestamp, Worker};
-
-/// Workers told of. Beyond it the answer says how many were left out.
-const WORKERS_MAX: usize = 1_000;
-/// Open jobs counted for the place in the queue.
-const QUEUE_MAX: usize = 5_000;
+use crate::domain::place::Place;
+use crate::domain::{Job, JobId, JobState, State, Timestamp};
 
 #[derive(Serialize, ToSchema)]
 pub struct Explanation {
@@ -51,7 +52,7 @@ pub struct Explanation {
     detail: String,
     /// Open jobs that are served first; null unless the job is on the market.
     queue_position: Option<usize>,
-    /// False: at least so many, only the first of the queue are counted.
+    /// False: at least so many. Behind the first of the queue only those of the same client are counted.
     queue_position_exact: bool,
     /// Jobs on the market.
     queue_length: usize,
@@ -88,145 +89,103 @@ pub struct Explanation {
     applied_index: u64,
 }
 
-#[derive(Serialize, ToSchema)]
-struct WorkerFit {
-    worker_id: String,
-    #[schema(pattern = "^(online|busy|draining|unhealthy|offline|banned)$")]
-    state: &'static str,
-    /// Whether the worker may bid: it takes jobs, and lacks nothing.
-    eligible: bool,
-    /// Free places, as of its last heartbeat; null if it was not heard here.
-    room: Option<u32>,
-    misfits: Vec<MisfitBody>,
-}
-
-/// A requirement that the worker does not meet.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Misfit)]
-struct MisfitBody {
-    requirement: &'static str,
-    wanted: String,
-    offered: String,
-}
-
 pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
     let id = request.job()?;
-    let view = api.client().view();
     let context = Arc::clone(&api.context);
     let explained = move || {
-        let unknown = || Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"));
-        let job = view.job(id).ok_or_else(unknown)?;
-        respond::json(&explain(&view, &context, job, clock::now()))
+        let chain = context.chain.as_ref().map(crate::chain::Handle::view);
+        let now = clock::now();
+        let look = |state: &State| Glance::of(state, chain.as_ref(), id, now);
+        let here = context.client.read(look);
+        let glance = match here {
+            Some(glance) => Some(glance),
+            // It may have left memory.
+            None => context.client.recall_blocking(id)?.as_ref().and_then(look),
+        };
+        respond::json(&explain(&glance.ok_or_else(|| unknown(id))?, &context))
     };
-    // Looks at every worker and at the whole queue.
+    // Looks at every worker.
     api.aside(explained).await?
 }
 
-/// `now` is this node's clock: the state's stands still while nothing is written.
-fn explain(state: &State, context: &Context, job: &Job, now: Timestamp) -> Explanation {
-    let now = now.max(state.now());
-    let pending = job.state == JobState::Pending;
-    let fits = Fits::of(state, context, job);
-    let wanting = job.wants_run();
-    let workers: Vec<_> =
-        state.workers().filter(|_| wanting).take(WORKERS_MAX).map(|worker| fit(state, context, job, worker)).collect();
-    let waits = pending && job.next_attempt_at > now;
+/// What an answer takes from the state.
+struct Glance {
+    job: Arc<Job>,
+    /// Those the answer is about: none if it is about no workers.
+    workers: Vec<Known>,
+    /// Of a job that is on the market.
+    place: Option<Place>,
+    open: usize,
+    /// Why a registration on chain is waited for.
+    chain: Option<(&'static str, String)>,
+    applied: u64,
+    now: Timestamp,
+}
+
+impl Glance {
+    /// `now` is this node's clock: the state's stands still while nothing is written.
+    fn of(state: &State, chain: Option<&crate::chain::View>, id: JobId, now: Timestamp) -> Option<Self> {
+        let job = Arc::clone(state.job(id)?);
+        let now = now.max(state.now());
+        let pending = job.state == JobState::Pending;
+        let known = |worker: &Arc<_>| (Arc::clone(worker), state.worker_state(worker));
+        let on_market = pending && job.next_attempt_at <= now && !job.awaits_chain;
+        Some(Self {
+            workers: if pending || job.wants_run() { state.workers().map(known).collect() } else { vec![] },
+            place: on_market.then(|| state.place(&job, now)),
+            open: state.open_count(),
+            chain: (pending && job.awaits_chain).then(|| chain::why(state, chain, &job, now)),
+            applied: state.applied(),
+            job,
+            now,
+        })
+    }
+}
+
+fn explain(glance: &Glance, context: &Context) -> Explanation {
+    let Glance { job, now, place, .. } = glance;
+    let (pending, wanting) = (job.state == JobState::Pending, job.wants_run());
+    let crowd = Crowd::of(job, &glance.workers, |worker| live(context, worker));
+    let waits = pending && job.next_attempt_at > *now;
     let heard = bids::heard(context, job).filter(|_| pending);
-    let (reason, mut detail) = match &heard {
+    let (reason, mut detail) = match (&heard, &glance.chain) {
         _ if !pending => why(job),
-        _ if job.awaits_chain => {
-            let view = context.chain.as_ref().map(crate::chain::Handle::view);
-            chain::why(state, view.as_ref(), job, now)
+        (_, Some(chain)) => chain.clone(),
+        (Some(round), None) if !waits => {
+            bids::too_low(job, round, *now).unwrap_or_else(|| why_pending(job, &crowd, waits))
         }
-        Some(round) if !waits => bids::too_low(job, round, now).unwrap_or_else(|| why_pending(job, &fits, waits)),
-        _ => why_pending(job, &fits, waits),
+        _ => why_pending(job, &crowd, waits),
     };
     detail.push_str(&progress(job));
-    let place = (pending && !waits && !job.awaits_chain).then(|| queue_position(state, job, now));
+    let changes = if pending && crowd.fitting == 0 { change::find(&glance.workers, context, job) } else { vec![] };
+    let told = if wanting { crowd.told } else { vec![] };
     Explanation {
         job_id: job.id.to_string(),
         state: job.state.as_str(),
         attempt: job.attempt,
         reason,
         detail,
-        queue_position: place.map(|(position, _)| position),
-        queue_position_exact: place.is_some_and(|(_, exact)| exact),
-        queue_length: state.open_count(),
+        queue_position: place.map(|place| place.ahead),
+        queue_position_exact: place.is_some_and(|place| place.exact),
+        queue_length: glance.open,
         next_attempt_at: pending.then(|| text::time(job.next_attempt_at.max(job.submitted_at))),
-        workers_omitted: if wanting { state.workers().count().saturating_sub(workers.len()) } else { 0 },
-        workers,
-        price: pending.then(|| PriceBody::of(job, heard.as_ref(), now)),
+        workers_omitted: if wanting { glance.workers.len().saturating_sub(told.len()) } else { 0 },
+        workers: told,
+        price: pending.then(|| PriceBody::of(job, heard.as_ref(), *now)),
         last_round: heard.as_ref().map(|round| RoundBody::of(job, round)),
         ask_node: bids::ask(context).filter(|_| pending),
-        changes: if pending && fits.fitting == 0 { change::find(state, context, job) } else { vec![] },
+        changes,
         attempts: attempts::of(job),
         award: job.leading_run().map(AwardBody::of),
         awards: (job.spec.redundancy > 1).then(|| job.runs.iter().map(AwardBody::of).collect()),
         runs: RunBody::all(job),
         error: job.error.as_deref().map(ErrorBody::of),
         history: job.history.iter().map(TransitionBody::of).collect(),
-        applied_index: state.applied(),
+        applied_index: glance.applied,
     }
 }
 
-/// How many workers there are for a job. One that has a run of it gets no other.
-#[derive(Default)]
-struct Fits {
-    known: usize,
-    fitting: usize,
-    /// They fit and take jobs.
-    eligible: usize,
-}
-
-impl Fits {
-    fn of(state: &State, context: &Context, job: &Job) -> Self {
-        let mut counts = Self::default();
-        if job.state != JobState::Pending {
-            return counts;
-        }
-        for worker in state.workers() {
-            counts.known += 1;
-            if !job.involves(worker.id) && fits(&job.spec, worker, Some(live(context, worker))) {
-                counts.fitting += 1;
-                counts.eligible += usize::from(takes(state, worker));
-            }
-        }
-        counts
-    }
-}
-
-fn live(context: &Context, worker: &Worker) -> Live {
-    let load_permille = context.roster.get(worker.id).map_or(0, |heard| heard.load_permille);
-    Live { load_permille, rtt_us: context.mesh.rtt_us(worker.id) }
-}
-
-fn takes(state: &State, worker: &Worker) -> bool {
-    matches!(state.worker_state(worker), WorkerState::Online | WorkerState::Busy)
-}
-
-fn fit(state: &State, context: &Context, job: &Job, worker: &Worker) -> WorkerFit {
-    let heard = context.roster.get(worker.id);
-    let mut lacks = misfits(&job.spec, worker, Some(live(context, worker)));
-    lacks.extend(job.involves(worker.id).then(has_run));
-    WorkerFit {
-        worker_id: worker.id.to_string(),
-        state: state.worker_state(worker).as_str(),
-        eligible: takes(state, worker) && lacks.is_empty(),
-        room: heard.map(|heard| heard.room),
-        misfits: lacks
-            .into_iter()
-            .map(|lack| MisfitBody { requirement: lack.requirement, wanted: lack.wanted, offered: lack.offered })
-            .collect(),
-    }
-}
-
-/// What a worker lacks that has a run of the job already.
-fn has_run() -> Misfit {
-    let (wanted, offered) = ("a worker without a run of this job".to_owned(), "it has one".to_owned());
-    Misfit { requirement: "redundancy", wanted, offered }
-}
-
-fn why_pending(job: &Job, workers: &Fits, waits: bool) -> (&'static str, String) {
+fn why_pending(job: &Job, workers: &Crowd, waits: bool) -> (&'static str, String) {
     if waits {
         let detail = format!(
             "attempt {} did not succeed; the job is announced again at {}",
@@ -235,7 +194,7 @@ fn why_pending(job: &Job, workers: &Fits, waits: bool) -> (&'static str, String)
         );
         return ("waiting_for_retry", detail);
     }
-    let Fits { known, fitting, eligible } = *workers;
+    let Crowd { known, fitting, eligible, .. } = *workers;
     if known == 0 {
         return ("no_workers", "no worker is registered".to_owned());
     }
@@ -270,10 +229,4 @@ fn why(job: &Job) -> (&'static str, String) {
         JobState::Cancelled => format!("the job was cancelled{error}"),
     };
     (job.state.as_str(), detail)
-}
-
-/// Jobs served before it, and whether that is all of them.
-fn queue_position(state: &State, job: &Job, now: Timestamp) -> (usize, bool) {
-    let place = state.open_jobs(now).take(QUEUE_MAX).position(|open| open.id == job.id);
-    place.map_or((QUEUE_MAX, false), |place| (place, true))
 }

@@ -2,10 +2,11 @@
 
 mod body;
 mod callback;
+mod cold;
 mod explain;
 mod output;
 pub(in crate::api) mod progress;
-mod read;
+pub(in crate::api) mod read;
 pub mod receipt;
 mod runs;
 mod submit;
@@ -37,6 +38,7 @@ fn writes(limits: &Limits) -> Vec<Route> {
         Code::PayloadTooLarge,
         Code::StorageFull,
         Code::NotCaughtUp,
+        Code::ArchiveDamaged,
     ];
     let items = serde_json::json!({
         "type": "array",
@@ -96,7 +98,11 @@ fn lists() -> Vec<Route> {
             .param(Param::new("tag", Kind::Text(64), "With this tag."))
             .param(Param::new("since", Kind::Time, "Submitted at this time or later."))
             .fresh()
-            .answers::<body::JobList>(200, "A page of jobs, in the order of their ids"),
+            .answers::<body::JobList>(
+                200,
+                "A page of jobs, in the order of their ids. Over the archive it may be short, or empty, with a next_cursor: go on",
+            )
+            .problems(&[Code::ArchiveDamaged]),
     ]
 }
 
@@ -127,6 +133,7 @@ fn output() -> Route {
             Code::OutputGone,
             Code::OutputDamaged,
             Code::OutputUnreachable,
+            Code::ArchiveDamaged,
             Code::Overloaded,
         ])
 }
@@ -142,27 +149,27 @@ fn parts() -> Vec<Route> {
             ))
             .fresh()
             .answers::<body::JobBody>(200, "The job")
-            .problems(&[Code::UnknownJob, Code::Overloaded, Code::Stopping]),
+            .problems(&[Code::UnknownJob, Code::ArchiveDamaged, Code::Overloaded, Code::Stopping]),
         Route::get("/jobs/{id}/status", "Where a job is", read::status)
             .fresh()
             .answers::<body::JobStatus>(200, "Its state, attempt, worker and lease")
-            .problems(&[Code::UnknownJob]),
+            .problems(&[Code::UnknownJob, Code::ArchiveDamaged]),
         Route::get("/jobs/{id}/result", "The result of a completed job", read::result)
             .fresh()
             .answers::<body::ResultBody>(200, "The output, its digest and the worker's signature")
-            .problems(&[Code::UnknownJob, Code::NotFinished, Code::NoResult]),
+            .problems(&[Code::UnknownJob, Code::NotFinished, Code::NoResult, Code::ArchiveDamaged]),
         Route::get("/jobs/{id}/receipt", "A result that can be judged without a node", receipt::get)
             .fresh()
             .answers::<receipt::SignedReceipt>(200, "What was asked, brought, signed and owed; signed by this node")
-            .problems(&[Code::UnknownJob, Code::NotFinished, Code::NoResult]),
+            .problems(&[Code::UnknownJob, Code::NotFinished, Code::NoResult, Code::ArchiveDamaged]),
         output(),
         Route::get("/jobs/{id}/events", "The history of a job", read::events)
             .fresh()
             .answers::<body::JobEvents>(200, "One item per transition, oldest first")
-            .problems(&[Code::UnknownJob]),
+            .problems(&[Code::UnknownJob, Code::ArchiveDamaged]),
         Route::get("/jobs/{id}/explain", "Why a job is where it is", explain::get)
             .fresh()
             .answers::<explain::Explanation>(200, "The reason, and what it follows from")
-            .problems(&[Code::UnknownJob]),
+            .problems(&[Code::UnknownJob, Code::ArchiveDamaged]),
     ]
 }

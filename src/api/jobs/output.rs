@@ -74,7 +74,8 @@ pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
             workers: keepers(job, outcome),
             inline: state.output(id).cloned(),
         })
-    })??;
+    })
+    .await??;
     let wanted = wanted(&request, &output);
     let mut response = match wanted {
         Wanted::Nothing => Response::default(),

@@ -6,21 +6,22 @@ use std::time::Duration;
 use warp::reply::Response;
 
 use super::body::{JobBody, JobEvents, JobList, JobStatus, ResultBody, TransitionBody, worker_of};
-use super::progress;
+use super::{cold, progress};
 use crate::api::page::{Page, after};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::Request;
 use crate::api::{Api, respond, text};
 use crate::clock;
+use crate::consensus;
 use crate::domain::job::Outcome;
-use crate::domain::{Job, JobId, State, Timestamp, WorkerId};
+use crate::domain::{Job, JobId, JobState, State, Timestamp, WorkerId};
 use crate::submission::address;
 
 /// How long `wait=terminal` holds without `timeout_secs`, in seconds.
 const WAIT_USUAL: u64 = 30;
 
 /// What a list is narrowed to.
-struct Filter {
+pub(super) struct Filter {
     state: String,
     kind: Option<String>,
     worker: Option<Option<WorkerId>>,
@@ -46,7 +47,7 @@ impl Filter {
         }
     }
 
-    fn takes(&self, job: &Job) -> bool {
+    pub(super) fn takes(&self, job: &Job) -> bool {
         let state = match self.state.as_str() {
             "all" => true,
             "active" => !job.state.is_final(),
@@ -61,6 +62,11 @@ impl Filter {
             && self.worker.is_none_or(|worker| worker.is_some_and(|worker| runs_on(job, worker)))
     }
 
+    /// Whether a job that ended in this state may be in the list.
+    pub(super) fn takes_state(&self, state: JobState) -> bool {
+        self.state == "all" || self.state == state.as_str()
+    }
+
     /// Whether a job that has ended may be in the list.
     fn wants_finished(&self) -> bool {
         matches!(self.state.as_str(), "all" | "completed" | "failed" | "cancelled")
@@ -73,22 +79,22 @@ fn runs_on(job: &Job, worker: WorkerId) -> bool {
 }
 
 pub async fn list(api: Api, request: Request) -> Result<Response, Problem> {
-    let view = api.client().view();
+    let (view, client) = (api.client().view(), api.client().clone());
     // A filter may pass over every job before it finds one.
-    api.aside(move || respond::json(&page(&view, &request))).await?
+    api.aside(move || respond::json(&page(&view, &client, &request)?)).await?
 }
 
-fn page(view: &State, request: &Request) -> JobList {
+fn page(view: &State, client: &consensus::Client, request: &Request) -> Result<JobList, Problem> {
     let filter = Filter::of(request);
     let mut page = Page::of(request);
     let start = after(request).map(JobId);
     if filter.wants_finished() {
-        fill(&mut page, view, &filter, view.jobs_after(start));
+        cold::fill(&mut page, view, client, &filter, start)?;
     } else {
         fill(&mut page, view, &filter, view.active_jobs_after(start));
     }
     let (jobs, next_cursor) = page.finish();
-    JobList { jobs, next_cursor, applied_index: view.applied() }
+    Ok(JobList { jobs, next_cursor, applied_index: view.applied() })
 }
 
 fn fill<'a>(page: &mut Page<JobBody, 16>, view: &State, filter: &Filter, jobs: impl Iterator<Item = &'a Arc<Job>>) {
@@ -105,7 +111,7 @@ pub async fn get(api: Api, request: Request) -> Result<Response, Problem> {
         let secs = request.integer("timeout_secs").unwrap_or(WAIT_USUAL);
         wait_terminal(&api, id, Duration::from_secs(secs)).await?;
     }
-    let body = look(&api, id, JobBody::of)?;
+    let body = look(&api, id, JobBody::of).await?;
     respond::json(&body)
 }
 
@@ -131,13 +137,14 @@ async fn wait_terminal(api: &Api, id: JobId, limit: Duration) -> Result<(), Prob
 
 pub async fn status(api: Api, request: Request) -> Result<Response, Problem> {
     let body =
-        look(&api, request.job()?, |state, job| JobStatus::of(state, job, progress::of(&api.context.roster, job)))?;
+        look(&api, request.job()?, |state, job| JobStatus::of(state, job, progress::of(&api.context.roster, job)))
+            .await?;
     respond::json(&body)
 }
 
 pub async fn result(api: Api, request: Request) -> Result<Response, Problem> {
     let id = request.job()?;
-    let body = look(&api, id, |state, job| finished(job).map(|outcome| ResultBody::of(state, job, outcome)))??;
+    let body = look(&api, id, |state, job| finished(job).map(|outcome| ResultBody::of(state, job, outcome))).await??;
     respond::json(&body)
 }
 
@@ -164,14 +171,32 @@ pub async fn events(api: Api, request: Request) -> Result<Response, Problem> {
         job_id: job.id.to_string(),
         events: job.history.iter().map(TransitionBody::of).collect(),
         applied_index: state.applied(),
-    })?;
+    })
+    .await?;
     respond::json(&body)
 }
 
-/// Looks at a job in this node's state.
-pub fn look<R>(api: &Api, id: JobId, look: impl FnOnce(&State, &Job) -> R) -> Result<R, Problem> {
-    let unknown = || Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"));
-    api.client().read(|state| state.job(id).map(|job| look(state, job))).ok_or_else(unknown)
+/// Looks at a job in this node's state, or in its archive.
+pub async fn look<R>(api: &Api, id: JobId, look: impl FnOnce(&State, &Job) -> R) -> Result<R, Problem> {
+    let mut look = Some(look);
+    let mut once = |state: &State| state.job(id).and_then(|job| look.take().map(|look| look(state, job)));
+    if let Some(found) = api.client().read(&mut once) {
+        return Ok(found);
+    }
+    let recalled = api.client().recall(id).await?;
+    recalled.as_ref().and_then(once).ok_or_else(|| unknown(id))
+}
+
+/// The state in which a job is to be looked at: `view`, or what the archive says. Blocking.
+pub fn with_job(view: &Arc<State>, client: &consensus::Client, id: JobId) -> Result<Arc<State>, Problem> {
+    if view.job(id).is_some() {
+        return Ok(Arc::clone(view));
+    }
+    client.recall_blocking(id)?.map(Arc::new).ok_or_else(|| unknown(id))
+}
+
+pub fn unknown(id: JobId) -> Problem {
+    Problem::new(Code::UnknownJob, format!("job {id} is not known to this node"))
 }
 
 #[cfg(test)]

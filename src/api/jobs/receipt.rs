@@ -112,7 +112,8 @@ pub(super) async fn get(api: Api, request: Request) -> Result<Response, Problem>
     let receipt = look(&api, id, |state, job| {
         super::read::finished(job)?;
         Receipt::of(state, job).ok_or_else(|| Problem::new(Code::NoResult, format!("job {id} has no result")))
-    })??;
+    })
+    .await??;
     respond::json(&receipt.signed_by(&api.context.identity))
 }
 

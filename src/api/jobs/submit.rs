@@ -1,17 +1,21 @@
 //! Writes to jobs.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use warp::reply::Response;
 
 use super::body::{BatchBody, ItemBody, JobBody};
+use super::read::{look, unknown, with_job};
 use crate::api::problem::{Code, Problem};
 use crate::api::request::{Request, media_type};
 use crate::api::{Api, Limits, decode, respond};
 use crate::clock;
-use crate::domain::command::{Reply, Submit};
+use crate::consensus::Client;
+use crate::domain::command::{Refusal, Reply, Submit};
 use crate::domain::job::Source;
 use crate::domain::{Command, Done, JobId, State, Timestamp};
-use crate::submission::{Checked, Door, Submission};
+use crate::submission::{Checked, Door, FieldError, Submission};
 
 /// Bodies above this are parsed on a thread of their own, so that they do not hold up other requests.
 const PARSE_INLINE: usize = 64 << 10;
@@ -27,23 +31,33 @@ pub async fn one(api: Api, request: Request) -> Result<Response, Problem> {
     })
     .await?;
     let id = key.as_deref().map_or_else(fresh_id, |key| JobId::from_key("api", key));
-    if let Err(late) = checked.deadline_ahead(clock::now()) {
-        repeat_or(&api, key.is_some(), id, late.into()).await?;
+    if let Err(refused) = ready(&checked, clock::now(), least(&api)) {
+        repeat_or(&api, key.is_some(), id, refused.into()).await?;
     }
     let (_, reply) = api.client().submit(command(id, checked), api.limits().write_deadline).await?;
     let created = created(reply)?;
-    let body = api.client().read(|state| job_body(state, id))?;
+    let body = look(&api, id, JobBody::of).await?;
     respond::placed(created, &format!("/jobs/{id}"), &body)
 }
 
-/// A retry must get the first outcome, also when the deadline has passed meanwhile.
-async fn repeat_or(api: &Api, keyed: bool, id: JobId, late: Problem) -> Result<(), Problem> {
+/// What the contract takes no less than for a job, if this node knows.
+fn least(api: &Api) -> Option<u128> {
+    api.context.chain.as_ref().and_then(crate::chain::Handle::min_payment)
+}
+
+/// What holds now, and may not have held before.
+fn ready(checked: &Checked, now: Timestamp, least: Option<u128>) -> Result<(), FieldError> {
+    checked.deadline_ahead(now).and_then(|()| checked.pays_enough(least))
+}
+
+/// A retry must get the first outcome, also when the deadline has passed meanwhile, or the contract takes more.
+async fn repeat_or(api: &Api, keyed: bool, id: JobId, refused: Problem) -> Result<(), Problem> {
     if !keyed {
-        return Err(late);
+        return Err(refused);
     }
     api.client().linearize(api.limits().read_deadline).await?;
     let known = api.client().read(|state| state.remembers(id));
-    if known { Ok(()) } else { Err(late) }
+    if known { Ok(()) } else { Err(refused) }
 }
 
 pub async fn batch(api: Api, request: Request) -> Result<Response, Problem> {
@@ -53,17 +67,21 @@ pub async fn batch(api: Api, request: Request) -> Result<Response, Problem> {
     let parse = move |body: &[u8]| if lines { from_lines(body, bounds) } else { from_array(body, bounds) };
     let items = parsed(&api, request.body.clone(), parse).await?;
 
-    let now = clock::now();
-    let late = |item: &Item| item.as_ref().is_ok_and(|checked| checked.deadline_ahead(now).is_err());
-    if key.is_some() && items.iter().any(late) {
+    let (now, least) = (clock::now(), least(&api));
+    let refused = |item: &Item| item.as_ref().is_ok_and(|checked| ready(checked, now, least).is_err());
+    if key.is_some() && items.iter().any(refused) {
         // A retry must get the first outcome, which this node may not know of yet.
         api.client().linearize(api.limits().read_deadline).await?;
     }
     let view = api.client().view();
-    let Decided { ids, commands, refused } = api.aside(move || decide(&view, key.as_deref(), items, now)).await?;
+    let Decided { ids, commands, refused } =
+        api.aside(move || decide(&view, key.as_deref(), items, (now, least))).await?;
     let replies = commit(&api, commands).await?;
     let view = api.client().view();
-    api.aside(move || respond::json(&batch_body(&view, &request.id, &ids, refused, replies))).await?
+    let client = api.client().clone();
+    let job = move |id| job_body(&view, &client, id);
+    let applied = api.client().read(State::applied);
+    api.aside(move || respond::json(&batch_body(job, applied, &request.id, &ids, refused, replies))).await?
 }
 
 /// A batch, item by item: its id, and why it is refused if it is; and what to commit of the others.
@@ -73,19 +91,20 @@ struct Decided {
     commands: Vec<Command>,
 }
 
-fn decide(view: &State, key: Option<&str>, items: Vec<Item>, now: Timestamp) -> Decided {
+/// `least`: see [`ready`].
+fn decide(view: &State, key: Option<&str>, items: Vec<Item>, (now, least): (Timestamp, Option<u128>)) -> Decided {
     let mut decided = Decided { ids: vec![], refused: Vec::with_capacity(items.len()), commands: vec![] };
     for (index, item) in items.into_iter().enumerate() {
         let id = key.map_or_else(fresh_id, |key| JobId::from_key("api batch", &format!("{key}#{index}")));
-        let ready = item.and_then(|checked| {
+        let decided_on = item.and_then(|checked| {
             let known = key.is_some() && view.remembers(id);
             if !known {
-                checked.deadline_ahead(now)?;
+                ready(&checked, now, least)?;
             }
             Ok(command(id, checked))
         });
         decided.ids.push(id);
-        decided.refused.push(match ready {
+        decided.refused.push(match decided_on {
             Ok(command) => {
                 decided.commands.push(command);
                 None
@@ -110,7 +129,8 @@ async fn commit(api: &Api, commands: Vec<Command>) -> Result<Vec<Reply>, Problem
 }
 
 fn batch_body(
-    view: &State,
+    job: impl Fn(JobId) -> Result<JobBody, Problem>,
+    applied_index: u64,
     request_id: &str,
     ids: &[JobId],
     refused: Vec<Option<Problem>>,
@@ -126,7 +146,7 @@ fn batch_body(
                 Some(problem) => Err(problem),
                 None => replies.next().map_or_else(
                     || Err(Problem::new(Code::Internal, "the item was not answered")),
-                    |reply| Ok((created(reply)?, job_body(view, *id)?)),
+                    |reply| Ok((created(reply)?, job(*id)?)),
                 ),
             };
             match result {
@@ -141,7 +161,7 @@ fn batch_body(
         })
         .collect();
     let accepted = results.iter().filter(|item| item.job.is_some()).count();
-    BatchBody { accepted, refused: results.len() - accepted, results, applied_index: view.applied() }
+    BatchBody { accepted, refused: results.len() - accepted, results, applied_index }
 }
 
 type Item = Result<Checked, Problem>;
@@ -202,8 +222,8 @@ pub async fn cancel(api: Api, request: Request) -> Result<Response, Problem> {
     let job = request.job()?;
     let reason = request.text("reason").unwrap_or(CANCEL_REASON).to_owned();
     let (_, reply) = api.client().submit(Command::Cancel { job, reason }, api.limits().write_deadline).await?;
-    reply?;
-    let body = api.client().read(|state| job_body(state, job))?;
+    reply.map_err(|refusal| refused(&api, job, refusal))?;
+    let body = look(&api, job, JobBody::of).await?;
     respond::json(&body)
 }
 
@@ -211,8 +231,8 @@ pub async fn cancel(api: Api, request: Request) -> Result<Response, Problem> {
 pub async fn retry(api: Api, request: Request) -> Result<Response, Problem> {
     let job = request.job()?;
     let (_, reply) = api.client().submit(Command::Retry { job }, api.limits().write_deadline).await?;
-    reply?;
-    let body = api.client().read(|state| job_body(state, job))?;
+    reply.map_err(|refusal| refused(&api, job, refusal))?;
+    let body = look(&api, job, JobBody::of).await?;
     respond::json(&body)
 }
 
@@ -248,9 +268,21 @@ fn created(reply: Reply) -> Result<bool, Problem> {
     }
 }
 
-fn job_body(state: &State, id: JobId) -> Result<JobBody, Problem> {
-    let gone = || Problem::new(Code::UnknownJob, format!("job {id} is not known"));
-    state.job(id).map(|job| JobBody::of(state, job)).ok_or_else(gone)
+/// Blocking: the job may be in the archive.
+fn job_body(view: &Arc<State>, client: &Client, id: JobId) -> Result<JobBody, Problem> {
+    let state = with_job(view, client, id)?;
+    state.job(id).map(|job| JobBody::of(&state, job)).ok_or_else(|| unknown(id))
+}
+
+/// Why a job is not changed. One in the archive has ended, whatever memory knows of it.
+fn refused(api: &Api, id: JobId, refusal: Refusal) -> Problem {
+    match (&refusal, api.client().archived_state(id)) {
+        (Refusal::UnknownJob(_), Some(state)) => {
+            let detail = format!("job {id} is already {}, and in the archive", state.as_str());
+            Problem::new(Code::AlreadyFinished, detail)
+        }
+        _ => refusal.into(),
+    }
 }
 
 #[cfg(test)]

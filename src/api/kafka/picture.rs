@@ -118,8 +118,8 @@ impl Picture {
             letters: count(kafka.letters()),
             letter_bytes: count(kafka.letter_bytes()),
             cursor,
-            undelivered: if wanted { journal.last_seq().saturating_sub(behind) } else { 0 },
-            lost: cursor.map_or(0, |cursor| dropped.saturating_sub(cursor)),
+            undelivered: if wanted { journal.waiting_after(behind) } else { 0 },
+            lost: cursor.map_or(0, |cursor| journal.given(cursor, dropped)),
             applied_index: state.applied(),
         }
     }

@@ -33,7 +33,7 @@ fn import(args: &Import, remote: &Remote) -> Result<(), Failure> {
     let session = Session::new(&args.make.chain)?;
     let path = keystore(&session)?;
     let text = match &args.key_file {
-        Some(file) => keys::read_password(file).map_err(|error| failed(&error))?,
+        Some(file) => keys::read_secret(file, "key file").map_err(|error| failed(&error))?,
         None => type_secret("private key: ")?,
     };
     let unfit = || Failure::usage("this is no private key").hint("expected 0x and 1 to 64 hex digits");

@@ -11,9 +11,8 @@ use crate::domain::auction::{self, Bid, Bidder, Sealed, Win};
 use crate::domain::bid_proof::{Head, Leaf, Proof, Tree};
 use crate::domain::command::{Complete, Record, Submit};
 use crate::domain::job::{Input, JobSpec, Source};
-use crate::domain::score::Policy;
 use crate::domain::worker::{Capabilities, Location};
-use crate::domain::{Command, Digest, Job, JobId, Price, State, Timestamp};
+use crate::domain::{Command, Digest, Job, JobId, Price, State, Timestamp, sample};
 use crate::mesh::Identity;
 use crate::wire;
 use base64::Engine;
@@ -64,22 +63,10 @@ fn register(n: u8) -> Command {
 
 fn submit(redundancy: u8) -> Command {
     let spec = JobSpec {
-        price_escalation: None,
-        kind: "sha256".to_owned(),
         input: Input { sha256: Digest::of(b"input"), size: 5, uri: None },
-        priority: 5,
         max_price: Some(Price(1_000)),
-        deadline: None,
-        timeout_secs: 60,
-        requirements: Default::default(),
-        policy: Policy::default(),
-        weights: None,
-        retry: Default::default(),
         redundancy,
-        tags: vec![],
-        client_address: None,
-        callback_url: None,
-        settlement: None,
+        ..sample::spec()
     };
     let (payload, fingerprint) = (Some(b"input".to_vec()), Digest([1; 32]));
     Command::Submit(Box::new(Submit { id: JOB, spec, payload, fingerprint, source: Source::Api }))

@@ -3,10 +3,10 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{live, takes};
+use super::crowd::{Known, live, takes};
 use crate::api::Context;
+use crate::domain::Job;
 use crate::domain::lost::{Change, single_changes};
-use crate::domain::{Job, State};
 
 /// "If `requirement` were `would_do`, `workers` would fit."
 #[derive(Serialize, ToSchema)]
@@ -22,9 +22,10 @@ pub struct ChangeBody {
     detail: String,
 }
 
-pub fn find(state: &State, context: &Context, job: &Job) -> Vec<ChangeBody> {
-    let workers = state.workers().filter(|worker| takes(state, worker) && !job.involves(worker.id));
-    let changes = single_changes(&job.spec, workers.map(|worker| (worker.as_ref(), Some(live(context, worker)))));
+pub fn find(workers: &[Known], context: &Context, job: &Job) -> Vec<ChangeBody> {
+    let workers = workers.iter().filter(|(worker, state)| takes(*state) && !job.involves(worker.id));
+    let live = |worker| Some(live(context, worker).0);
+    let changes = single_changes(&job.spec, workers.map(|(worker, _)| (worker.as_ref(), live(worker.id))));
     changes.into_iter().map(ChangeBody::of).collect()
 }
 
