@@ -6,6 +6,8 @@
 #   scripts/bench.sh --market [--seconds S] [--crowd N] [--kills N]
 #   scripts/bench.sh --kafka
 #   scripts/bench.sh --chain
+#   scripts/bench.sh --million
+#   scripts/bench.sh --life [--seconds S]
 #   scripts/bench.sh --soak [--jobs N]
 #
 # --market measures the market only, with 100 and with N simulated workers (--crowd,
@@ -15,18 +17,24 @@
 #
 # --chain measures settling on chain only, on one starknet-devnet; it writes no README.
 #
+# --million fills the nodes with a million finished jobs, and restarts them; it writes no README.
+#
+# --life measures the life of a cluster only: fail-overs, hand-overs and a rolling
+# restart under load, and reads; it writes no README.
+#
 # --no-market leaves the crowds out: of the market only clearing is measured.
 #
 # --soak runs a million jobs (N) to their end on one cluster and watches what the
-# nodes take of memory and disk. It fails if, once a fifth of the jobs has
+# nodes take of memory and disk, with a fifth of the jobs kept. It fails if, once a fifth of the jobs has
 # ended, either goes on growing. It writes no README.
 #
 # The raw answers stay in run/bench/*.json, the samples in run/bench/soak.tsv.
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no KAFKA=no CHAIN=no CROWDS=yes CROWD=1000 KILLS=30
+ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no KAFKA=no CHAIN=no LIFE=no MILLION=no CROWDS=yes CROWD=1000 KILLS=30
 KAFKA_JOBS=50000  # through Kafka, each way
+LIFE_ROUNDS=100   # of fail-overs and of hand-overs under load
 CHAIN_JOBS=3000   # settled on chain, of each load
 PORTIONS=20       # of a soak: each is submitted when the one before has ended
 SAMPLE_SECS=10    # between two samples of a soak; one more follows each portion
@@ -42,9 +50,11 @@ while [ $# -gt 0 ]; do
     --market) MARKET=yes README=no; shift ;;
     --kafka) KAFKA=yes README=no; shift ;;
     --chain) CHAIN=yes README=no; shift ;;
+    --million) MILLION=yes README=no; shift ;;
+    --life) LIFE=yes README=no; shift ;;
     --no-market) CROWDS=no; shift ;;
     --soak) SOAK=yes; shift ;;
-    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market, --kafka, --chain, --no-market and --soak, not '$1'" ;;
+    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market, --kafka, --chain, --million, --life, --no-market and --soak, not '$1'" ;;
   esac
 done
 case "$SOAK" in yes) JOBS=${JOBS:-1000000} ;; *) JOBS=${JOBS:-100000} ;; esac
@@ -155,6 +165,12 @@ workers as processes of one machine: $(machine). Every acknowledged write is on 
 | running jobs restarted by these fail-overs | 0 | $(value failover .results.running_jobs_restarted) of $(value failover .results.running_jobs) |
 | memory of the largest node, with $FINISHED finished jobs | ≤ 300 MiB at 100 000 | $MEMORY MiB |
 TEXT
+  row "fail-over by SIGKILL under load, $LIFE_ROUNDS rounds" "p50 ≤ 500 ms, p99 ≤ 1.2 s" failover_load "p50 $(ms failover_load .results.first_write_accepted_latency.p50_us) ms, p99 $(ms failover_load .results.first_write_accepted_latency.p99_us) ms"
+  row "planned hand-over under load, write gap, p99 of $LIFE_ROUNDS" "≤ 100 ms" handover "$(ms handover .results.write_gap_latency.p99_us) ms (p50 $(ms handover .results.write_gap_latency.p50_us) ms; without a hand-over p99 $(ms handover .results.usual_gap_latency.p99_us) ms)"
+  row "rolling restart of all nodes under load: failed after retry, longest write gap" "0, ≤ 1 s" rolling "$(value rolling .results.writes_failed) of $(value rolling .results.writes), $(ms rolling .results.write_gap_latency.max_us) ms"
+  row "linearizable reads on a follower, p99, times that on the leader" "≤ 3" reads_sides "$(tenths reads_sides .results.p99_times) ($(ms reads_sides .results.follower_latency.p99_us) ms, $(ms reads_sides .results.leader_latency.p99_us) ms)"
+  row "stale reads, 3 nodes together, 64 clients" "≥ 20 000/s" reads_stale "$(value reads_stale .results.reads_per_sec)/s"
+  row "restore of 100 000 jobs on 3 nodes, until all show one state" "≤ 15 s" restore "$(tenths restore .results.restore_secs) s"
   row "announce → award, 100 bidding workers, 200 jobs/s, p99" "≤ 300 ms" market100 "$(ms market100 .results.announce_to_award_latency.p99_us) ms (p50 $(ms market100 .results.announce_to_award_latency.p50_us) ms)"
   row "the same with $CROWD simulated workers, p99" "≤ 600 ms" market "$(ms market .results.announce_to_award_latency.p99_us) ms (p50 $(ms market .results.announce_to_award_latency.p50_us) ms)"
   row "memory of the largest node meanwhile" "≤ 600 MiB" market "$(value market .results.largest_node_mib) MiB"
@@ -171,6 +187,9 @@ TEXT
   row "registration before distribution adds, p50" "" chain "$(tenths chain .results.registration_adds_p50_ms) ms"
   row "end to end, settled later, of that with the chain off (the Starknet node asleep)" "≥ 95 %" chain "$(value chain .results.settle_later_percent_of_chain_off) % ($(value chain .results.settle_later_chain_asleep_percent_of_chain_off) %)"
   row "honest jobs' p99 with 20 dishonest of 100 workers, times that without" "< 2" hostile "$(tenths hostile .results.p99_times)"
+  row "memory of the largest node, with 1 000 000 finished jobs" "≤ 600 MiB" million "$(value million .results.largest_node_mib) MiB ($(value million .results.largest_node_after_restart_mib) MiB after a restart)"
+  row "its restart until it answers for the oldest of them" "≤ 20 s" million "$(tenths million .results.slowest_restart_secs) s"
+  row "longest wait of a record for a checkpoint meanwhile" "≤ 50 ms" million "$(tenths million '.results.longest_pause_by_a_checkpoint_secs * 1000') ms"
   row "nodes restarted, memory growth meanwhile" "0, < 64 MiB" hostile "$(value hostile .results.nodes_restarted), $(value hostile .results.memory_growth_mib) MiB"
 }
 
@@ -237,7 +256,7 @@ SAMPLER=
 soak() {
   local turn
   : >"$OUT/soak.tsv"
-  fresh
+  CIRO__JOBS__RETENTION_COUNT=$((JOBS / 5)) fresh
   while sleep "$SAMPLE_SECS"; do sample; done &
   SAMPLER=$!
   for ((turn = 0; turn < PORTIONS; turn++)); do
@@ -295,6 +314,30 @@ chain() {
   try_bench chain chain --jobs "$CHAIN_JOBS"
 }
 
+# ------------------------------------------------------------------- million
+
+# All of them are kept: the nodes that are started again must say the same.
+million() {
+  export CIRO__JOBS__RETENTION_COUNT=0 CIRO__JOBS__RETENTION_MB=0
+  fresh
+  try_bench million million
+  unset CIRO__JOBS__RETENTION_COUNT CIRO__JOBS__RETENTION_MB
+}
+
+# ---------------------------------------------------------------------- life
+
+# The jobs that are submitted meanwhile stay pending, so each of the long ones has a cluster of its own.
+life() {
+  fresh
+  try_bench reads_sides reads --clients 16 --duration-secs 10 --consistency linearizable --compare
+  try_bench reads_stale reads --clients 64 --duration-secs 10
+  try_bench handover handover --rounds "$LIFE_ROUNDS" --clients 8
+  fresh
+  try_bench rolling rolling --turns 3 --clients 8
+  fresh
+  try_bench failover_load failover --rounds "$LIFE_ROUNDS" --load 4
+}
+
 need_tools curl jq findmnt:util-linux
 mkdir -p "$OUT"
 trap '[ -z "$SAMPLER" ] || kill "$SAMPLER" 2>/dev/null; disperse; devnet down >/dev/null 2>&1' EXIT
@@ -331,6 +374,18 @@ if [ "$CHAIN" = yes ]; then
   exit
 fi
 
+if [ "$MILLION" = yes ]; then
+  build_release
+  million
+  exit
+fi
+
+if [ "$LIFE" = yes ]; then
+  build_release
+  life
+  exit
+fi
+
 fresh
 bench lone submit --clients 1 --duration-secs 5 --follower
 bench reads reads --clients 64 --duration-secs 10 --consistency linearizable
@@ -338,12 +393,15 @@ bench e2e e2e --jobs "$JOBS" --timeout-secs 900
 FINISHED=$(finished_jobs) MEMORY=$(memory_mib)
 count_elections
 bench failover failover --rounds "$ROUNDS"
+try_bench restore restore --jobs 100000
 # The submitted jobs stay pending, no worker runs them: a cluster of their own.
 fresh
 bench submit submit --clients 256 --duration-secs "$SECS"
 bench batch submit --clients 8 --batch 500 --duration-secs "$SECS"
 count_elections
+life
 market
 kafka
 chain
+million
 write_readme

@@ -46,6 +46,11 @@ impl Status {
         self.pending() + self.count("assigned") + self.count("running")
     }
 
+    /// Finished jobs that are kept.
+    pub(super) fn finished(&self) -> u64 {
+        ["completed", "failed", "cancelled"].into_iter().map(|state| self.count(state)).sum()
+    }
+
     pub(super) fn workers_online(&self) -> u64 {
         ["online", "busy"].into_iter().filter_map(|state| self.workers.get(state)).sum()
     }
@@ -233,6 +238,17 @@ impl Cluster {
             Ok((status, body)) => Submitted::Refused(problem(status, &body)),
             Err(error) => Submitted::Refused(error),
         }
+    }
+
+    /// Has leadership handed to the fittest member; who leads then.
+    pub(super) async fn hand_over(&self, node: &str) -> anyhow::Result<String> {
+        let url = format!("{node}/cluster/transfer-leadership");
+        let (status, body) = bytes(self.http.post(&url)).await.map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
+        if !status.is_success() {
+            bail!("{url}: {}", problem(status, &body));
+        }
+        let answer: Value = serde_json::from_slice(&body).with_context(|| format!("{url}: unexpected answer"))?;
+        Ok(answer["leader_id"].as_str().unwrap_or_default().to_owned())
     }
 
     async fn get_json<T: serde::de::DeserializeOwned>(&self, url: &str) -> anyhow::Result<T> {

@@ -193,6 +193,19 @@ impl Member {
     pub(super) fn kill(&self) -> anyhow::Result<()> {
         signal_ours(self.pid, &format!("node {}", self.index), OURS, Signal::SIGKILL).map(drop)
     }
+
+    /// SIGTERM: it hands over and ends.
+    pub(super) fn terminate(&self) -> anyhow::Result<()> {
+        signal_ours(self.pid, &format!("node {}", self.index), OURS, Signal::SIGTERM).map(drop)
+    }
+
+    /// Whether its process has not ended.
+    pub(super) fn runs(&self) -> bool {
+        let Some(pid) = self.pid else { return false };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // A zombie waits for its parent only.
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    }
 }
 
 /// Names of processes that are ours begin so.

@@ -17,7 +17,9 @@ use super::cluster::{Cluster, Submitted, submission};
 use super::devnet::Devnet;
 use super::histogram::Histogram;
 use super::report::Report;
+use super::writers::Writers;
 use crate::clock;
+use crate::tasks::Tasks;
 
 /// For a cluster without a leader to have one, and for a node to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,11 +33,16 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Seconds that a held job may take longer than it says.
 const SLACK_SECS: u32 = 300;
 
-pub(super) async fn run(args: &FailoverArgs, cluster: &Cluster) -> anyhow::Result<Report> {
+pub(super) async fn run(args: &FailoverArgs, cluster: &Cluster, tasks: &Tasks) -> anyhow::Result<Report> {
     let devnet = Devnet::new(&args.devnet);
     let held = hold(args, cluster).await?;
     let mut bench = Rounds { cluster, devnet, run: rand::random(), took: Histogram::new() };
+    let writers = (args.load > 0).then(|| Writers::start(cluster, args.load as usize, tasks));
     let result = bench.run(args.rounds).await;
+    let noticed = match writers {
+        Some(writers) => Some(writers.stop().await),
+        None => None,
+    };
     let restarted = restarted(&held, cluster).await;
     for id in &held {
         cluster.cancel(id).await;
@@ -48,6 +55,10 @@ pub(super) async fn run(args: &FailoverArgs, cluster: &Cluster) -> anyhow::Resul
         .count("running_jobs", held.len() as u64)
         .count("running_jobs_restarted", restarted.len() as u64)
         .text("measured_from", "just before SIGKILL of the leader");
+    let report = match &noticed {
+        Some(load) => load.notes(report.count("writes_meanwhile", load.accepted).count("writes_failed", load.failed)),
+        None => report,
+    };
     Ok(match restarted.first() {
         Some(why) => report.note(format!("restarted, among others: {why}")),
         None => report,
@@ -139,5 +150,5 @@ async fn restarted(held: &[String], cluster: &Cluster) -> anyhow::Result<Vec<Str
 }
 
 fn parameters(args: &FailoverArgs) -> Value {
-    json!({ "rounds": args.rounds, "running_jobs": args.hold_jobs, "running_type": args.hold_type })
+    json!({ "rounds": args.rounds, "load_clients": args.load, "running_jobs": args.hold_jobs, "running_type": args.hold_type })
 }

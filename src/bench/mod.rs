@@ -16,19 +16,24 @@ mod cluster;
 mod devnet;
 mod e2e;
 mod failover;
+mod handover;
 mod histogram;
 mod hostile;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod load;
 mod market;
+mod million;
 mod notice;
 mod paced;
 mod reads;
 mod report;
+mod restore;
+mod rolling;
 mod scrape;
 mod setup;
 mod submit;
+mod writers;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -73,14 +78,22 @@ pub enum Bench {
     Reads(ReadsArgs),
     /// SIGKILL of the leader until the first write is accepted elsewhere
     Failover(FailoverArgs),
+    /// Leadership handed over as planned: how long writes wait
+    Handover(HandoverArgs),
+    /// Every node restarted under load: what failed, and how long writes waited
+    Rolling(RollingArgs),
     /// From announcement to award, gossip and memory, at a given rate of jobs
     Market(MarketArgs),
+    /// A million finished jobs: memory of each node, and how long a restart takes
+    Million(MillionArgs),
     /// SIGKILL of workers until they are seen offline, and verdicts on those that live
     Notice(NoticeArgs),
     /// The same load without and with dishonest workers
     Hostile(HostileArgs),
     /// The joint clearing against the optimum, on random rounds; needs no cluster
     Clearing(ClearingArgs),
+    /// A backup of many jobs becomes a cluster of three; needs no cluster
+    Restore(RestoreArgs),
     /// Settling on chain: calls a second, added latency, and what it costs the cluster
     Chain(ChainArgs),
     /// Jobs taken in from Kafka, and results given to it
@@ -156,6 +169,37 @@ pub struct ReadsArgs {
     /// How fresh the answer must be
     #[arg(long, value_enum, default_value_t = Consistency::Stale)]
     pub consistency: Consistency,
+
+    /// Read at the leader, then at a follower, half of the time each, and compare the two
+    #[arg(long)]
+    pub compare: bool,
+}
+
+/// Needs no process control: only the REST addresses.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HandoverArgs {
+    /// Hand-overs, one after the other
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
+
+    /// Clients that write meanwhile
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub clients: u32,
+}
+
+/// Stops nodes of a development network and has them started again.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RollingArgs {
+    /// How often every node is restarted
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub turns: u32,
+
+    /// Clients that write meanwhile
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub clients: u32,
+
+    #[command(flatten)]
+    pub devnet: DevnetArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -164,6 +208,8 @@ pub enum Consistency {
     Stale,
     /// Everything committed before the read began
     Linearizable,
+    /// The same on the leader's lease
+    Lease,
 }
 
 impl Consistency {
@@ -171,6 +217,7 @@ impl Consistency {
         match self {
             Self::Stale => "stale",
             Self::Linearizable => "linearizable",
+            Self::Lease => "lease",
         }
     }
 }
@@ -200,6 +247,33 @@ pub struct MarketArgs {
     /// Job type; the workers must run it
     #[arg(long = "type", value_name = "TYPE", default_value = "noop")]
     pub kind: String,
+}
+
+/// Fills the nodes of a development network, then kills one after the other and has it started again.
+#[derive(Clone, Debug, clap::Args)]
+pub struct MillionArgs {
+    /// Clients that submit at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub clients: u32,
+
+    /// Jobs in all; the nodes' jobs.retention_* must allow as many
+    #[arg(long, value_name = "JOBS", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub jobs: u32,
+
+    /// Jobs per request
+    #[arg(long, value_name = "JOBS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+
+    /// Job type; some worker must run it
+    #[arg(long = "type", value_name = "TYPE", default_value = "noop")]
+    pub kind: String,
+
+    /// Give up when the jobs have not ended by then, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 1_800, value_parser = clap::value_parser!(u64).range(1..=36_000))]
+    pub timeout_secs: u64,
+
+    #[command(flatten)]
+    pub devnet: DevnetArgs,
 }
 
 /// Kills workers of a development network, and its leader; only the leader is started again.
@@ -265,6 +339,13 @@ pub struct ClearingArgs {
     /// Where the random rounds come from
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct RestoreArgs {
+    /// Completed jobs in the backup
+    #[arg(long, value_name = "JOBS", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub jobs: u32,
 }
 
 /// Pauses the Starknet node of a development network for parts of it.
@@ -334,6 +415,10 @@ pub struct FailoverArgs {
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
 
+    /// Clients that write meanwhile; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_024))]
+    pub load: u32,
+
     #[command(flatten)]
     pub devnet: DevnetArgs,
 
@@ -373,7 +458,7 @@ pub struct DevnetArgs {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     let cluster = Cluster::new(&args.node)?;
-    let asked = if matches!(args.bench, Bench::Clearing(_)) { None } else { Some(&cluster) };
+    let asked = if matches!(args.bench, Bench::Clearing(_) | Bench::Restore(_)) { None } else { Some(&cluster) };
     let setup = Setup::of(asked, args.disk_dir.clone(), &tasks).await?;
     let report = measure(&args.bench, &cluster, &tasks).await;
     tasks.cancel();
@@ -387,11 +472,15 @@ async fn measure(bench: &Bench, cluster: &Cluster, tasks: &Tasks) -> anyhow::Res
         Bench::Submit(args) => submit::run(args, cluster, tasks).await,
         Bench::EndToEnd(args) => e2e::run(args, cluster, tasks).await,
         Bench::Reads(args) => reads::run(args, cluster, tasks).await,
-        Bench::Failover(args) => failover::run(args, cluster).await,
+        Bench::Failover(args) => failover::run(args, cluster, tasks).await,
+        Bench::Handover(args) => handover::run(args, cluster, tasks).await,
+        Bench::Rolling(args) => rolling::run(args, cluster, tasks).await,
         Bench::Market(args) => market::run(args, cluster, tasks).await,
+        Bench::Million(args) => million::run(args, cluster, tasks).await,
         Bench::Notice(args) => notice::run(args, cluster).await,
         Bench::Hostile(args) => hostile::run(args, cluster, tasks).await,
         Bench::Clearing(args) => clearing::run(args),
+        Bench::Restore(args) => restore::run(args).await,
         Bench::Chain(args) => chain::run(args, cluster, tasks).await,
         #[cfg(feature = "kafka")]
         Bench::Kafka(args) => kafka::run(args, cluster, tasks).await,

@@ -1,14 +1,14 @@
-//! Reads of one job, over all nodes.
+//! Reads of one job, over all nodes, or at the leader and at a follower.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
-use serde_json::json;
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
 
 use super::ReadsArgs;
 use super::cluster::{Cluster, Submitted, submission};
-use super::load::{self, Answer, Plan};
+use super::load::{self, Answer, Outcome, Plan};
 use super::report::Report;
 use crate::clock;
 use crate::tasks::Tasks;
@@ -17,13 +17,60 @@ use crate::tasks::Tasks;
 const ARRIVAL: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(args: &ReadsArgs, cluster: &Cluster, tasks: &Tasks) -> anyhow::Result<Report> {
-    let id: Arc<str> = make_job(cluster).await?.into();
-    let plan = Plan {
-        clients: args.clients as usize,
-        warmup: Duration::from_millis(args.warmup_ms),
-        duration: Duration::from_secs(args.duration_secs),
-    };
-    let (reader, job) = (cluster.clone(), Arc::clone(&id));
+    let id = make_job(cluster).await?;
+    let report =
+        if args.compare { compare(args, cluster, &id, tasks).await } else { all(args, cluster, &id, tasks).await };
+    cluster.cancel(&id).await;
+    report
+}
+
+/// Over all nodes.
+async fn all(args: &ReadsArgs, cluster: &Cluster, id: &str, tasks: &Tasks) -> anyhow::Result<Report> {
+    let outcome = read(args, Duration::from_secs(args.duration_secs), cluster, id, tasks).await?;
+    Ok(Report::new("reads", parameters(args)).outcome("reads", "reads_per_sec", &outcome))
+}
+
+/// At the leader, and at one follower, by as many clients.
+async fn compare(args: &ReadsArgs, cluster: &Cluster, id: &str, tasks: &Tasks) -> anyhow::Result<Report> {
+    let half = (Duration::from_secs(args.duration_secs) / 2).max(Duration::from_secs(1));
+    let (leader, follower) = sides(cluster).await?;
+    let at_leader = read(args, half, &cluster.with_nodes(vec![leader]), id, tasks).await?;
+    let at_follower = read(args, half, &cluster.with_nodes(vec![follower]), id, tasks).await?;
+    let times = |follower: u64, leader: u64| follower as f64 / leader.max(1) as f64;
+    let report = Report::new("reads", parameters(args))
+        .latency("leader", at_leader.latency)
+        .latency("follower", at_follower.latency)
+        .rate("leader_reads_per_sec", at_leader.things_per_sec())
+        .rate("follower_reads_per_sec", at_follower.things_per_sec())
+        .rate("p50_times", times(at_follower.latency.p50_us, at_leader.latency.p50_us))
+        .rate("p99_times", times(at_follower.latency.p99_us, at_leader.latency.p99_us))
+        .count("failures", at_leader.failures + at_follower.failures);
+    Ok(match at_leader.first_failure.or(at_follower.first_failure) {
+        Some(why) => report.note(format!("the first failure: {why}")),
+        None => report,
+    })
+}
+
+/// The address of the leader, and of a node that does not lead.
+async fn sides(cluster: &Cluster) -> anyhow::Result<(String, String)> {
+    let (mut leader, mut follower) = (None, None);
+    for node in cluster.nodes() {
+        let status = cluster.status(node).await?;
+        let side = if status.role == "leader" { &mut leader } else { &mut follower };
+        side.get_or_insert_with(|| node.clone());
+    }
+    leader.zip(follower).context("name a leader and a follower by --node to compare them")
+}
+
+async fn read(
+    args: &ReadsArgs,
+    duration: Duration,
+    cluster: &Cluster,
+    id: &str,
+    tasks: &Tasks,
+) -> anyhow::Result<Outcome> {
+    let plan = Plan { clients: args.clients as usize, warmup: Duration::from_millis(args.warmup_ms), duration };
+    let (reader, job): (_, Arc<str>) = (cluster.clone(), id.into());
     let consistency = args.consistency.as_str();
     let outcome = load::closed_loop(plan, tasks, move |turn| {
         let (reader, job) = (reader.clone(), Arc::clone(&job));
@@ -35,13 +82,17 @@ pub(super) async fn run(args: &ReadsArgs, cluster: &Cluster, tasks: &Tasks) -> a
         }
     });
     let outcome = outcome.await?;
-    cluster.cancel(&id).await;
     if outcome.requests == 0 {
         bail!("no read was answered: {}", outcome.first_failure.unwrap_or_default());
     }
-    let parameters =
-        json!({ "clients": args.clients, "duration_secs": args.duration_secs, "consistency": consistency });
-    Ok(Report::new("reads", parameters).outcome("reads", "reads_per_sec", &outcome))
+    Ok(outcome)
+}
+
+fn parameters(args: &ReadsArgs) -> Value {
+    json!({
+        "clients": args.clients, "duration_secs": args.duration_secs, "consistency": args.consistency.as_str(),
+        "compare": args.compare,
+    })
 }
 
 /// One job to read, present on all nodes.
