@@ -21,12 +21,16 @@ mod faults;
 mod jobs;
 #[path = "integration/kafka.rs"]
 mod kafka;
+#[path = "integration/members.rs"]
+mod members;
 #[path = "integration/node.rs"]
 mod node;
 #[path = "integration/raw.rs"]
 mod raw;
 #[path = "integration/results.rs"]
 mod results;
+#[path = "integration/sessions.rs"]
+mod sessions;
 #[path = "integration/streams.rs"]
 mod streams;
 #[path = "integration/views.rs"]

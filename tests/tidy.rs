@@ -33,6 +33,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("submission", &["domain", "egress", "wire"]),
     ("mesh", &["clock", "domain", "tasks", "telemetry", "wire"]),
     ("consensus", &["clock", "domain", "mesh", "storage", "tasks", "telemetry", "wire"]),
+    // The state as a file: of a node's view, by the node or for who asks.
+    ("backup", &["clock", "consensus", "domain", "tasks", "telemetry"]),
     ("chain", &["clock", "domain", "tasks", "telemetry"]),
     ("kafka", &["clock", "domain", "tasks", "telemetry"]),
     (
@@ -52,15 +54,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("worker", &["clock", "domain", "egress", "mesh", "tasks", "telemetry", "wire"]),
-    ("api", &["chain", "clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry"]),
+    ("api", &["backup", "chain", "clock", "consensus", "domain", "kafka", "mesh", "submission", "tasks", "telemetry"]),
     ("intake", &["clock", "consensus", "domain", "mesh", "telemetry", "wire"]),
     // What each layer may be told: one function per layer, from keys to its options.
-    ("config", &["api", "chain", "consensus", "domain", "kafka", "leader", "mesh", "storage", "telemetry"]),
-    ("bench", &["chain", "clock", "domain", "kafka", "submission", "tasks", "telemetry", "wire"]),
+    ("config", &["api", "backup", "chain", "consensus", "domain", "kafka", "leader", "mesh", "storage", "telemetry"]),
+    ("bench", &["backup", "chain", "clock", "domain", "kafka", "submission", "tasks", "telemetry", "wire"]),
     (
         "node",
         &[
             "api",
+            "backup",
             "chain",
             "clock",
             "config",
@@ -77,6 +80,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
+    // Tests only: a cluster in virtual time, of the parts that decide.
+    ("sim", &["clock", "consensus", "domain", "kafka", "leader", "mesh", "wire", "worker"]),
     ("cli", &["*"]),
     ("lib", &["*"]),
     ("main", &["*"]),

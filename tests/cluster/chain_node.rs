@@ -54,6 +54,7 @@ pub struct Devnet {
     pub url: String,
     port: u16,
     kind: Kind,
+    swept: bool,
     dir: TempDir,
     http: reqwest::Client,
     kept: Mutex<Option<Kept>>,
@@ -67,17 +68,22 @@ struct Kept {
 }
 
 impl Devnet {
-    /// The one that stories share.
+    /// The one that stories share. Nobody drops it: the shell that keeps the node removes its folder.
     pub async fn shared() -> &'static Self {
-        SHARED.get_or_init(async || Self::start(Kind::Fleeting).await).await
+        SHARED.get_or_init(async || Self::start_as(Kind::Fleeting, true).await).await
     }
 
     pub async fn start(kind: Kind) -> Self {
+        Self::start_as(kind, false).await
+    }
+
+    /// `swept`: the folder goes with the process.
+    async fn start_as(kind: Kind, swept: bool) -> Self {
         let dir = tempfile::Builder::new().prefix("ciro-starknet-").tempdir().unwrap();
         let port = ports::free();
         let http = reqwest::Client::builder().timeout(secs(30)).no_proxy().build().unwrap();
         let url = format!("http://127.0.0.1:{port}");
-        let devnet = Self { url, port, kind, dir, http, kept: Mutex::default(), accounts: Mutex::default() };
+        let devnet = Self { url, port, kind, swept, dir, http, kept: Mutex::default(), accounts: Mutex::default() };
         devnet.launch().await;
         let listed = devnet.rpc("devnet_getPredeployedAccounts", json!({})).await;
         let account = |it: &Value| Account { address: felt(&it["address"]), key: felt(&it["private_key"]) };
@@ -101,7 +107,7 @@ impl Devnet {
             Kind::Kept => arguments.extend(["--dump-on", "block", "--dump-path", dump.to_str().unwrap()]),
             Kind::Archived => arguments.extend(["--state-archive-capacity", "full"]),
         }
-        *self.kept.lock().unwrap() = Some(Kept::start(&binary(), &arguments, &self.dir.path().join("log")));
+        *self.kept.lock().unwrap() = Some(Kept::start(&binary(), &arguments, self.dir.path(), self.swept));
         until(secs(60), "starknet-devnet is up", async || {
             if self.kept.lock().unwrap().as_ref().is_some_and(|kept| !kept.runs()) {
                 panic!("starknet-devnet ended while it started\n{}", self.log_tail());
@@ -186,12 +192,14 @@ impl Devnet {
 }
 
 impl Kept {
-    fn start(binary: &Path, arguments: &[&str], log: &Path) -> Self {
+    fn start(binary: &Path, arguments: &[&str], dir: &Path, swept: bool) -> Self {
         // The shell's own child: its pid is nobody else's before the shell has waited for it.
-        let script = r#"log=$1; shift; "$@" >>"$log" 2>&1 & pid=$!; echo $pid; read _; kill -KILL $pid; wait $pid"#;
+        let script = r#"dir=$1; swept=$2; shift 2; "$@" >>"$dir/log" 2>&1 & pid=$!; echo $pid; read _
+            kill -KILL $pid; wait $pid; if "$swept"; then rm -rf "$dir"; fi"#;
         let mut shell = Command::new("sh")
             .args(["-c", script, "keeper"])
-            .arg(log)
+            .arg(dir)
+            .arg(swept.to_string())
             .arg(binary)
             .args(arguments)
             .stdin(Stdio::piped())

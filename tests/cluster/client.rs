@@ -23,6 +23,7 @@ pub struct Ticket {
     pub name: String,
     /// How it must end.
     pub ends: &'static str,
+    pub submitted_index: u64,
 }
 
 /// What a job of type `mark` does: sleeps, after it noted its execution in a file of the story.
@@ -89,6 +90,11 @@ impl Client {
         self.apis.len()
     }
 
+    /// A request to `node`, for what the methods here do not do.
+    pub fn request(&self, node: usize, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.apis[node]))
+    }
+
     /// A job that takes `first` seconds, under a name nobody else has.
     pub fn mark(&self, first: f64) -> Mark {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
@@ -97,6 +103,11 @@ impl Client {
 
     pub async fn get(&self, node: usize, path: &str) -> Option<Answer> {
         answer(self.http.get(format!("{}{path}", self.apis[node]))).await
+    }
+
+    /// Like [`Self::get`], in the session of an earlier answer; empty: in none.
+    pub async fn get_in(&self, session: &str, node: usize, path: &str) -> Option<Answer> {
+        answer(in_session(self.http.get(format!("{}{path}", self.apis[node])), session)).await
     }
 
     /// Like [`Self::get`], but gives up after `limit`.
@@ -149,6 +160,14 @@ impl Client {
         Some(answer)
     }
 
+    /// Like [`Self::try_submit`], in the session of an earlier answer; empty: in none.
+    pub async fn try_submit_in(&self, session: &str, node: usize, mark: &Mark) -> Option<Answer> {
+        let request = self.http.post(format!("{}/jobs", self.apis[node])).header("Idempotency-Key", &mark.name);
+        let answer = answer(in_session(request, session).json(&mark.body())).await?;
+        self.note(mark, &answer);
+        Some(answer)
+    }
+
     fn note(&self, mark: &Mark, answer: &Answer) {
         if matches!(answer.status, 200 | 201) {
             self.enter(Ticket {
@@ -156,6 +175,7 @@ impl Client {
                 id: answer.body["id"].as_str().expect("a job has an id").to_owned(),
                 name: mark.name.clone(),
                 ends: "completed",
+                submitted_index: answer.body["submitted_index"].as_u64().unwrap_or(0),
             });
         }
     }
@@ -200,6 +220,12 @@ impl Client {
         .await
     }
 
+    /// Enters a job that a story submitted by itself.
+    pub fn promise(&self, mark: &Mark, id: &str, ends: &'static str) {
+        let (key, name) = (mark.name.clone(), mark.name.clone());
+        self.enter(Ticket { key, id: id.to_owned(), name, ends, submitted_index: 0 });
+    }
+
     pub fn expect_end(&self, id: &str, ends: &'static str) {
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.iter_mut().filter(|ticket| ticket.id == id).for_each(|ticket| ticket.ends = ends);
@@ -222,8 +248,12 @@ impl Client {
     }
 }
 
+fn in_session(request: reqwest::RequestBuilder, session: &str) -> reqwest::RequestBuilder {
+    if session.is_empty() { request } else { request.header("X-Ciro-Session", session) }
+}
+
 /// `None`: no answer came, and nobody knows what became of the request.
-async fn answer(request: reqwest::RequestBuilder) -> Option<Answer> {
+pub async fn answer(request: reqwest::RequestBuilder) -> Option<Answer> {
     let response = request.send().await.ok()?;
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let bytes = response.bytes().await.ok()?;

@@ -29,6 +29,8 @@ pub const NETWORK: &str = "ciro-stories";
 /// The variable that names the network.
 const NAME: &str = "CIRO__NETWORK__NAME";
 
+mod breaking;
+
 pub struct Node {
     pub id: String,
     pub dir: PathBuf,
@@ -37,6 +39,10 @@ pub struct Node {
     relay: Option<u16>,
     /// What one sync of its disk takes longer than it would.
     slow: Duration,
+    /// The invitation that it joins with; else it is a founder.
+    pub invitation: Option<String>,
+    /// It is not to run: not invited yet, or removed.
+    pub absent: bool,
     api: u16,
     pub process: Option<Process>,
 }
@@ -53,12 +59,15 @@ pub struct Cluster {
     pub workers: Vec<Worker>,
     pub observer: Observer,
     pub rng: StdRng,
+    /// What [`Self::rng`] came from.
+    pub seed: u64,
     pub tasks: Tasks,
     links: Option<Links>,
     /// Variables in every node's environment.
     settings: Vec<(String, String)>,
     network: String,
-    members: String,
+    /// Where the members are: multiaddrs, comma separated.
+    pub members: String,
     workers_died: bool,
     dir: TempDir,
     _stage: MutexGuard<'static, ()>,
@@ -87,7 +96,25 @@ impl Cluster {
         Self::build(nodes, workers, Some(Links::new()), vec![]).await
     }
 
+    /// Like [`Self::start_with_links`], with `settings` in every node's environment.
+    pub async fn start_with_links_and(nodes: usize, workers: usize, settings: Vec<(String, String)>) -> Self {
+        Self::build(nodes, workers, Some(Links::new()), settings).await
+    }
+
+    /// Like [`Self::start`], with `spare` more nodes that are no members and do not run.
+    pub async fn start_with_room(nodes: usize, spare: usize, workers: usize) -> Self {
+        let mut cluster = Self::prepare(nodes + spare, nodes, None, vec![]).await;
+        cluster.begin(workers).await;
+        cluster
+    }
+
     async fn build(nodes: usize, workers: usize, links: Option<Links>, settings: Vec<(String, String)>) -> Self {
+        let mut cluster = Self::prepare(nodes, nodes, links, settings).await;
+        cluster.begin(workers).await;
+        cluster
+    }
+
+    async fn prepare(nodes: usize, founders: usize, links: Option<Links>, settings: Vec<(String, String)>) -> Self {
         let stage = STAGE.lock().await;
         let seed = std::env::var("CIRO_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
         println!("seed: CIRO_TEST_SEED={seed}");
@@ -101,14 +128,16 @@ impl Cluster {
                 node.relay = Some(links.relay(index, node.p2p, &tasks).await);
             }
         }
-        let members: Vec<String> = nodes.iter().map(Node::address).collect();
+        nodes.iter_mut().skip(founders).for_each(|node| node.absent = true);
+        let members: Vec<String> = nodes.iter().take(founders).map(Node::address).collect();
         let client = Client::new(&nodes.iter().map(|node| node.api).collect::<Vec<_>>());
-        let mut cluster = Self {
+        Self {
             observer: Observer::start(&client, &tasks),
             client,
             nodes,
             workers: Vec::new(),
             rng: StdRng::seed_from_u64(seed),
+            seed,
             tasks,
             links,
             network: settings.iter().find(|(name, _)| name == NAME).map_or(NETWORK.to_owned(), |(_, it)| it.clone()),
@@ -117,16 +146,20 @@ impl Cluster {
             workers_died: false,
             dir,
             _stage: stage,
-        };
-        for node in 0..cluster.nodes.len() {
-            cluster.launch(node);
         }
-        cluster.all_ready().await;
+    }
+
+    async fn begin(&mut self, workers: usize) {
+        for node in 0..self.nodes.len() {
+            if !self.nodes[node].absent {
+                self.launch(node);
+            }
+        }
+        self.all_ready().await;
         for _ in 0..workers {
-            cluster.add_worker();
+            self.add_worker();
         }
-        cluster.workers_online(workers).await;
-        cluster
+        self.workers_online(workers).await;
     }
 
     /// All that node `node` logged in its lives.
@@ -152,9 +185,13 @@ impl Cluster {
             .env("CIRO__API__BIND", format!("127.0.0.1:{}", it.api))
             .env(NAME, &self.network)
             .env("CIRO__NETWORK__P2P_PORT", it.p2p.to_string())
-            .env("CIRO__NODE__DATA_DIR", it.dir.join("data"))
-            .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members)
-            .envs(self.settings.iter().map(|(name, value)| (name, value)));
+            .env("CIRO__NODE__DATA_DIR", it.dir.join("data"));
+        match &it.invitation {
+            Some(token) => command.env("CIRO__CLUSTER__JOIN", &self.members).env("CIRO_INVITATION", token),
+            None => command.env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members),
+        };
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
+        it.absent = false;
         let process = Process::spawn(&format!("node {node}"), &mut command, &it.dir.join("log"));
         self.links.iter().for_each(|links| links.belongs(process.pid(), Party::Node(node)));
         it.process = Some(process);
@@ -194,6 +231,13 @@ impl Cluster {
              [inputs]\nschemes = [\"file\"]\nfile_roots = [\"{}\"]\n\n[jobs.noop]\nbuiltin = \"noop\"\n",
             self.dir.path().display()
         );
+        fs::write(&config, text).unwrap();
+        self.add_worker_like(config)
+    }
+
+    /// Starts one more worker, configured by `text`, and returns its number.
+    pub fn add_worker_with(&mut self, text: &str) -> usize {
+        let config = self.dir.path().join(format!("worker-{}.toml", self.workers.len()));
         fs::write(&config, text).unwrap();
         self.add_worker_like(config)
     }
@@ -285,6 +329,11 @@ impl Cluster {
         (0..self.nodes.len()).filter(|node| awake(&self.nodes[*node])).collect()
     }
 
+    /// Where a node's API is.
+    pub fn api(&self, node: usize) -> String {
+        format!("http://127.0.0.1:{}", self.nodes[node].api)
+    }
+
     /// What the command line prints when it asks `node`.
     pub fn cli(&self, node: usize, args: &[&str]) -> String {
         run(clean(coordinator()).args(["--node", &format!("http://127.0.0.1:{}", self.nodes[node].api)]).args(args))
@@ -294,6 +343,35 @@ impl Cluster {
     pub fn offline(&self, args: &[&str]) -> (String, Option<i32>) {
         let output = clean(coordinator()).args(["--node", "http://127.0.0.1:1"]).args(args).output().unwrap();
         (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    }
+
+    /// What the command line does on the machine of `node`, with its configuration and environment, while it does not
+    /// run: exit code, answer, and what else it said.
+    pub fn beside(&self, node: usize, args: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = clean(coordinator());
+        command
+            .args(args)
+            .arg("--config")
+            .arg(self.dir.path().join("node.toml"))
+            .env(NAME, &self.network)
+            .env("CIRO__NODE__DATA_DIR", self.nodes[node].dir.join("data"))
+            .env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members);
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    /// In place of every node, none of which may run, a new one: with another key, and nothing in its directory. What
+    /// was observed so far is of another cluster.
+    pub fn replace_nodes(&mut self) {
+        for index in 0..self.nodes.len() {
+            assert!(self.nodes[index].process.is_none(), "node {index} runs");
+            let fresh = Node::prepare(self.dir.path(), self.nodes.len() + index);
+            let api = self.nodes[index].api;
+            self.nodes[index] = Node { api, ..fresh };
+        }
+        self.members = self.nodes.iter().map(Node::address).collect::<Vec<_>>().join(",");
+        self.observer = Observer::start(&self.client, &self.tasks);
     }
 
     /// A file of the story.
@@ -326,65 +404,17 @@ impl Cluster {
         self.workers.iter().position(named).unwrap_or_else(|| panic!("no worker has the id {id}"))
     }
 
-    // ------------------------------------------------------------- breaking
-
-    pub fn kill(&mut self, node: usize) {
-        self.nodes[node].process.take().expect("the node runs").kill();
-    }
-
-    pub fn pause(&mut self, node: usize) {
-        self.nodes[node].process.as_mut().expect("the node runs").signal(Signal::SIGSTOP);
-    }
-
-    pub fn resume(&mut self, node: usize) {
-        self.nodes[node].process.as_mut().expect("the node runs").signal(Signal::SIGCONT);
-    }
-
-    pub fn kill_worker(&mut self, worker: usize) {
-        self.workers_died = true;
-        self.workers[worker].process.take().expect("the worker runs").kill();
-    }
-
-    pub fn pause_worker(&mut self, worker: usize) {
-        self.workers[worker].process.as_mut().expect("the worker runs").signal(Signal::SIGSTOP);
-    }
-
-    pub fn resume_worker(&mut self, worker: usize) {
-        self.workers[worker].process.as_mut().expect("the worker runs").signal(Signal::SIGCONT);
-    }
-
-    /// Nothing passes between the two until [`Self::heal`].
-    pub fn cut(&self, a: Party, b: Party) {
-        self.links.as_ref().expect("started with links").cut(a, b);
-    }
-
-    /// Mends every link.
-    pub fn mend(&self) {
-        self.links.iter().for_each(Links::mend_all);
-    }
-
-    /// From its next start on, each sync of the node's disk takes `more` time.
-    pub fn slow_disk(&mut self, node: usize, more: Duration) {
-        self.nodes[node].slow = more;
-    }
-
-    pub fn executions(&self, name: &str) -> usize {
-        oracle::executions_by_name(&self.executions_file()).get(name).copied().unwrap_or(0)
-    }
-
-    fn executions_file(&self) -> PathBuf {
-        self.dir.path().join("executions")
-    }
-
     // --------------------------------------------------------------- ending
 
     /// Undoes what was broken: everything runs again.
     pub async fn heal(&mut self) {
         self.mend();
         for node in 0..self.nodes.len() {
+            let absent = self.nodes[node].absent;
             match &mut self.nodes[node].process {
                 Some(process) if process.paused() => process.signal(Signal::SIGCONT),
                 Some(process) => process.must_run(),
+                None if absent => {}
                 None => self.launch(node),
             }
         }
@@ -401,7 +431,8 @@ impl Cluster {
     /// Heals, asks the oracle, and stops everything in good order.
     pub async fn finish(mut self) {
         self.heal().await;
-        oracle::judge(&self.client, &self.observer, &self.executions_file(), self.workers_died).await;
+        let nodes = self.running();
+        oracle::judge(&self.client, &nodes, &self.observer, &self.executions_file(), self.workers_died).await;
         let workers = self.workers.iter_mut().map(|worker| worker.process.take());
         let nodes = self.nodes.iter_mut().map(|node| node.process.take());
         let mut all: Vec<Process> = workers.chain(nodes).flatten().collect();
@@ -441,10 +472,20 @@ impl Node {
         fs::create_dir_all(dir.join("data")).unwrap();
         let id = run(clean(coordinator()).args(["identity", "--data-dir"]).arg(dir.join("data")));
         let (p2p, api) = (ports::free(), ports::free());
-        Self { id: id.trim().to_owned(), dir, p2p, relay: None, slow: Duration::ZERO, api, process: None }
+        Self {
+            id: id.trim().to_owned(),
+            dir,
+            p2p,
+            relay: None,
+            slow: Duration::ZERO,
+            invitation: None,
+            absent: false,
+            api,
+            process: None,
+        }
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         match self.relay {
             Some(port) => format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", self.id),
             None => format!("/ip4/127.0.0.1/udp/{}/quic-v1/p2p/{}", self.p2p, self.id),

@@ -15,6 +15,7 @@ async fn term(cluster: &Cluster, node: usize) -> u64 {
     answer.body["term"].as_u64().expect("a term")
 }
 
+/// nomad #4749, river #1161: a deposed leader goes on acting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_cut_from_the_others_gives_way_and_restarts_nothing() {
     let mut cluster = Cluster::start_with_links(3, 2).await;
@@ -60,6 +61,7 @@ async fn a_leader_cut_from_the_others_gives_way_and_restarts_nothing() {
     cluster.finish().await;
 }
 
+/// consul #5928: one half-partitioned node makes gossip flap for everyone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_broken_link_to_the_leader_makes_nobody_flap() {
     let mut cluster = Cluster::start_with_links(3, 2).await;

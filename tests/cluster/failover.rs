@@ -51,6 +51,7 @@ async fn the_leader_dies_at_every_moment_of_a_job() {
     cluster.finish().await;
 }
 
+/// hatchet #552, chronos #371: the same task runs twice after a restart or a hand-over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_job_is_not_restarted_because_the_leader_died() {
     let mut cluster = Cluster::start(3, 3).await;

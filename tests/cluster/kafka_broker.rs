@@ -37,18 +37,31 @@ impl Apache {
         SHARED.get_or_init(async || Self::start(None)).await
     }
 
+    /// One more that has a listener for those who log in beside the one for everybody.
+    pub fn start_with_login(user: &str, password: &str) -> Self {
+        Self::start_as(&["--sasl", &format!("{user}:{password}")])
+    }
+
+    /// Where one logs in.
+    pub fn with_login(&self) -> String {
+        let port = fs::read_to_string(self.dir.join("sasl-port")).expect("a broker with a login");
+        format!("127.0.0.1:{}", port.trim())
+    }
+
     /// One more. `port`: where it listens, else anywhere.
     pub fn start(port: Option<u16>) -> Self {
+        match port.map(|port| port.to_string()) {
+            Some(port) => Self::start_as(&["--port", &port]),
+            None => Self::start_as(&[]),
+        }
+    }
+
+    fn start_as(more: &[&str]) -> Self {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("ciro-kafka-{}-{number}", std::process::id()));
         // What it says about fetching and starting goes past the test runner, which would keep it back.
-        let port = port.map(|port| port.to_string());
-        let mut arguments = vec!["start", "--for"];
         let us = std::process::id().to_string();
-        arguments.push(&us);
-        if let Some(port) = &port {
-            arguments.extend(["--port", port]);
-        }
+        let arguments = [&["start", "--for", us.as_str()], more].concat();
         let bootstrap = script(&dir, &arguments).trim().to_owned();
         Self { bootstrap, dir }
     }

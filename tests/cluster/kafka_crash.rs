@@ -11,6 +11,11 @@
 //! | before the broker has what is sent | broker asleep, jobs have ended |
 //! | between its acknowledgement and the cursor | results can be read, followers asleep |
 //! | after the cursor | a follower shows the cursor at the end |
+//!
+//! The third row is the one that is not exact: a broker that sleeps has sockets that do not, and what the leader
+//! wrote into them before it died is read when the broker wakes. So the records may arrive after all, unacknowledged.
+//! Both ways are one row to the successor, which can not tell them apart either; that something was sent twice is
+//! asserted in the fourth row, where it is certain.
 
 use std::time::Duration;
 

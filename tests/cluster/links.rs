@@ -2,9 +2,11 @@
 //!
 //! Every node is reached through a relay of its own, whose address is all that
 //! anybody is told. The relay sees by the socket which process dialled, so a
-//! link has two ends. A cut link carries nothing either way and says nothing:
-//! connections stay open and new ones do not get through their handshake, as if
-//! packets were dropped. What was under way arrives when the link is mended.
+//! link has two ends, and each direction of it is cut by itself. A cut direction
+//! carries nothing and says nothing: connections stay open and new ones do not get
+//! through their handshake, as if packets were dropped. What was under way arrives
+//! when it is mended. A link cut one way is one-way for what the processes say to
+//! each other; the kernel's own acknowledgements are the relay's, and still pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,12 +25,12 @@ pub enum Party {
     Worker(usize),
 }
 
-/// Two parties, the lower first.
-type Link = (Party, Party);
+/// One direction of a link: who speaks, who listens.
+type Way = (Party, Party);
 
 #[derive(Clone)]
 pub struct Links {
-    cut: watch::Sender<BTreeSet<Link>>,
+    cut: watch::Sender<BTreeSet<Way>>,
     pids: Arc<Mutex<BTreeMap<u32, Party>>>,
 }
 
@@ -57,9 +59,20 @@ impl Links {
     }
 
     pub fn cut(&self, a: Party, b: Party) {
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
+    /// `listener` hears nothing of `speaker` any more.
+    pub fn cut_one_way(&self, speaker: Party, listener: Party) {
         self.cut.send_modify(|cut| {
-            let _ = cut.insert((a.min(b), a.max(b)));
+            let _ = cut.insert((speaker, listener));
         });
+    }
+
+    /// Mends the link, both ways.
+    pub fn mend(&self, a: Party, b: Party) {
+        self.cut.send_modify(|cut| cut.retain(|way| *way != (a, b) && *way != (b, a)));
     }
 
     pub fn mend_all(&self) {
@@ -77,13 +90,13 @@ impl Links {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let Some(dialler) = dialler else { return };
-        let link = (dialler.min(Party::Node(node)), dialler.max(Party::Node(node)));
-        whole(&mut self.cut.subscribe(), link).await;
+        let (there, back) = ((dialler, Party::Node(node)), (Party::Node(node), dialler));
+        whole(&mut self.cut.subscribe(), there).await;
         let Ok(served) = TcpStream::connect(("127.0.0.1", port)).await else { return };
         let _ = (dialled.set_nodelay(true), served.set_nodelay(true));
         let ((from_a, to_a), (from_b, to_b)) = (dialled.into_split(), served.into_split());
-        let there = pump(from_a, to_b, link, self.cut.subscribe());
-        let back = pump(from_b, to_a, link, self.cut.subscribe());
+        let there = pump(from_a, to_b, there, self.cut.subscribe());
+        let back = pump(from_b, to_a, back, self.cut.subscribe());
         tokio::join!(there, back);
     }
 
@@ -98,13 +111,13 @@ impl Links {
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    link: Link,
-    mut cut: watch::Receiver<BTreeSet<Link>>,
+    way: Way,
+    mut cut: watch::Receiver<BTreeSet<Way>>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
-        whole(&mut cut, link).await;
+        whole(&mut cut, way).await;
         if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
             let _ = to.shutdown().await;
             return;
@@ -112,9 +125,9 @@ async fn pump(
     }
 }
 
-/// Waits until the link is not cut.
-async fn whole(cut: &mut watch::Receiver<BTreeSet<Link>>, link: Link) {
-    let _ = cut.wait_for(|cut| !cut.contains(&link)).await;
+/// Waits until that direction is not cut.
+async fn whole(cut: &mut watch::Receiver<BTreeSet<Way>>, way: Way) {
+    let _ = cut.wait_for(|cut| !cut.contains(&way)).await;
 }
 
 /// The socket at `local` that is connected to `remote`, both on the loopback.

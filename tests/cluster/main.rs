@@ -18,8 +18,10 @@
 
 mod client;
 mod cluster;
+mod history;
 mod intruder;
 mod links;
+mod load;
 mod observer;
 mod oracle;
 mod ports;
@@ -27,6 +29,7 @@ mod process;
 mod programs;
 mod receiver;
 
+mod backup;
 mod callbacks;
 #[cfg(feature = "chain")]
 mod chain_crash;
@@ -57,10 +60,16 @@ mod chain_reorg;
 #[cfg(feature = "chain")]
 mod chain_site;
 #[cfg(feature = "chain")]
+mod chain_spend;
+#[cfg(feature = "chain")]
 mod chain_storm;
+mod chaos;
+mod cold;
 mod cut;
+mod damage;
 mod executors;
 mod failover;
+mod handover;
 mod hostile;
 #[cfg(feature = "kafka")]
 mod kafka_broker;
@@ -81,16 +90,23 @@ mod kafka_outage;
 #[cfg(feature = "kafka")]
 mod kafka_records;
 #[cfg(feature = "kafka")]
+mod kafka_sasl;
+#[cfg(feature = "kafka")]
 mod kafka_storm;
 mod life;
+mod members;
 mod minority;
+mod operations;
 mod outputs;
 mod paused;
+mod reads;
+mod scenarios;
 #[cfg(all(feature = "kafka", feature = "chain"))]
 mod secrets;
 mod slow;
 mod storm;
 mod trust;
+mod upgrade;
 mod workers;
 
 use std::time::Duration;

@@ -54,6 +54,11 @@ impl Observer {
         self.lives[node].fetch_add(1, Ordering::SeqCst);
     }
 
+    /// The number of the life that node `node` is in.
+    pub fn life(&self, node: usize) -> u64 {
+        self.lives[node].load(Ordering::SeqCst)
+    }
+
     async fn look(&self, client: &Client, node: usize) {
         let life = self.lives[node].load(Ordering::SeqCst);
         let Some(answer) = client.get_within(node, "/status", Duration::from_secs(2)).await else { return };

@@ -44,6 +44,7 @@ async fn a_leader_that_wakes_serves_no_stale_linearizable_read() {
     cluster.finish().await;
 }
 
+/// nomad #4749, river #1161: a deposed leader goes on acting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_wakes_accepts_nothing_twice() {
     let mut cluster = Cluster::start(3, 2).await;

@@ -73,6 +73,11 @@ impl Process {
         until(limit, &what, async || self.exited()).await
     }
 
+    /// The file of what it said.
+    pub fn log(&self) -> PathBuf {
+        self.log.clone()
+    }
+
     pub fn log_tail(&self, lines: usize) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();

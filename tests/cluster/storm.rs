@@ -46,6 +46,7 @@ async fn nothing_is_lost_while_nodes_are_killed_over_and_over() {
     cluster.finish().await;
 }
 
+/// hatchet #552, chronos #371: the same task runs twice after a restart or a hand-over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_killed_at_once_come_back_with_everything() {
     let mut cluster = Cluster::start(3, 2).await;

@@ -4,13 +4,14 @@ use serde_json::Value;
 
 use crate::node::Answer;
 
-const HEADERS: [&str; 7] = [
+const HEADERS: [&str; 8] = [
     "x-ciro-node",
     "x-ciro-role",
     "x-ciro-term",
     "x-ciro-leader",
     "x-ciro-applied-index",
     "x-ciro-staleness-ms",
+    "x-ciro-session",
     "x-request-id",
 ];
 

@@ -148,8 +148,10 @@ async fn paths_methods_and_parameters_are_checked() {
         ("GET", "/events?after=x".to_owned(), 400, "invalid_parameter"),
         ("POST", "/kafka/dead-letter-queue/7/replay".to_owned(), 404, "unknown_dead_letter"),
         ("DELETE", "/kafka/dead-letter-queue/7".to_owned(), 404, "unknown_dead_letter"),
-        ("DELETE", format!("/cluster/members/{worker}"), 501, "operation_not_available"),
-        ("GET", "/cluster/backup".to_owned(), 501, "operation_not_available"),
+        ("DELETE", format!("/cluster/members/{worker}"), 404, "unknown_member"),
+        ("DELETE", "/cluster/members/x".to_owned(), 404, "invalid_id"),
+        ("DELETE", format!("/cluster/members/{worker}?force=yes"), 400, "invalid_parameter"),
+        ("DELETE", "/cluster/invitations/x".to_owned(), 404, "unknown_invitation"),
     ];
     for (method, path, status, code) in cases {
         let answer = node.ask(method, &path).send().await;
@@ -160,8 +162,24 @@ async fn paths_methods_and_parameters_are_checked() {
     assert_eq!(answer.header("allow"), "POST, GET, HEAD, OPTIONS");
     let body = node.ask("POST", &format!("/workers/{worker}/drain")).json(&json!({})).send().await;
     assert_eq!(body.code(), "unexpected_body");
-    let members = node.post("/cluster/members", &json!({"address": "x"})).await;
-    assert_eq!(members.code(), "operation_not_available");
+}
+
+#[tokio::test]
+async fn a_change_of_the_members_names_one_node() {
+    let node = Node::start().await;
+    let worker = ciro::domain::PeerId([7; 32]).to_string();
+    for (body, code, field) in [
+        (json!({"address": "x"}), "invalid_field", "address"),
+        (json!({}), "invalid_field", "node_id"),
+        (json!({"node_id": "x"}), "invalid_field", "node_id"),
+        (json!({"node_id": worker, "address": "/x"}), "invalid_field", "address"),
+        (json!({"node_id": worker, "vote": true}), "unknown_field", "vote"),
+        (json!({"node_id": worker}), "unknown_member", ""),
+    ] {
+        let members = node.post("/cluster/members", &body).await;
+        assert_eq!(members.code(), code, "{body}: {}", members.text);
+        assert_eq!(members.body["field"].as_str().unwrap_or_default(), field, "{body}");
+    }
 }
 
 #[tokio::test]

@@ -71,6 +71,10 @@ async fn the_mesh_and_the_cluster_are_shown() {
     assert_eq!(cluster.body["learners"], json!([]));
     assert!(cluster.body["storage"]["free_bytes"].as_u64() > Some(0));
 
+    assert_eq!((&cluster.body["feature_level"], &member["newest_level"]), (&json!(1), &json!(1)));
+    let raised = node.ask("POST", "/cluster/feature-level").send().await;
+    assert_eq!((raised.status, &raised.body), (200, &json!({"feature_level": 1, "raised": false})), "{}", raised.text);
+
     let stranger = ciro::domain::PeerId([7; 32]).to_string();
     let refused = node.post("/cluster/transfer-leadership", &json!({"to": stranger})).await;
     assert_eq!((refused.status, refused.code()), (409, "conflict"), "{}", refused.text);
@@ -137,7 +141,7 @@ async fn pages_are_whole_and_load_nothing_from_elsewhere() {
     assert!(node.get("/docs").await.text.contains("id=\"invalid_field\""), "problem types lead here");
     let document = node.get("/openapi.json").await.body;
     assert_eq!(document["openapi"], "3.1.0");
-    assert_eq!(document["paths"].as_object().map(serde_json::Map::len), Some(51));
+    assert_eq!(document["paths"].as_object().map(serde_json::Map::len), Some(54));
 }
 
 #[tokio::test]

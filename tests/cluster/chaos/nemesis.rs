@@ -1,0 +1,152 @@
+//! Does to a cluster what a [`Schedule`](super::schedule::Schedule) says, and undoes it.
+
+use std::time::Duration;
+
+use ciro::clock;
+
+use super::schedule::{Event, Fault, Round, Target};
+use super::wall;
+use crate::cluster::Cluster;
+use crate::links::Party;
+
+/// What a sync takes longer on a slow disk.
+const SLOW: Duration = Duration::from_millis(150);
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// Begin or end of a fault.
+struct Act {
+    at: Duration,
+    event: usize,
+    ends: bool,
+}
+
+/// Who was hit by which event of the round.
+type Victims = Vec<Option<usize>>;
+
+pub struct Nemesis {
+    begun: std::time::Instant,
+    /// What was done, in words.
+    pub diary: Vec<String>,
+}
+
+impl Nemesis {
+    pub fn new() -> Self {
+        Self { begun: clock::instant(), diary: Vec::new() }
+    }
+
+    fn note(&mut self, what: &str) {
+        let line = format!("{:>8.3} s  {what}", self.begun.elapsed().as_secs_f64());
+        println!("{line}");
+        self.diary.push(line);
+    }
+
+    /// One round: its faults, their end, and the calm after it.
+    pub async fn round(&mut self, cluster: &mut Cluster, round: &Round) {
+        let mut acts: Vec<Act> = Vec::new();
+        for (event, it) in round.events.iter().enumerate() {
+            acts.push(Act { at: it.after, event, ends: false });
+            acts.push(Act { at: it.after + it.length, event, ends: true });
+        }
+        acts.sort_by_key(|act| (act.at, act.ends));
+        let start = clock::instant();
+        let mut victims: Victims = vec![None; round.events.len()];
+        for act in acts {
+            tokio::time::sleep(act.at.saturating_sub(start.elapsed())).await;
+            let event = &round.events[act.event];
+            if act.ends {
+                if let Some(victim) = victims[act.event] {
+                    self.end(cluster, event.fault, victim).await;
+                }
+            } else {
+                let victim = victim(cluster, event, &victims).await;
+                victims[act.event] = Some(victim);
+                self.begin(cluster, event, victim).await;
+            }
+        }
+        tokio::time::sleep(round.calm).await;
+    }
+
+    async fn begin(&mut self, cluster: &mut Cluster, event: &Event, victim: usize) {
+        let whom = if event.fault == Fault::KillWorker { "worker" } else { "node" };
+        self.note(&format!("{:?} {whom} {victim} ({:?}) for {:?}", event.fault, event.target, event.length));
+        let node = Party::Node(victim);
+        let others = others(victim).map(Party::Node);
+        match event.fault {
+            Fault::Kill => cluster.kill(victim),
+            Fault::Pause => cluster.pause(victim),
+            Fault::Partition => others.iter().for_each(|other| cluster.cut(node, *other)),
+            Fault::HalfPartition => cluster.cut(node, others[0]),
+            Fault::Deaf => others.iter().for_each(|other| cluster.cut_one_way(*other, node)),
+            Fault::Mute => others.iter().for_each(|other| cluster.cut_one_way(node, *other)),
+            Fault::SlowDisk => again(cluster, victim, SLOW),
+            Fault::ClockAhead => wall::set(&cluster.nodes[victim], HOUR_MS),
+            Fault::ClockBehind => wall::set(&cluster.nodes[victim], -HOUR_MS),
+            Fault::KillWorker => cluster.kill_worker(victim),
+            Fault::RollingRestart => self.roll(cluster).await,
+        }
+    }
+
+    async fn end(&mut self, cluster: &mut Cluster, fault: Fault, victim: usize) {
+        self.note(&format!("{fault:?} {victim} ends"));
+        let node = Party::Node(victim);
+        match fault {
+            Fault::Kill => cluster.launch(victim),
+            Fault::Pause => cluster.resume(victim),
+            Fault::Partition | Fault::HalfPartition | Fault::Deaf | Fault::Mute => {
+                others(victim).into_iter().for_each(|other| cluster.mend_link(node, Party::Node(other)));
+            }
+            Fault::SlowDisk => again(cluster, victim, Duration::ZERO),
+            Fault::ClockAhead | Fault::ClockBehind => wall::set(&cluster.nodes[victim], 0),
+            Fault::KillWorker => cluster.launch_worker(victim),
+            Fault::RollingRestart => {}
+        }
+    }
+
+    async fn roll(&mut self, cluster: &mut Cluster) {
+        for node in 0..cluster.nodes.len() {
+            cluster.stop(node).await;
+            cluster.restart(node).await;
+            self.note(&format!("node {node} is back"));
+        }
+    }
+}
+
+fn others(node: usize) -> [usize; 2] {
+    [(node + 1) % 3, (node + 2) % 3]
+}
+
+/// Kills the node, and starts it with a disk that takes `more` time.
+fn again(cluster: &mut Cluster, node: usize, more: Duration) {
+    cluster.slow_disk(node, more);
+    cluster.kill(node);
+    cluster.launch(node);
+}
+
+/// Who is meant: one that no other event of the round has.
+async fn victim(cluster: &Cluster, event: &Event, victims: &[Option<usize>]) -> usize {
+    let wanted = match event.target {
+        Target::Node(node) => node,
+        Target::Leader => leader(cluster).await,
+        Target::Follower => (leader(cluster).await + 1) % 3,
+    };
+    if event.fault == Fault::KillWorker {
+        return wanted % cluster.workers.len();
+    }
+    let free = (0..3).map(|turn| (wanted + turn) % 3).find(|node| !victims.contains(&Some(*node)));
+    free.expect("a round has fewer faults than there are nodes")
+}
+
+/// Who leads, as far as anybody says.
+async fn leader(cluster: &Cluster) -> usize {
+    for node in cluster.running() {
+        let Some(answer) = cluster.client.get_within(node, "/status", Duration::from_millis(500)).await else {
+            continue;
+        };
+        let id = answer.body["leader_id"].as_str().unwrap_or_default();
+        if let Some(leader) = cluster.nodes.iter().position(|node| node.id == id) {
+            return leader;
+        }
+    }
+    0
+}

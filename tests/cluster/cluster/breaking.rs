@@ -1,0 +1,87 @@
+//! What can be done to a cluster, fault by fault.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::Cluster;
+use crate::links::{Links, Party};
+use crate::{oracle, secs};
+
+impl Cluster {
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].process.take().expect("the node runs").kill();
+    }
+
+    pub fn pause(&mut self, node: usize) {
+        self.nodes[node].process.as_mut().expect("the node runs").signal(Signal::SIGSTOP);
+    }
+
+    pub fn resume(&mut self, node: usize) {
+        self.nodes[node].process.as_mut().expect("the node runs").signal(Signal::SIGCONT);
+    }
+
+    pub fn kill_worker(&mut self, worker: usize) {
+        self.workers_died = true;
+        self.workers[worker].process.take().expect("the worker runs").kill();
+    }
+
+    pub fn pause_worker(&mut self, worker: usize) {
+        self.workers[worker].process.as_mut().expect("the worker runs").signal(Signal::SIGSTOP);
+    }
+
+    pub fn resume_worker(&mut self, worker: usize) {
+        self.workers[worker].process.as_mut().expect("the worker runs").signal(Signal::SIGCONT);
+    }
+
+    /// Nothing passes between the two until [`Self::heal`].
+    pub fn cut(&self, a: Party, b: Party) {
+        self.links.as_ref().expect("started with links").cut(a, b);
+    }
+
+    /// `listener` hears nothing of `speaker` until the link is mended; the other way it is as it was.
+    pub fn cut_one_way(&self, speaker: Party, listener: Party) {
+        self.links.as_ref().expect("started with links").cut_one_way(speaker, listener);
+    }
+
+    /// Mends the link between the two, both ways.
+    pub fn mend_link(&self, a: Party, b: Party) {
+        self.links.as_ref().expect("started with links").mend(a, b);
+    }
+
+    /// Mends every link.
+    pub fn mend(&self) {
+        self.links.iter().for_each(Links::mend_all);
+    }
+
+    /// From its next start on, each sync of the node's disk takes `more` time.
+    pub fn slow_disk(&mut self, node: usize, more: Duration) {
+        self.nodes[node].slow = more;
+    }
+
+    pub fn executions(&self, name: &str) -> usize {
+        oracle::executions_by_name(&self.executions_file()).get(name).copied().unwrap_or(0)
+    }
+
+    /// Asks node `node` to stop, and waits until it has.
+    pub async fn stop(&mut self, node: usize) {
+        let mut process = self.nodes[node].process.take().expect("the node runs");
+        process.signal(Signal::SIGTERM);
+        let status = process.wait(secs(15)).await;
+        assert!(status.success(), "a stop in good order ended with {status}");
+    }
+
+    /// Whether the node ended by itself, which the story then does not hold against it.
+    pub fn forgive(&mut self, node: usize) -> bool {
+        let ended = self.nodes[node].process.as_mut().is_some_and(|process| process.exited().is_some());
+        if ended {
+            self.nodes[node].process = None;
+        }
+        ended
+    }
+
+    pub(super) fn executions_file(&self) -> PathBuf {
+        self.dir.path().join("executions")
+    }
+}
