@@ -20,7 +20,8 @@ usage() {
   cat <<TEXT
 scripts/kafka.sh — one Apache Kafka $VERSION on this machine
 
-  scripts/kafka.sh start [--port N] [--for PID]   start it and print its address; data from before is kept
+  scripts/kafka.sh start [--port N] [--sasl USER:PASSWORD] [--for PID]
+                                                  start it and print its address; data from before is kept
   scripts/kafka.sh stop                           stop it in good order; its data stay
   scripts/kafka.sh status [--json]                whether it runs, where, and its cluster id
   scripts/kafka.sh tool CLASS ARGUMENTS...        a tool of Kafka's own against it, e.g. TopicCommand --list
@@ -29,6 +30,8 @@ scripts/kafka.sh — one Apache Kafka $VERSION on this machine
 options
   --dir DIR     the run directory     now: $RUN
   --port N      the port on 127.0.0.1; without it a free one, and the same one at the next start
+  --sasl U:P    beside it a listener that takes this name and password (SASL_PLAINTEXT, PLAIN), on the port in
+                DIR/sasl-port; only when the broker is made
   --for PID     stop it, and remove the run directory, when process PID ends: for tests
 
 Another cluster at the same address is another --dir with the same --port.
@@ -85,16 +88,21 @@ running() { pid_of "$RUN/pid" >/dev/null; }
 bootstrap() { printf '127.0.0.1:%s' "$(cat "$RUN/port")"; }
 cluster_id() { sed -n 's/^cluster.id=//p' "$RUN/data/meta.properties" 2>/dev/null; }
 
-write_properties() { # PORT CONTROLLER_PORT
+write_properties() { # PORT CONTROLLER_PORT SASL_PORT SASL_LOGIN
+  local listener='' protocol=''
+  if [ -n "$3" ]; then
+    listener=",SASL://127.0.0.1:$3"
+    protocol=",SASL:SASL_PLAINTEXT"
+  fi
   cat >"$RUN/server.properties" <<TEXT
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:$2
-listeners=PLAINTEXT://127.0.0.1:$1,CONTROLLER://127.0.0.1:$2
-advertised.listeners=PLAINTEXT://127.0.0.1:$1
+listeners=PLAINTEXT://127.0.0.1:$1$listener,CONTROLLER://127.0.0.1:$2
+advertised.listeners=PLAINTEXT://127.0.0.1:$1$listener
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT$protocol
 log.dirs=$RUN/data
 auto.create.topics.enable=false
 num.partitions=4
@@ -114,6 +122,16 @@ num.recovery.threads.per.data.dir=1
 log.cleaner.dedupe.buffer.size=4194304
 log.index.size.max.bytes=1048576
 TEXT
+  [ -z "$3" ] || write_login "$4"
+}
+
+write_login() { # USER:PASSWORD
+  local user=${1%%:*} password=${1#*:} module=org.apache.kafka.common.security.plain.PlainLoginModule
+  chmod 600 "$RUN/server.properties"
+  cat >>"$RUN/server.properties" <<TEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl.plain.sasl.jaas.config=$module required user_$user="$password";
+TEXT
 }
 
 kafka_java() { # HEAP ARGUMENTS...
@@ -122,8 +140,8 @@ kafka_java() { # HEAP ARGUMENTS...
   java "-Xmx$heap" "${JAVA_FLAGS[@]}" -cp "$HOME_DIR/lib/*" "$@"
 }
 
-prepare() { # PORT or nothing
-  local port=$1 controller id
+prepare() { # PORT or nothing, LOGIN or nothing
+  local port=$1 login=$2 controller id sasl=''
   mkdir -p "$RUN" || die "cannot write to $RUN"
   if [ -e "$RUN/this-is-a-kafka" ]; then
     [ -z "$port" ] || [ "$port" = "$(cat "$RUN/port")" ] || die "$RUN is a broker of port $(cat "$RUN/port"), not of $port"
@@ -137,7 +155,11 @@ prepare() { # PORT or nothing
     port_free "$port" || die "port $port is taken"
   fi
   free_port controller
-  write_properties "$port" "$controller"
+  if [ -n "$login" ]; then
+    free_port sasl
+    printf '%s\n' "$sasl" >"$RUN/sasl-port"
+  fi
+  write_properties "$port" "$controller" "$sasl" "$login"
   id=$(kafka_java 128m kafka.tools.StorageTool random-uuid 2>>"$RUN/log") && [ -n "$id" ] \
     || { tail_of_log "$RUN/log"; die "could not make a cluster id"; }
   kafka_java 128m kafka.tools.StorageTool format --standalone -t "$id" -c "$RUN/server.properties" >>"$RUN/log" 2>&1 \
@@ -153,13 +175,13 @@ ready() {
 }
 
 start() {
-  local port=$1 owner=$2 from deadline
+  local port=$1 owner=$2 login=$3 from deadline
   if running; then
     bootstrap
     return 0
   fi
   fetch >&2
-  prepare "$port"
+  prepare "$port" "$login"
   from=$(stat -c %s "$RUN/log" 2>/dev/null || printf 0)
   step "starting Apache Kafka $VERSION at $(bootstrap) in $RUN" >&2
   setsid java -Xmx512m "${JAVA_FLAGS[@]}" -cp "$HOME_DIR/lib/*" kafka.Kafka "$RUN/server.properties" >>"$RUN/log" 2>&1 </dev/null 9>&- &
@@ -223,13 +245,14 @@ exclusive() {
 }
 
 main() {
-  local command=${1:-help} port='' owner='' json=no
+  local command=${1:-help} port='' owner='' login='' json=no
   [ $# -gt 0 ] && shift
   while [ $# -gt 0 ]; do
     case "$1" in
       --dir) RUN=$(realpath -m "${2:?--dir needs a directory}"); shift 2 ;;
       --port) port=${2:-}; [[ "$port" =~ ^[1-9][0-9]{0,4}$ ]] || die "--port needs a port"; shift 2 ;;
       --for) owner=${2:-}; [[ "$owner" =~ ^[1-9][0-9]*$ ]] || die "--for needs a pid"; shift 2 ;;
+      --sasl) login=${2:-}; [[ "$login" =~ ^[a-z0-9_]+:[^\"]+$ ]] || die "--sasl needs a name and a password: USER:PASSWORD"; shift 2 ;;
       --json) json=yes; shift ;;
       *) break ;; # the tool's own
     esac
@@ -237,7 +260,7 @@ main() {
   [ $# -eq 0 ] || [ "$command" = tool ] || die "$command does not know '$1'"
   [ -n "$VERSION" ] || die "$POM names no kafka.version"
   case "$command" in
-    start) exclusive start "$port" "$owner" && say ;;
+    start) exclusive start "$port" "$owner" "$login" && say ;;
     stop) exclusive stop && say "stopped. Its data stay in $RUN" ;;
     status) status "$json" ;;
     tool) tool "$@" ;;
