@@ -36,7 +36,6 @@ done
 [[ "$SEED" =~ ^[0-9]+$ ]] || die "--seed must be a whole number, not $SEED"
 
 need_build_tools
-need_tools strace
 target=${CARGO_TARGET_DIR:-$ROOT/target}
 if [ -z "${CIRO_BIN_DIR:-}" ] && [ -x "$target/release/ciro-coordinator" ] && [ -x "$target/release/ciro-worker" ]; then
   CIRO_BIN_DIR=$target/release

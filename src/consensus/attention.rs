@@ -1,4 +1,4 @@
-//! Whether this process has been running all the time, and what it may say of itself if not.
+//! Whether this node has been running and hearing its leader all the time, and what it may say of itself if not.
 //!
 //! A process that is stopped (SIGSTOP, a debugger, a machine that swaps) wakes
 //! with messages in its sockets that were written before, and believes them to
@@ -6,6 +6,9 @@
 //! lives now. So a beat notices when this process did not run. From then on
 //! everything it knows counts as old as the last beat before, until a
 //! linearizable read that was begun after the waking has succeeded here.
+//!
+//! A link that was cut does the same: what lay in it arrives when it is mended.
+//! So the first sign of a leader after a silence is taken for old in the same way.
 //!
 //! Between waking and noticing, [`Attention::doubt`] looks at the age of the last
 //! beat itself, so there is no moment in which old news pass for new. A process
@@ -37,17 +40,28 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Attention {
     seen: Mutex<Seen>,
     woke: Notify,
+    /// A leader that is not heard for longer may be heard late.
+    silence: Duration,
 }
 
 struct Seen {
     beat: Instant,
-    /// Last beat before a pause, and when it was noticed; while nobody has confirmed that we are up to date.
+    /// The newest sign of a leader.
+    heard: Option<Instant>,
+    /// Begin of a pause or a silence, and when its end was noticed; while nobody has confirmed that we are up to date.
     doubt: Option<(Instant, Instant)>,
 }
 
+impl Seen {
+    fn doubt(&mut self, since: Instant, now: Instant) {
+        let since = self.doubt.map_or(since, |(earlier, _)| earlier);
+        self.doubt = Some((since, now));
+    }
+}
+
 impl Attention {
-    pub fn new(now: Instant) -> Self {
-        Self { seen: Mutex::new(Seen { beat: now, doubt: None }), woke: Notify::new() }
+    pub fn new(now: Instant, silence: Duration) -> Self {
+        Self { seen: Mutex::new(Seen { beat: now, heard: None, doubt: None }), woke: Notify::new(), silence }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -60,10 +74,19 @@ impl Attention {
         let last = std::mem::replace(&mut seen.beat, now);
         let paused = now.saturating_duration_since(last) > PAUSE;
         if paused {
-            let since = seen.doubt.map_or(last, |(since, _)| since);
-            seen.doubt = Some((since, now));
+            seen.doubt(last, now);
         }
         paused
+    }
+
+    /// A sign of the leader came at `at`.
+    pub fn hear(&self, at: Instant) {
+        let mut seen = self.seen();
+        let last = seen.heard.replace(at);
+        if let Some(last) = last.filter(|last| at.saturating_duration_since(*last) > self.silence) {
+            seen.doubt(last, at);
+            self.woke.notify_one();
+        }
     }
 
     /// How old everything that this node heard may be; `None` if what it heard is as new as it seems.
@@ -100,7 +123,7 @@ pub(super) async fn beat(core: Arc<Core>) {
     }
 }
 
-/// After each pause, asks the leader until it answers.
+/// After each pause and each silence, asks the leader until it answers.
 pub(super) async fn recover(core: Arc<Core>) {
     loop {
         core.attention.woke.notified().await;
@@ -123,7 +146,7 @@ mod tests {
     fn what_was_heard_before_a_pause_is_old_until_it_is_confirmed() {
         let start = clock::instant();
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let attention = Attention::new(start);
+        let attention = Attention::new(start, Duration::from_secs(1));
         assert!(!attention.beat(at(50)));
         assert_eq!(attention.doubt(at(100)), None);
 
@@ -143,10 +166,28 @@ mod tests {
     fn a_second_pause_does_not_shorten_the_first() {
         let start = clock::instant();
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let attention = Attention::new(start);
+        let attention = Attention::new(start, Duration::from_secs(1));
         assert!(attention.beat(at(1_000)));
         assert!(attention.beat(at(3_000)));
         assert_eq!(attention.doubt(at(3_000)), Some(Duration::from_secs(3)));
         assert!(!attention.confirm(at(1_500)), "asked between the two");
+    }
+
+    #[test]
+    fn what_comes_after_a_silence_may_have_lain_in_the_link() {
+        let start = clock::instant();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let attention = Attention::new(start, Duration::from_secs(1));
+        attention.hear(at(10));
+        attention.hear(at(900));
+        attention.beat(at(5_000));
+        attention.confirm(at(5_000));
+        assert_eq!(attention.doubt(at(5_000)), None, "it is steadily silent, and the silence itself is told");
+        attention.hear(at(5_010));
+        assert_eq!(attention.doubt(at(5_010)), Some(Duration::from_millis(4_110)));
+        attention.hear(at(5_020));
+        assert_eq!(attention.doubt(at(5_020)), Some(Duration::from_millis(4_120)), "more of what lay there");
+        assert!(attention.confirm(at(5_010)));
+        assert_eq!(attention.doubt(at(5_030)), None);
     }
 }

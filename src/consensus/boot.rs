@@ -71,6 +71,7 @@ pub(super) async fn open(
     let factory = Factory { link: link.clone(), append_limit: options.election_max };
     let config = Arc::new(config(&options)?);
     let raft = Node::new(node, config, factory, log.clone(), machine).await;
+    let attention = Attention::new(clock::instant(), options.election_min);
     let core = Arc::new(Core {
         node,
         raft: raft.map_err(|fatal| Error::Setup(format!("recover the state: {fatal}")))?,
@@ -95,7 +96,7 @@ pub(super) async fn open(
         heard: Default::default(),
         fresh: Default::default(),
         log_clock: Default::default(),
-        attention: Attention::new(clock::instant()),
+        attention,
         snapshots,
         transfer: Default::default(),
         handed_over: Default::default(),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use openraft::async_runtime::WatchReceiver;
+use openraft::raft::AppendEntriesRequest;
 use openraft::{Instant as _, ServerState};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -26,7 +27,7 @@ use super::log_store::LogStore;
 use super::network::{Link, Transport};
 use super::state_machine::Applied;
 use super::transfer::Receiver;
-use super::types::{Metrics, Node};
+use super::types::{Metrics, Node, TypeConfig};
 use super::{Error, Headline, Leadership, Member, Options, Role, Status};
 
 /// How long a look at the disk's free space holds.
@@ -209,19 +210,28 @@ impl Core {
         Some(acked.elapsed())
     }
 
-    pub fn hear_leader(&self) {
+    /// What a request of the leader says is committed, if that counts: a leader knows so only of its own term, and
+    /// what is behind this node was on its way while newer news came.
+    pub fn sign(&self, request: &AppendEntriesRequest<TypeConfig>) -> Option<u64> {
+        let applied = *self.applied.index().borrow();
+        let term = request.vote.leader_id.term;
+        request.leader_commit.as_ref().filter(|id| id.leader_id.term == term && id.index >= applied).map(|id| id.index)
+    }
+
+    /// A request of the leader came at `came` and was taken; `sign`: what it said is committed.
+    pub fn hear_leader(&self, came: Instant, sign: Option<u64>) {
+        // First of all: what comes after a silence is not to pass for new even for a moment.
+        self.attention.hear(came);
         self.hear_leader_at(clock::instant());
+        if let Some(index) = sign {
+            let applied = *self.applied.index().borrow();
+            self.fresh.lock().unwrap_or_else(PoisonError::into_inner).hear(index, applied, came);
+        }
     }
 
     pub fn hear_leader_at(&self, at: Instant) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         *heard = (*heard).max(Some(at));
-    }
-
-    /// A leader said at `at` that `index`, of its own term, is committed.
-    pub fn hear_committed(&self, index: u64, at: Instant) {
-        let applied = *self.applied.index().borrow();
-        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).hear(index, applied, at);
     }
 
     pub fn hear_transfer(&self) {

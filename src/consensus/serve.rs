@@ -62,12 +62,10 @@ async fn protocol(core: &Core, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
     match kind {
         Append::KIND => {
             let request = read_request::<Append>(body)?.0;
-            let (came, term) = (clock::instant(), request.vote.leader_id.term);
-            let committed = request.leader_commit.as_ref().filter(|id| id.leader_id.term == term).map(|id| id.index);
+            let (came, sign) = (clock::instant(), core.sign(&request));
             let response = core.raft.append_entries(request).await.map_err(stopped)?;
             if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-                core.hear_leader();
-                committed.into_iter().for_each(|index| core.hear_committed(index, came));
+                core.hear_leader(came, sign);
             }
             answer::<Append>(&response)
         }

@@ -16,9 +16,10 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::client::Client;
 use crate::links::{Links, Party};
+use crate::machine::{self, Machine};
 use crate::observer::Observer;
 use crate::process::Process;
-use crate::programs::{clean, coordinator, liar_configuration, run, with_slow_disk, worker_configuration};
+use crate::programs::{clean, coordinator, liar_configuration, run, worker_configuration};
 use crate::{oracle, ports, programs, secs, until};
 
 /// One story at a time.
@@ -37,8 +38,8 @@ pub struct Node {
     pub p2p: u16,
     /// The port of the relay in front of it, if its links can be cut.
     relay: Option<u16>,
-    /// What one sync of its disk takes longer than it would.
-    slow: Duration,
+    /// What it runs on.
+    pub machine: Machine,
     /// The invitation that it joins with; else it is a founder.
     pub invitation: Option<String>,
     /// It is not to run: not invited yet, or removed.
@@ -69,6 +70,8 @@ pub struct Cluster {
     /// Where the members are: multiaddrs, comma separated.
     pub members: String,
     workers_died: bool,
+    /// What tells the nodes of their machines.
+    library: PathBuf,
     dir: TempDir,
     _stage: MutexGuard<'static, ()>,
 }
@@ -144,6 +147,7 @@ impl Cluster {
             settings,
             members: members.join(","),
             workers_died: false,
+            library: machine::build(dir.path()),
             dir,
             _stage: stage,
         }
@@ -175,7 +179,7 @@ impl Cluster {
         let it = &mut self.nodes[node];
         assert!(it.process.is_none(), "node {node} runs already");
         self.observer.reborn(node);
-        let mut command = if it.slow.is_zero() { clean(coordinator()) } else { with_slow_disk(it.slow) };
+        let mut command = clean(coordinator());
         if let Some(port) = it.relay {
             command.env("CIRO__NETWORK__EXTERNAL_ADDRESSES", format!("/ip4/127.0.0.1/tcp/{port}"));
         }
@@ -185,7 +189,8 @@ impl Cluster {
             .env("CIRO__API__BIND", format!("127.0.0.1:{}", it.api))
             .env(NAME, &self.network)
             .env("CIRO__NETWORK__P2P_PORT", it.p2p.to_string())
-            .env("CIRO__NODE__DATA_DIR", it.dir.join("data"));
+            .env("CIRO__NODE__DATA_DIR", it.dir.join("data"))
+            .env("LD_PRELOAD", &self.library);
         match &it.invitation {
             Some(token) => command.env("CIRO__CLUSTER__JOIN", &self.members).env("CIRO_INVITATION", token),
             None => command.env("CIRO__CLUSTER__INITIAL_MEMBERS", &self.members),
@@ -409,6 +414,7 @@ impl Cluster {
     /// Undoes what was broken: everything runs again.
     pub async fn heal(&mut self) {
         self.mend();
+        self.nodes.iter().for_each(|node| node.machine.heal());
         for node in 0..self.nodes.len() {
             let absent = self.nodes[node].absent;
             match &mut self.nodes[node].process {
@@ -474,10 +480,10 @@ impl Node {
         let (p2p, api) = (ports::free(), ports::free());
         Self {
             id: id.trim().to_owned(),
+            machine: Machine::new(&dir),
             dir,
             p2p,
             relay: None,
-            slow: Duration::ZERO,
             invitation: None,
             absent: false,
             api,

@@ -77,41 +77,6 @@ fn run_private(key: &Path) {
     fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// A library that answers for the disk's free space what the file `free` in the node's directory says.
-fn free_space_teller(dir: &Path) -> PathBuf {
-    const SOURCE: &str = r#"
-#define _GNU_SOURCE
-#include <stdio.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <sys/statfs.h>
-#include <sys/statvfs.h>
-#include <unistd.h>
-int statvfs(const char *path, struct statvfs *out) {
-  struct statfs real;
-  if (syscall(SYS_statfs, path, &real) != 0) return -1;
-  memset(out, 0, sizeof *out);
-  out->f_bsize = out->f_frsize = real.f_bsize;
-  out->f_blocks = real.f_blocks, out->f_bfree = real.f_bfree, out->f_bavail = real.f_bavail;
-  char name[4096];
-  snprintf(name, sizeof name, "%s/../../free", path);
-  FILE *file = fopen(name, "r");
-  unsigned long long bytes;
-  if (file && fscanf(file, "%llu", &bytes) == 1) out->f_bavail = bytes / out->f_frsize;
-  if (file) fclose(file);
-  return 0;
-}
-int statvfs64(const char *path, struct statvfs64 *out) { return statvfs(path, (struct statvfs *)out); }
-"#;
-    let (source, library) = (dir.join("free.c"), dir.join("free.so"));
-    fs::write(&source, SOURCE).unwrap();
-    let mut compile = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".into()));
-    let compiled = compile.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output();
-    let compiled = compiled.expect("a C compiler; the build needs one as well");
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-    library
-}
-
 async fn storage_health(cluster: &Cluster, node: usize) -> Value {
     let answer = cluster.client.get(node, "/health").await.expect("the node answers");
     answer.body["components"]["storage"]["status"].clone()
@@ -128,17 +93,14 @@ async fn answered(cluster: &Cluster, node: usize, status: u16) -> crate::client:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_new_jobs_answers_reads_and_recovers_without_a_restart() {
-    let home = tempfile::tempdir().unwrap();
-    let teller = free_space_teller(home.path());
-    let settings = [("LD_PRELOAD".to_owned(), teller.display().to_string())];
-    let mut cluster = Cluster::start_as(3, 1, "ciro-full-disks", settings.to_vec()).await;
+    let mut cluster = Cluster::start(3, 1).await;
     let leader = cluster.leader().await;
     let follower = cluster.follower().await;
     let before = cluster.client.submit(follower, &cluster.client.mark(0.0)).await;
     cluster.client.ended(follower, &before.id, secs(60)).await;
 
-    let free = |node: usize| cluster.nodes[node].dir.join("free");
-    fs::write(free(follower), (100u64 << 20).to_string()).unwrap();
+    let little = Some(100 << 20);
+    cluster.nodes[follower].machine.free_space(little);
     assert_eq!(answered(&cluster, follower, 503).await.code(), "storage_full");
     assert_eq!(storage_health(&cluster, follower).await, "unhealthy");
     let job = cluster.client.get(follower, &format!("/jobs/{}", before.id)).await.expect("the node answers");
@@ -146,23 +108,22 @@ async fn a_full_disk_refuses_new_jobs_answers_reads_and_recovers_without_a_resta
     let elsewhere = cluster.client.submit(leader, &cluster.client.mark(0.0)).await;
     cluster.client.ended(follower, &elsewhere.id, secs(60)).await;
 
-    fs::write(free(leader), (100u64 << 20).to_string()).unwrap();
-    fs::remove_file(free(follower)).unwrap();
+    cluster.nodes[leader].machine.free_space(little);
+    cluster.nodes[follower].machine.free_space(None);
     assert_eq!(answered(&cluster, follower, 503).await.code(), "storage_full", "the leader has no room");
-    fs::remove_file(free(leader)).unwrap();
+    cluster.nodes[leader].machine.free_space(None);
     let after = cluster.client.submit(follower, &cluster.client.mark(0.0)).await;
     cluster.client.ended(follower, &after.id, secs(60)).await;
     assert_eq!(storage_health(&cluster, leader).await, "healthy");
 
     // A node that starts on a full disk gives its reserve up, says so, and serves reads.
-    let path = free(follower);
     cluster.kill(follower);
-    fs::write(&path, "0").unwrap();
+    cluster.nodes[follower].machine.free_space(Some(0));
     cluster.restart(follower).await;
     assert!(cluster.log(follower).contains("disk full, released the ballast"));
     assert_eq!(answered(&cluster, follower, 503).await.code(), "storage_full");
     let job = cluster.client.get(follower, &format!("/jobs/{}", after.id)).await.expect("the node answers");
     assert_eq!((job.status, &job.body["state"]), (200, &"completed".into()), "reads go on");
-    fs::remove_file(&path).unwrap();
+    cluster.nodes[follower].machine.free_space(None);
     cluster.finish().await;
 }

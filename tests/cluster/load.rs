@@ -34,7 +34,7 @@ impl Load {
     pub fn start(client: &Client, clients: usize) -> Self {
         let (tasks, notes) = (Tasks::new(), Arc::new(Mutex::new(Notes::default())));
         for number in 0..clients {
-            tasks.spawn_until_stopped("load", write(client.clone(), number, Arc::clone(&notes)));
+            tasks.spawn("load", write(client.clone(), number, Arc::clone(&notes), tasks.clone()));
         }
         Self { tasks, notes }
     }
@@ -64,7 +64,7 @@ impl Load {
     /// If one was not, though it was tried again and again.
     pub async fn stop(self) -> usize {
         self.tasks.cancel();
-        self.tasks.join(secs(20)).await;
+        assert!(self.tasks.join(PATIENCE + secs(10)).await, "a client does not end");
         let notes = lock(&self.notes);
         println!("{} jobs accepted, {} tries repeated", notes.accepted.len(), notes.repeated);
         assert_eq!(notes.failed, Vec::<String>::new(), "requests failed for good");
@@ -76,9 +76,13 @@ fn lock(notes: &Mutex<Notes>) -> MutexGuard<'_, Notes> {
     notes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn write(client: Client, number: usize, notes: Arc<Mutex<Notes>>) {
+/// Until it is told to stop, and then to the end of what it has begun.
+async fn write(client: Client, number: usize, notes: Arc<Mutex<Notes>>, tasks: Tasks) {
     let body = json!({"type": "noop", "payload": "aGk="});
     for job in 0u64.. {
+        if tasks.token().is_cancelled() {
+            return;
+        }
         let (key, begun) = (format!("load-{number}-{job}"), clock::instant());
         for turn in number.. {
             let answer = client.post_within(turn % client.nodes(), "/jobs", &key, &body, secs(3)).await;

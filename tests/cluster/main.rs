@@ -22,6 +22,7 @@ mod history;
 mod intruder;
 mod links;
 mod load;
+mod machine;
 mod observer;
 mod oracle;
 mod ports;

@@ -29,16 +29,6 @@ pub fn clean(program: PathBuf) -> Command {
     command
 }
 
-/// The coordinator, with every sync of its disk held up by strace. It stays our own child.
-pub fn with_slow_disk(more: Duration) -> Command {
-    let mut command = clean(PathBuf::from("strace"));
-    let syncs = "fdatasync,fsync";
-    command.args(["-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", &format!("trace={syncs}")]);
-    command.args(["-e", &format!("inject={syncs}:delay_exit={}ms", more.as_millis())]);
-    command.arg(coordinator());
-    command
-}
-
 /// Runs to the end and returns what it printed.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("run {command:?}: {error}"));

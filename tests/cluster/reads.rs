@@ -139,6 +139,7 @@ async fn a_follower_that_wakes_says_how_old_its_state_is() {
         }
     }
     println!("of 60 answers {fresh} were up to date, {old} old and said so");
+    assert!(old + fresh > 0, "nothing was answered");
     until(secs(10), "it is as fresh as ever", async || {
         let answer = cluster.client.get(sleeper, &format!("/jobs/{id}?max_staleness_ms=500")).await?;
         (answer.status == 200).then_some(())
@@ -183,7 +184,9 @@ async fn a_leader_that_wakes_does_not_pass_for_the_leader_of_now() {
     cluster.resume(old);
     for (answer, may_be_old) in asked.await.unwrap() {
         let answer = answer.expect("the woken node answers");
+        // Who knows no leader can not say how old its state is, and says nothing.
         let staleness: u128 = answer.header("X-Ciro-Staleness-Ms").parse().unwrap_or(u128::MAX);
+        assert!(answer.status != 200 || staleness < u128::MAX, "no word on how old it is: {answer:?}");
         let claims = answer.header("X-Ciro-Role") == "leader" || answer.header("X-Ciro-Leader") == name;
         assert!(!(claims && staleness < slept.as_millis()), "it passes for the leader of now: {answer:?}");
         match answer.status {

@@ -28,6 +28,8 @@ struct Wires {
     delay: Duration,
     carried: BTreeMap<Lane, u64>,
     penalties: BTreeMap<NodeId, u64>,
+    /// By receiver: the newest request on the lane of the log, and whose.
+    appends: BTreeMap<NodeId, (NodeId, Bytes)>,
 }
 
 impl Hub {
@@ -83,6 +85,16 @@ impl Hub {
         self.wires().penalties.get(&peer).copied().unwrap_or(0)
     }
 
+    /// The newest request of a leader to this node arrives once more, as what lay in a link that was cut does.
+    pub async fn repeat_append(&self, node: NodeId) {
+        let (raft, leader, body) = {
+            let wires = self.wires();
+            let (leader, body) = wires.appends[&node].clone();
+            (wires.nodes[&node].clone(), leader, body)
+        };
+        raft.serve(leader, Lane::Append, body).await.unwrap();
+    }
+
     /// Whom `node` would let use the member lanes.
     pub fn members_of(&self, node: NodeId) -> BTreeSet<NodeId> {
         self.wires().members.get(&node).cloned().unwrap_or_default()
@@ -126,6 +138,9 @@ impl Transport for Wire {
     fn request(&self, peer: NodeId, lane: Lane, body: Bytes, limit: Duration) -> BoxFuture<'_, Result<Bytes, Error>> {
         Box::pin(async move {
             let (raft, delay) = self.hub.target(self.me, peer, lane)?;
+            if lane == Lane::Append {
+                self.hub.wires().appends.insert(peer, (self.me, body.clone()));
+            }
             let carried = async {
                 self.hub.unpaused(self.me, peer).await;
                 if !delay.is_zero() {

@@ -41,6 +41,30 @@ async fn a_read_index_is_asked_for_anew_on_every_retry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_lay_in_a_link_while_it_was_cut_is_no_news() {
+    let cluster = Cluster::new(3).await;
+    let (leader, follower) = (cluster.leader().await.0, cluster.follower().await);
+    cluster.client(leader).submit(submission(1), LIMIT).await.unwrap().1.unwrap();
+    let fresh = || cluster.client(follower).status().staleness_ms.is_some_and(|ms| ms < 600);
+    wait_until("the follower is up to date", || cluster.client(follower).read(|state| has(state, 1)) && fresh()).await;
+
+    cluster.hub.isolate([follower]);
+    let cut = clock::instant();
+    wait_until("it misses its leader", || !fresh()).await;
+    let missed = cluster.client(leader).submit(submission(2), LIMIT).await.unwrap().0;
+    for _ in 0..3 {
+        cluster.hub.repeat_append(follower).await;
+        let told = cluster.client(follower).status().staleness_ms.unwrap();
+        assert!(told + 300 > u64::try_from(cut.elapsed().as_millis()).unwrap(), "{told} ms stale, by old news");
+    }
+    cluster.hub.heal();
+    wait_until("it is up to date again", fresh).await;
+    let applied = cluster.client(follower).status().applied;
+    assert!(applied >= missed, "it says that it is, with {applied} of {missed}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn under_a_lease_no_quorum_is_asked_and_without_one_nothing_is_answered() {
     let cluster = leased().await;
     let (leader, follower) = (cluster.leader().await.0, cluster.follower().await);

@@ -301,8 +301,8 @@ fn submitted<'a>(
 fn changed(key: usize, call: Call, reply: Option<&Reply>) -> Told {
     let told = |answer| Told::new(key, call, answer);
     let Some(reply) = reply else { return told(Answer::Unknown) };
-    // "job … is already completed"
-    let ended = || phase(reply.body["detail"].as_str()?.rsplit(' ').next()?);
+    // "job … is already completed", and maybe more about it
+    let ended = || reply.body["detail"].as_str()?.split([' ', ',']).find_map(phase);
     let answer = match (reply.status, reply.code()) {
         (200, _) => Answer::Done,
         (_, "unknown_job") => Answer::Absent,

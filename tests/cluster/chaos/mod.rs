@@ -11,7 +11,6 @@ mod load;
 mod nemesis;
 mod recorder;
 mod schedule;
-mod wall;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +22,6 @@ use load::{Load, Sort};
 use nemesis::Nemesis;
 use recorder::{Recorder, Session};
 use schedule::Schedule;
-use wall::Wall;
 
 use crate::cluster::Cluster;
 use crate::history::model::Call;
@@ -58,11 +56,10 @@ async fn chaos_as_long_as_one_likes() {
 }
 
 async fn run(length: Length) {
-    let wall = Wall::build();
     // Few entries, so that nodes that were away come back by snapshot.
     let often = [("CIRO__CLUSTER__SNAPSHOT_EVERY_ENTRIES", "2000"), ("CIRO__CLUSTER__KEEP_ENTRIES", "200")];
     let settings = often.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let mut cluster = wall::start(&wall, 3, 2, settings).await;
+    let mut cluster = Cluster::start_with_links_and(3, 2, settings).await;
     cluster.add_worker_with(WORKER);
     cluster.workers_online(3).await;
     let seed = cluster.seed;
@@ -71,7 +68,7 @@ async fn run(length: Length) {
         .map(|number| cluster.tasks.spawn("client", load.clone().client(number, seed ^ (number as u64 + 1))))
         .collect();
     let marks = cluster.tasks.spawn("marks", marks(cluster.client.clone(), load.clone()));
-    let nemesis = torment(&mut cluster, &load, &length, seed).await;
+    let (nemesis, whole) = torment(&mut cluster, &load, &length, seed).await;
     load.stop();
     for client in clients {
         client.await.unwrap();
@@ -85,6 +82,7 @@ async fn run(length: Length) {
     let operations = verdict.known + verdict.unknown + verdict.refused;
     assert!(operations >= length.operations, "only {operations} operations");
     assert!(verdict.unknown > 0 && verdict.refused > 0, "no fault was felt");
+    assert!(whole, "there was no time for every fault");
     cluster.finish().await;
 }
 
@@ -103,8 +101,8 @@ command = ["/bin/false"]
 command = ["/bin/sh", "-c", "read time; /bin/sleep $time"]
 "#;
 
-/// Rounds of faults, until there was enough of everything.
-async fn torment(cluster: &mut Cluster, load: &Load, length: &Length, seed: u64) -> Nemesis {
+/// Rounds of faults, until there was enough of everything. Whether each fault had its turn.
+async fn torment(cluster: &mut Cluster, load: &Load, length: &Length, seed: u64) -> (Nemesis, bool) {
     let start = clock::instant();
     let mut nemesis = Nemesis::new();
     let mut schedule = Schedule::new(seed);
@@ -118,7 +116,7 @@ async fn torment(cluster: &mut Cluster, load: &Load, length: &Length, seed: u64)
             break;
         }
     }
-    nemesis
+    (nemesis, schedule.is_mixing())
 }
 
 /// A trickle of jobs that the oracle judges.
@@ -139,12 +137,12 @@ async fn settle(load: &Load) {
         let mut session = Session::new(CLIENTS + part);
         for (turn, key) in keys.iter().enumerate() {
             let node = (part + turn) % 3;
-            if key.sort == Sort::Orphan {
-                load.change(&mut session, node, key, Call::Cancel).await;
-            }
             // Not `until`: these run side by side.
             let start = clock::instant();
             loop {
+                if key.sort == Sort::Orphan {
+                    load.change(&mut session, node, key, Call::Cancel).await;
+                }
                 let reply = load.look(&mut session, node, key, "/status", Fresh::Linearizable).await;
                 let state = reply.as_ref().and_then(|reply| reply.body["state"].as_str());
                 let gone = reply.as_ref().is_some_and(|reply| reply.code() == "unknown_job");

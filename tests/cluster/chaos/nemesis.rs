@@ -5,7 +5,6 @@ use std::time::Duration;
 use ciro::clock;
 
 use super::schedule::{Event, Fault, Round, Target};
-use super::wall;
 use crate::cluster::Cluster;
 use crate::links::Party;
 
@@ -79,9 +78,10 @@ impl Nemesis {
             Fault::HalfPartition => cluster.cut(node, others[0]),
             Fault::Deaf => others.iter().for_each(|other| cluster.cut_one_way(*other, node)),
             Fault::Mute => others.iter().for_each(|other| cluster.cut_one_way(node, *other)),
-            Fault::SlowDisk => again(cluster, victim, SLOW),
-            Fault::ClockAhead => wall::set(&cluster.nodes[victim], HOUR_MS),
-            Fault::ClockBehind => wall::set(&cluster.nodes[victim], -HOUR_MS),
+            Fault::SlowDisk => cluster.nodes[victim].machine.slow_disk(SLOW),
+            Fault::FullDisk => cluster.nodes[victim].machine.free_space(Some(0)),
+            Fault::ClockAhead => cluster.nodes[victim].machine.wall_clock(HOUR_MS),
+            Fault::ClockBehind => cluster.nodes[victim].machine.wall_clock(-HOUR_MS),
             Fault::KillWorker => cluster.kill_worker(victim),
             Fault::RollingRestart => self.roll(cluster).await,
         }
@@ -96,8 +96,9 @@ impl Nemesis {
             Fault::Partition | Fault::HalfPartition | Fault::Deaf | Fault::Mute => {
                 others(victim).into_iter().for_each(|other| cluster.mend_link(node, Party::Node(other)));
             }
-            Fault::SlowDisk => again(cluster, victim, Duration::ZERO),
-            Fault::ClockAhead | Fault::ClockBehind => wall::set(&cluster.nodes[victim], 0),
+            Fault::SlowDisk => cluster.nodes[victim].machine.slow_disk(Duration::ZERO),
+            Fault::FullDisk => cluster.nodes[victim].machine.free_space(None),
+            Fault::ClockAhead | Fault::ClockBehind => cluster.nodes[victim].machine.wall_clock(0),
             Fault::KillWorker => cluster.launch_worker(victim),
             Fault::RollingRestart => {}
         }
@@ -114,13 +115,6 @@ impl Nemesis {
 
 fn others(node: usize) -> [usize; 2] {
     [(node + 1) % 3, (node + 2) % 3]
-}
-
-/// Kills the node, and starts it with a disk that takes `more` time.
-fn again(cluster: &mut Cluster, node: usize, more: Duration) {
-    cluster.slow_disk(node, more);
-    cluster.kill(node);
-    cluster.launch(node);
 }
 
 /// Who is meant: one that no other event of the round has.

@@ -25,8 +25,10 @@ pub enum Fault {
     Deaf,
     /// Hears everything and is not heard.
     Mute,
-    /// Every sync takes longer. The node is killed to begin it and to end it.
+    /// Every sync takes longer.
     SlowDisk,
+    /// Nothing is free any more.
+    FullDisk,
     /// Its wall clock is an hour ahead.
     ClockAhead,
     /// Its wall clock is an hour behind.
@@ -39,7 +41,7 @@ pub enum Fault {
 
 // A change of members is not among them yet: it wants a fourth node that the clients do not ask.
 impl Fault {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Kill,
         Self::Pause,
         Self::Partition,
@@ -47,6 +49,7 @@ impl Fault {
         Self::Deaf,
         Self::Mute,
         Self::SlowDisk,
+        Self::FullDisk,
         Self::ClockAhead,
         Self::ClockBehind,
         Self::KillWorker,

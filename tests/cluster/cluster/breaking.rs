@@ -55,11 +55,6 @@ impl Cluster {
         self.links.iter().for_each(Links::mend_all);
     }
 
-    /// From its next start on, each sync of the node's disk takes `more` time.
-    pub fn slow_disk(&mut self, node: usize, more: Duration) {
-        self.nodes[node].slow = more;
-    }
-
     pub fn executions(&self, name: &str) -> usize {
         oracle::executions_by_name(&self.executions_file()).get(name).copied().unwrap_or(0)
     }

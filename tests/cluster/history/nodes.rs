@@ -12,8 +12,7 @@ use super::{History, Micros, Violation};
 
 /// What a follower that hears its leader may be behind: a heartbeat, which tells what is committed, and the time to
 /// apply it on a machine under load.
-/// Known to be too much: right after a cut or a pause a node's word was too good by up to 3 s; see docs/operations.md.
-pub const SLACK: Micros = 5_000_000;
+pub const SLACK: Micros = 1_000_000;
 
 type Span = (Micros, Micros, u64);
 

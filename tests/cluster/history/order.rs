@@ -84,6 +84,12 @@ fn asked_for(history: &History, ops: &[usize]) -> Option<Violation> {
     };
     let submit = first(|call| matches!(call, Call::Submit { .. }));
     let cancel = first(|call| *call == Call::Cancel);
+    let again = first(|call| *call == Call::Retry);
+    let final_at = |op: &&usize| {
+        let op = &history.ops[**op];
+        op.index.is_some() && matches!(op.answer, Answer::Seen(sight) if sight.phase.is_final())
+    };
+    let ended = ops.iter().filter(final_at).min_by_key(|op| history.ops[**op].index).copied();
     let before = |asked: Option<Micros>, end: Micros| asked.is_some_and(|asked| asked <= end);
     for number in ops {
         let (op, end) = (&history.ops[*number], history.request(*number).end);
@@ -93,6 +99,10 @@ fn asked_for(history: &History, ops: &[usize]) -> Option<Violation> {
         }
         if sight.phase == Phase::Cancelled && !before(cancel, end) {
             return Some(violation(history, THIN_AIR, "nobody cancelled it", &[*number]));
+        }
+        let by = ended.filter(|by| !sight.phase.is_final() && op.index > history.ops[*by].index);
+        if let Some(by) = by.filter(|_| !before(again, end)) {
+            return Some(violation(history, THIN_AIR, "nobody asked for another try", &[by, *number]));
         }
     }
     None

@@ -249,6 +249,10 @@ fn the_log_has_one_order() {
     early.breaks("log order");
     let early = stale(submitted().submitted(5).op(1, (11, 12), Call::Look, Answer::Absent).at(4, 0));
     early.holds();
+    let again = |story: Story| stale(story.look(2, (23, 24), Phase::Pending, 1).at(9, 0));
+    let failed = || stale(submitted().look(1, (11, 12), Phase::Failed, 1).at(8, 0));
+    again(failed()).breaks("out of thin air");
+    again(failed().op(0, (13, 0), Call::Retry, Answer::Unknown)).holds();
 }
 
 #[test]
