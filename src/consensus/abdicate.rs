@@ -95,8 +95,9 @@ pub(super) async fn watch(core: Arc<Core>) {
         let slow = watch.slow_disk(look, core.options.slow_disk, core.options.slow_disk_for);
         let reason = slow.or_else(|| core.snapshots.trouble().filter(|_| look.leads).map(Reason::Snapshot));
         if let Some(reason) = reason.filter(|_| watch.may_move(look.at, core.options.slow_disk_for)) {
-            watch.moved = Some(clock::instant());
-            give_away(&core, reason).await;
+            let gave = give_away(&core, reason).await;
+            let now = Some(clock::instant());
+            (watch.tried, watch.moved) = (now, if gave { now } else { watch.moved });
         }
     }
 }
@@ -113,7 +114,8 @@ struct Look {
 struct Watch {
     slow_since: Option<Instant>,
     slowest: Duration,
-    /// When it was last tried to give leadership away.
+    /// When it was last tried to give leadership away, and when that went well.
+    tried: Option<Instant>,
     moved: Option<Instant>,
 }
 
@@ -143,27 +145,25 @@ impl Watch {
     }
 
     fn may_move(&self, now: Instant, for_long: Duration) -> bool {
-        self.moved.is_none_or(|moved| now.saturating_duration_since(moved) >= for_long * COOL_DOWN)
+        let since = |at: Option<Instant>| at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        since(self.moved) >= for_long * COOL_DOWN && since(self.tried) >= for_long
     }
 }
 
-/// Hands over to the voter that is best off. Stays if none is clearly better.
-async fn give_away(core: &Core, reason: Reason) {
+/// Hands over to the voter that is best off. Stays if none is clearly better. Whether leadership moved.
+async fn give_away(core: &Core, reason: Reason) -> bool {
     let metrics = core.metrics();
     let voters = metrics.membership_config.membership().voter_ids();
     let able: Vec<NodeId> = voters.filter(|id| *id != core.node && handover::is_alive(&metrics, *id)).collect();
     let asked = join_all(able.into_iter().map(async |id| (id, ask(core, id).await))).await;
     let known = asked.into_iter().filter_map(|(id, condition)| Some((id, condition?)));
     let Some(to) = best(known, core.options.slow_disk) else {
-        return tracing::warn!(
-            reason = reason.as_str(),
-            detail = reason.detail(),
-            "should not lead, and no other voter is clearly better off"
-        );
+        let (detail, reason) = (reason.detail(), reason.as_str());
+        tracing::warn!(reason, detail, "should not lead, and no other voter is clearly better off");
+        return false;
     };
-    if let Err(error) = handover::hand_over(core, Some(to), reason, MOVE_LIMIT).await {
-        tracing::warn!(%to, %error, "give leadership away");
-    }
+    let moved = handover::hand_over(core, Some(to), reason, MOVE_LIMIT).await;
+    moved.inspect_err(|error| tracing::warn!(%to, %error, "give leadership away")).is_ok()
 }
 
 async fn ask(core: &Core, member: NodeId) -> Option<Condition> {
@@ -217,6 +217,8 @@ mod tests {
         assert!(!watch.may_move(start + LONG * 5, LONG));
         assert!(watch.may_move(start + LONG * 6, LONG));
         assert!(Watch::default().may_move(start, LONG));
+        let tried = Watch { tried: Some(start), ..Watch::default() };
+        assert!(!tried.may_move(start + LONG / 2, LONG) && tried.may_move(start + LONG, LONG), "it was in vain");
     }
 
     #[test]

@@ -82,11 +82,19 @@ impl Attention {
     /// A sign of the leader came at `at`.
     pub fn hear(&self, at: Instant) {
         let mut seen = self.seen();
-        let last = seen.heard.replace(at);
+        // Requests that came one after the other may be done with in any order.
+        let last = seen.heard;
+        seen.heard = last.max(Some(at));
         if let Some(last) = last.filter(|last| at.saturating_duration_since(*last) > self.silence) {
             seen.doubt(last, at);
             self.woke.notify_one();
         }
+    }
+
+    /// This node leads, and a quorum answered it at `at`. It hears itself.
+    fn lead(&self, at: Instant) {
+        let mut seen = self.seen();
+        seen.heard = seen.heard.max(Some(at));
     }
 
     /// How old everything that this node heard may be; `None` if what it heard is as new as it seems.
@@ -119,6 +127,9 @@ pub(super) async fn beat(core: Arc<Core>) {
             tracing::debug!("this process did not run for a while");
             core.attention.woke.notify_one();
         }
+        if let Some(at) = core.last_quorum() {
+            core.attention.lead(at);
+        }
         sleep(BEAT).await;
     }
 }
@@ -132,7 +143,11 @@ pub(super) async fn recover(core: Arc<Core>) {
             match read::linearize(&core, ASK_LIMIT).await {
                 Ok(_) if core.attention.confirm(asked) => core.hear_leader_at(asked),
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "not confirmed after a pause"),
+                Err(error) => {
+                    tracing::debug!(%error, "not confirmed after a pause");
+                    // A node that was removed is refused without having waited.
+                    sleep(BEAT).await;
+                }
             }
         }
     }
@@ -188,6 +203,24 @@ mod tests {
         attention.hear(at(5_020));
         assert_eq!(attention.doubt(at(5_020)), Some(Duration::from_millis(4_120)), "more of what lay there");
         assert!(attention.confirm(at(5_010)));
-        assert_eq!(attention.doubt(at(5_030)), None);
+        attention.hear(at(4_000));
+        attention.hear(at(5_900));
+        assert!(!attention.doubts(), "the one before last was done with late, and nobody was silent");
+    }
+
+    #[test]
+    fn who_led_has_not_been_silent() {
+        let start = clock::instant();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let attention = Attention::new(start, Duration::from_secs(1));
+        attention.hear(at(10));
+        for turn in 0..100 {
+            attention.lead(at(turn * 50));
+            attention.beat(at(turn * 50));
+        }
+        attention.hear(at(5_500));
+        assert_eq!(attention.doubt(at(5_010)), None, "it handed over");
+        attention.hear(at(7_000));
+        assert_eq!(attention.doubt(at(7_000)), Some(Duration::from_millis(1_500)), "it was cut off");
     }
 }

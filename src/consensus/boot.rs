@@ -205,6 +205,9 @@ fn config(options: &Options) -> Result<Config, Error> {
         election_timeout_max: lease,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
+        // A leader that no quorum answers falls silent: those that still hear it look for another, and do not take
+        // what it says for the newest there is.
+        quorum_loss_probe_interval: Some(lease * 2),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
         max_in_snapshot_log_to_keep: options.keep_entries,
         replication_lag_threshold: snapshot_every.saturating_mul(2).saturating_add(options.keep_entries),

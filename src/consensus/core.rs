@@ -77,17 +77,20 @@ pub(super) struct Core {
 /// Silence after which a voter is reported as dead, at least.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 
-/// Who may speak to a node that is not a member itself: told by its configuration, then by those it knocked at.
+/// Who may speak to a node whose own log does not say who is a member: told by its configuration, then by those it
+/// knocked at.
 #[derive(Default)]
 pub(super) struct Trusted {
     nodes: Mutex<BTreeSet<NodeId>>,
+    /// The log is behind: a member told who the others are now, and maybe one of those leads.
+    ahead: AtomicBool,
     /// Counts the changes.
     version: AtomicU64,
 }
 
 impl Trusted {
     pub fn new(nodes: BTreeSet<NodeId>) -> Self {
-        Self { nodes: Mutex::new(nodes), version: AtomicU64::new(0) }
+        Self { nodes: Mutex::new(nodes), ahead: false.into(), version: AtomicU64::new(0) }
     }
 
     pub fn contains(&self, node: NodeId) -> bool {
@@ -108,6 +111,13 @@ impl Trusted {
 
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    /// Whether members of this cluster said who is one, and the log may not know it yet.
+    pub fn set_ahead(&self, ahead: bool) {
+        if self.ahead.swap(ahead, Ordering::AcqRel) != ahead {
+            self.version.fetch_add(1, Ordering::Release);
+        }
     }
 }
 
@@ -210,6 +220,14 @@ impl Core {
         Some(acked.elapsed())
     }
 
+    /// When a quorum last acknowledged this node as the leader, if it is one.
+    pub fn last_quorum(&self) -> Option<Instant> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let age = (metrics.state == ServerState::Leader).then(|| self.quorum_age(&metrics))??;
+        clock::instant().checked_sub(age)
+    }
+
     /// What a request of the leader says is committed, if that counts: a leader knows so only of its own term, and
     /// what is behind this node was on its way while newer news came.
     pub fn sign(&self, request: &AppendEntriesRequest<TypeConfig>) -> Option<u64> {
@@ -247,9 +265,28 @@ impl Core {
     pub fn is_member(&self, peer: NodeId) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
+        let logged = metrics.membership_config.membership().get_node(&peer).is_some();
+        logged || (self.heeds_trusted(&metrics) && self.trusted.contains(peer))
+    }
+
+    /// Whether this node's log can not be what says who is a member.
+    pub fn heeds_trusted(&self, metrics: &Metrics) -> bool {
+        let out = metrics.membership_config.membership().get_node(&self.node).is_none();
+        out || self.removed.load(Ordering::Acquire) || self.trusted.ahead.load(Ordering::Acquire)
+    }
+
+    /// Whether the leader that is heard is a member by this node's own log.
+    pub fn leader_is_logged(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let out = membership.get_node(&self.node).is_none() || self.removed.load(Ordering::Acquire);
-        membership.get_node(&peer).is_some() || (out && self.trusted.contains(peer))
+        metrics.current_leader.is_some_and(|leader| membership.get_node(&leader).is_some())
+    }
+
+    /// Whether `member` answered this leader, in this term, within `limit`.
+    pub fn has_answered(&self, metrics: &Metrics, member: NodeId, limit: Duration) -> bool {
+        let acked = metrics.heartbeat.as_ref().and_then(|acked| *acked.get(&member)?);
+        member == self.node || acked.is_some_and(|at| at.elapsed() < limit)
     }
 
     /// How long a member was not heard, on the leader.

@@ -153,7 +153,8 @@ fn note(core: &Core, to: NodeId, reason: Reason) {
     *core.handed_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(handed);
 }
 
-/// Waits until `to` has almost all of the log; all of it, if that does not take long: one with a slow disk refuses to
+/// Waits until `to` answers and has almost all of the log: once told to hand over, a leader leads no more, so nobody
+/// is told to take over who can not; all of it, if that does not take long: one with a slow disk refuses to
 /// lead while the newest entries are not durable there.
 async fn catch_up(core: &Core, to: NodeId, term: u64, deadline: Instant) -> Result<(), Error> {
     let begun = clock::instant();
@@ -163,8 +164,8 @@ async fn catch_up(core: &Core, to: NodeId, term: u64, deadline: Instant) -> Resu
         if metrics.state != ServerState::Leader || metrics.current_term != term {
             return Err(Error::NoLeader);
         }
-        let entries = lag(&metrics, to);
-        if entries == 0 || (entries <= LAG_MAX && begun.elapsed() >= PATIENCE) {
+        let (entries, alive) = (lag(&metrics, to), is_alive(&metrics, to));
+        if alive && (entries == 0 || (entries <= LAG_MAX && begun.elapsed() >= PATIENCE)) {
             return Ok(());
         }
         if clock::instant() >= deadline {

@@ -67,8 +67,10 @@ impl Place {
     /// Does what there is to do, and says when to look again.
     async fn look(&mut self, core: &Core) -> Duration {
         let inside = is_inside(core);
-        if inside && core.has_leader() {
+        // A leader that the own log does not know was admitted while this node was away: its log will say so.
+        if inside && core.has_leader() && core.leader_is_logged() {
             self.lost = None;
+            core.trusted.set_ahead(false);
             back_in(core);
             self.say_where(core).await;
             return EVERY;
@@ -115,6 +117,7 @@ impl Place {
                 trusted.insert(peer);
                 core.transport.learn(members);
                 core.trusted.replace(trusted);
+                core.trusted.set_ahead(inside);
             }
             // It keeps what it knew, and serves it.
             Answer::Gone if inside || was_member(core) => put_out(core),

@@ -19,7 +19,7 @@ use crate::mesh::Lane;
 use super::client::Client;
 use super::core::{Core, Route};
 use super::frames::{self, Answer, Frame, Knock, Knocked};
-use super::{Error, Leadership};
+use super::{Error, Leadership, read};
 
 /// Knocks worked on at once. Beyond it who knocks is told to come again.
 pub(super) const KNOCKS_MAX: usize = 32;
@@ -69,8 +69,20 @@ async fn ask(client: &Client, peer: NodeId, knock: Knock) -> Answer {
     }
 }
 
-/// On the leader.
+/// On the leader. A refusal ends who knocks, so it is given by one that certainly leads.
 pub(super) async fn judge(client: &Client, peer: NodeId, knock: &Knock) -> Answer {
+    let answer = weigh(client, peer, knock).await;
+    if matches!(answer, Answer::Welcome(_) | Answer::Later(_)) {
+        return answer;
+    }
+    let limit = Duration::from_millis(knock.limit_ms).min(LIMIT_MAX);
+    match read::read_index(&client.core, limit).await {
+        Ok(_) => answer,
+        Err(error) => Answer::Later(format!("not certain to lead: {error}")),
+    }
+}
+
+async fn weigh(client: &Client, peer: NodeId, knock: &Knock) -> Answer {
     let core = &client.core;
     let Leadership::Leading { term } = *core.leadership.borrow() else {
         return Answer::Later("the leader has just changed".into());

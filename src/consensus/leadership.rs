@@ -91,7 +91,7 @@ fn follow_members(core: &Core, metrics: &Metrics, known: &mut Option<(Option<Log
     }
     *known = Some(seen);
     let mut members: BTreeSet<NodeId> = membership.nodes().map(|(id, _)| *id).collect();
-    if !members.contains(&core.node) || core.removed.load(Ordering::Acquire) {
+    if core.heeds_trusted(metrics) {
         members.extend(core.trusted.all());
     }
     members.extend(core.peers.dismissed());

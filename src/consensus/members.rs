@@ -27,8 +27,8 @@ use super::frames::{ChangeMembers, Fault};
 use super::handover::{self, Reason};
 use super::network::Failure;
 
-/// A voter that was silent for longer does not count when a change is weighed.
-const ALIVE: Duration = Duration::from_secs(2);
+/// A voter that was silent for longer does not count when a change is weighed, and made.
+pub(super) const ALIVE: Duration = Duration::from_secs(2);
 
 /// How long is waited for a node that has to come by itself.
 const COMING: Duration = Duration::from_millis(500);
@@ -199,6 +199,7 @@ pub(super) async fn decide(
     let deadline = clock::instant() + limit;
     let super::Leadership::Leading { term } = *core.leadership.borrow() else { return Err(Error::NoLeader) };
     let act = change.act();
+    hear_all(core, deadline.min(clock::instant() + COMING)).await;
     let weighed = client.read(|state| {
         let news = state.members().would(&act, state.now())?;
         if news { weigh(core, state.members(), change, force) } else { Ok(vec![]) }
@@ -223,6 +224,18 @@ pub(super) async fn decide(
     Ok(Ok(Changed { settled, warnings }))
 }
 
+/// Waits until every voter has answered this leader, or could have.
+async fn hear_all(core: &Core, deadline: std::time::Instant) {
+    loop {
+        let metrics = core.metrics();
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        if voters.all(|voter| core.has_answered(&metrics, voter, ALIVE)) || clock::instant() >= deadline {
+            return;
+        }
+        sleep(jitter()).await;
+    }
+}
+
 /// Waits until nothing is left to do about `node`.
 async fn settle(client: &Client, node: NodeId, term: u64, deadline: std::time::Instant) -> Result<bool, Error> {
     let mut applied = client.applied();
@@ -245,8 +258,9 @@ async fn settle(client: &Client, node: NodeId, term: u64, deadline: std::time::I
 fn weigh(core: &Core, members: &Members, change: &Change, force: bool) -> Result<Vec<String>, Denied> {
     let node = change.node();
     let mut voters = members.voters();
-    // Who was not looked for yet counts from now.
-    let alive = |voter: &NodeId| *voter == core.node || core.silence(*voter).is_none_or(|silence| silence < ALIVE);
+    // As the steward sees it, or it would be promised what is never done.
+    let metrics = core.metrics();
+    let alive = |voter: &NodeId| core.has_answered(&metrics, *voter, ALIVE);
     if change.promotes() && members.known(node).is_some_and(|known| known.seat.is_some()) && !alive(&node) {
         return Err(Denied::Unreachable(node));
     }

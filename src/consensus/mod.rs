@@ -85,7 +85,7 @@ pub enum Error {
     #[error("a command of {size} bytes is over the limit of {limit}")]
     TooLarge { size: usize, limit: usize },
     /// Leadership was not handed over.
-    #[error("{node} is {entries} log entries behind")]
+    #[error("{node} does not answer, or is too far behind: {entries} log entries")]
     Behind { node: NodeId, entries: u64 },
     #[error("this node is shutting down")]
     Stopping,

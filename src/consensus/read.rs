@@ -93,6 +93,7 @@ pub(super) async fn lease_index(core: &Core) -> Result<u64, Error> {
     }
     let trusted = core.options.lease() * 2 / 3;
     let option = LinearizerOption::new(Some(trusted), false).with_wait_timeout(Duration::ZERO);
-    let linearizer = core.raft.get_read_linearizer(option).await.map_err(|_| Error::NoLeader)?;
-    Ok(linearizer.read_log_id().index())
+    // Raft answers at once, unless it waits for a disk that hangs.
+    let linearizer = timeout(ASK_LIMIT, core.raft.get_read_linearizer(option)).await.map_err(|_| Error::NoLeader)?;
+    linearizer.map(|linearizer| linearizer.read_log_id().index()).map_err(|_| Error::NoLeader)
 }

@@ -24,6 +24,7 @@ use super::Leadership;
 use super::client::Client;
 use super::core::Core;
 use super::handover::{self, Reason};
+use super::members::ALIVE;
 use super::types::Metrics;
 
 /// How often the books are looked at.
@@ -34,9 +35,6 @@ const MOVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Log entries that a learner may lack to be made a voter.
 const CLOSE: u64 = 500;
-
-/// A learner that was silent for longer is not made a voter.
-const ALIVE: Duration = Duration::from_secs(2);
 
 /// Runs until Raft ends.
 pub(super) async fn watch(client: Client) {
@@ -140,14 +138,12 @@ fn is_ready(core: &Core, seen: &Metrics, node: NodeId) -> bool {
     let matched = seen.replication.as_ref().and_then(|replication| *replication.get(&node)?);
     let last = seen.last_log_index.unwrap_or(0);
     let close = matched.is_some_and(|matched| last.saturating_sub(matched.index) <= CLOSE);
-    close && core.silence(node).is_some_and(|silence| silence < ALIVE)
+    close && core.has_answered(seen, node, ALIVE)
 }
 
 /// Whether enough of them have answered this leader a moment ago. Who has not answered yet may be dead.
 fn can_commit(core: &Core, seen: &Metrics, voters: &BTreeSet<NodeId>) -> bool {
-    let acked = |voter: &NodeId| seen.heartbeat.as_ref().and_then(|acked| *acked.get(voter)?);
-    let alive = |voter: &&NodeId| **voter == core.node || acked(voter).is_some_and(|at| at.elapsed() < ALIVE);
-    voters.iter().filter(alive).count() * 2 > voters.len()
+    voters.iter().filter(|voter| core.has_answered(seen, **voter, ALIVE)).count() * 2 > voters.len()
 }
 
 /// A member whose data directory is known here, and not in the books.

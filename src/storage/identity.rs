@@ -34,8 +34,9 @@ impl Identity {
 
     /// Reads the file. `None` if the directory has none.
     pub(super) fn read(dir: &Path) -> Result<Option<Self>, Error> {
-        match fs::read_to_string(dir.join(NAME)) {
-            Ok(text) => Self::parse(&text, dir).map(Some),
+        match fs::read(dir.join(NAME)) {
+            // A byte that is no text makes a text that is not ours.
+            Ok(bytes) => Self::parse(&String::from_utf8_lossy(&bytes), dir).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("read store.toml", dir, error)),
         }

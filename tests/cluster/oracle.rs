@@ -13,25 +13,20 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use ciro::clock;
+
 use crate::client::{Client, Ticket};
 use crate::observer::Observer;
 use crate::{secs, until};
 
-///
 /// `workers_died`: an attempt may have been executed again by a worker that came back; else it never is.
 pub async fn judge(client: &Client, nodes: &[usize], observer: &Observer, executions: &Path, workers_died: bool) {
     let tickets = client.tickets();
     for (turn, ticket) in tickets.iter().enumerate() {
         client.ended(nodes[turn % nodes.len()], &ticket.id, secs(90)).await;
     }
-    agree(client, nodes, observer).await;
-    let mut first: Option<BTreeMap<String, Value>> = None;
-    for node in nodes.iter().copied() {
-        let jobs = jobs_on(client, node).await;
-        exactly_once(node, &tickets, &jobs);
-        let first = first.get_or_insert_with(|| jobs.clone());
-        assert_eq!(&jobs, first, "node {node} shows other jobs than the first one");
-    }
+    let jobs = agreed(client, nodes, observer).await;
+    exactly_once(&tickets, &jobs);
     let counts = executions_by_name(executions);
     let mut attempts = 0;
     for (turn, ticket) in tickets.iter().enumerate() {
@@ -72,6 +67,23 @@ async fn agree(client: &Client, nodes: &[usize], observer: &Observer) {
     .await;
 }
 
+/// The jobs, which are the same on all nodes. A story may leave some under way: it is waited until they show alike.
+async fn agreed(client: &Client, nodes: &[usize], observer: &Observer) -> BTreeMap<String, Value> {
+    let start = clock::instant();
+    loop {
+        agree(client, nodes, observer).await;
+        let mut shown = Vec::new();
+        for node in nodes.iter().copied() {
+            shown.push(jobs_on(client, node).await);
+        }
+        let other = shown.iter().position(|jobs| *jobs != shown[0]);
+        let Some(other) = other else { return shown.swap_remove(0) };
+        if start.elapsed() > secs(60) {
+            assert_eq!(shown[other], shown[0], "node {} shows other jobs than the first one", nodes[other]);
+        }
+    }
+}
+
 /// The lasting facts of every job `node` knows, by id.
 async fn jobs_on(client: &Client, node: usize) -> BTreeMap<String, Value> {
     let mut jobs = BTreeMap::new();
@@ -97,15 +109,15 @@ fn lasting(job: &Value) -> Value {
     fields.iter().map(|field| ((*field).to_owned(), job[*field].clone())).collect()
 }
 
-fn exactly_once(node: usize, tickets: &[Ticket], jobs: &BTreeMap<String, Value>) {
+fn exactly_once(tickets: &[Ticket], jobs: &BTreeMap<String, Value>) {
     for ticket in tickets {
-        let job = jobs.get(&ticket.id).unwrap_or_else(|| panic!("node {node} lost {ticket:?}"));
-        assert_eq!(job["state"], ticket.ends, "{ticket:?} on node {node}: {job}");
-        assert_eq!(job["tags"][0], *ticket.name, "{ticket:?} on node {node}");
+        let job = jobs.get(&ticket.id).unwrap_or_else(|| panic!("lost: {ticket:?}"));
+        assert_eq!(job["state"], ticket.ends, "{ticket:?}: {job}");
+        assert_eq!(job["tags"][0], *ticket.name, "{ticket:?}");
     }
     // Other types are jobs that a story submits, and judges, by itself.
     let marks = jobs.values().filter(|job| job["type"] == "mark").count();
-    assert_eq!(marks, tickets.len(), "node {node} has jobs nobody was promised");
+    assert_eq!(marks, tickets.len(), "there are jobs nobody was promised");
 }
 
 /// Returns the attempt it ended with.

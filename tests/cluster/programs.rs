@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 /// The binaries of this build, or those in `CIRO_BIN_DIR`.
 pub fn coordinator() -> PathBuf {

@@ -176,6 +176,41 @@ async fn a_majority_that_would_be_lost_is_told_before_the_fact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_voter_does_not_count_for_a_new_leader_either() {
+    let mut cluster = Cluster::new(3).await;
+    let (leader, _) = cluster.leader().await;
+    let others: Vec<NodeId> = cluster.ids.iter().copied().filter(|id| *id != leader).collect();
+    cluster.kill(others[0]).await;
+    cluster.client(leader).transfer_leadership(Some(others[1]), LIMIT).await.unwrap();
+    let remove = Change::Remove { node: leader };
+    let denied = cluster.client(others[1]).change_members(remove, true, LIMIT).await.unwrap().unwrap_err();
+    assert!(matches!(denied, Denied::QuorumLost { live: 1, voters: 2, needed: 2, .. }), "{denied}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_follows_a_leader_that_was_admitted_meanwhile() {
+    let mut cluster = Cluster::new(3).await;
+    let (leader, _) = cluster.leader().await;
+    let away = cluster.follower().await;
+    cluster.kill(away).await;
+    let (newcomer, token) = (PeerId([4; 32]), token(&cluster, leader, true).await);
+    cluster.start_joining(newcomer, joining(&[leader], Some(token.secret))).await.unwrap();
+    wait_until("it votes", || seat(&cluster, leader, newcomer) == Some(Seat::Voter)).await;
+    cluster.client(leader).transfer_leadership(Some(newcomer), LIMIT).await.unwrap();
+    cluster.client(newcomer).submit(submission(1), LIMIT).await.unwrap().1.unwrap();
+
+    cluster.start(away).await.unwrap();
+    wait_until("it follows", || cluster.client(away).status().ready).await;
+    assert_eq!(seat(&cluster, away, newcomer), Some(Seat::Voter));
+    // And it is of use: without it there would be no majority of the four.
+    let third = cluster.ids.iter().copied().find(|id| ![leader, away].contains(id)).unwrap();
+    cluster.kill(third).await;
+    cluster.client(newcomer).submit(submission(2), LIMIT).await.unwrap().1.unwrap();
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_was_removed_and_wiped_is_refused_and_told_the_way_out() {
     let mut cluster = Cluster::new(3).await;
     let (leader, _) = cluster.leader().await;

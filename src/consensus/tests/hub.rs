@@ -24,12 +24,20 @@ struct Wires {
     nodes: BTreeMap<NodeId, Arc<Raft>>,
     members: BTreeMap<NodeId, BTreeSet<NodeId>>,
     isolated: BTreeSet<NodeId>,
+    /// Cut off from those that are not among them.
+    side: BTreeSet<NodeId>,
     deaf: BTreeSet<Lane>,
     delay: Duration,
     carried: BTreeMap<Lane, u64>,
     penalties: BTreeMap<NodeId, u64>,
     /// By receiver: the newest request on the lane of the log, and whose.
     appends: BTreeMap<NodeId, (NodeId, Bytes)>,
+}
+
+impl Wires {
+    fn cut(&self, a: NodeId, b: NodeId) -> bool {
+        self.isolated.contains(&a) || self.isolated.contains(&b) || self.side.contains(&a) != self.side.contains(&b)
+    }
 }
 
 impl Hub {
@@ -50,8 +58,14 @@ impl Hub {
         self.wires().isolated.extend(nodes);
     }
 
+    /// Nothing gets from these nodes to the others, or back.
+    pub fn split(&self, side: impl IntoIterator<Item = NodeId>) {
+        self.wires().side = side.into_iter().collect();
+    }
+
     pub fn heal(&self) {
         let mut wires = self.wires();
+        wires.side.clear();
         wires.isolated.clear();
         wires.deaf.clear();
         wires.delay = Duration::ZERO;
@@ -106,7 +120,7 @@ impl Hub {
 
     fn target(&self, me: NodeId, peer: NodeId, lane: Lane) -> Result<(Arc<Raft>, Duration), Error> {
         let mut wires = self.wires();
-        if wires.isolated.contains(&me) || wires.isolated.contains(&peer) {
+        if wires.cut(me, peer) {
             return Err(Error::Unreachable(peer));
         }
         let raft = wires.nodes.get(&peer).cloned().ok_or(Error::Unreachable(peer))?;
@@ -116,7 +130,7 @@ impl Hub {
 
     fn answer_lost(&self, me: NodeId, peer: NodeId, lane: Lane) -> bool {
         let wires = self.wires();
-        wires.deaf.contains(&lane) || wires.isolated.contains(&me) || wires.isolated.contains(&peer)
+        wires.deaf.contains(&lane) || wires.cut(me, peer)
     }
 
     async fn unpaused(&self, me: NodeId, peer: NodeId) {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::clock;
 use crate::consensus::core::Core;
 use crate::consensus::tests::cluster::{Cluster, LIMIT, has, options, submission, wait_until};
-use crate::consensus::{Error, Options, Reason, Role, read};
+use crate::consensus::{Error, Leadership, Options, Reason, Role, read};
+use crate::domain::NodeId;
 use crate::mesh::Lane;
 
 async fn leased() -> Cluster {
@@ -112,6 +113,50 @@ async fn a_leader_without_a_quorum_does_not_call_itself_one() {
     let late = u64::try_from(cluster.options.election_max.as_millis()).unwrap();
     assert_eq!(status.leader, None);
     assert!(status.staleness_ms.is_some_and(|ms| ms >= late), "{status:?}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hears_a_leader_without_a_quorum_does_not_call_its_state_new() {
+    let cluster = Cluster::new(5).await;
+    let (leader, follower) = (cluster.leader().await.0, cluster.follower().await);
+    cluster.hub.split([leader, follower]);
+    let cut = clock::instant();
+    let others: Vec<_> = cluster.ids.iter().copied().filter(|id| ![leader, follower].contains(id)).collect();
+    let leads = |id: &&NodeId| *cluster.client(**id).leadership().borrow() != Leadership::Following;
+    wait_until("the others elect one", || others.iter().any(|id| leads(&id))).await;
+    let elected = *others.iter().find(leads).unwrap();
+    let written = cluster.client(elected).submit(submission(1), LIMIT).await.unwrap().0;
+    let election = cluster.options.election_max;
+    // The old leader goes on to look for a quorum, now and then.
+    while cut.elapsed() < election * 8 {
+        let status = cluster.client(follower).status();
+        let least = cut.elapsed().saturating_sub(election);
+        let told = status.staleness_ms.map(Duration::from_millis);
+        assert!(status.applied < written && told.is_none_or(|told| told >= least), "after {least:?}: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.hub.heal();
+    cluster.converge().await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_is_not_handed_to_a_member_that_does_not_answer() {
+    let mut cluster = Cluster::new(3).await;
+    let (leader, term) = cluster.leader().await;
+    let dead = cluster.follower().await;
+    cluster.kill(dead).await;
+    let refused = cluster.client(leader).transfer_leadership(Some(dead), LIMIT).await;
+    // For a second after its death it may be taken for alive.
+    if let Err(refused) = refused {
+        assert!(matches!(refused, Error::Behind { node, .. } if node == dead), "{refused}");
+        assert_eq!(cluster.leader().await, (leader, term), "it went on to lead");
+    }
+    let (leader, term) = cluster.leader().await;
+    let refused = cluster.client(leader).transfer_leadership(Some(dead), LIMIT).await.unwrap_err();
+    assert!(matches!(refused, Error::Behind { node, .. } if node == dead), "{refused}");
+    assert_eq!(cluster.leader().await, (leader, term), "it went on to lead");
     cluster.shutdown().await;
 }
 

@@ -1,7 +1,6 @@
 //! What can be done to a cluster, fault by fault.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 

@@ -85,11 +85,11 @@ fn asked_for(history: &History, ops: &[usize]) -> Option<Violation> {
     let submit = first(|call| matches!(call, Call::Submit { .. }));
     let cancel = first(|call| *call == Call::Cancel);
     let again = first(|call| *call == Call::Retry);
-    let final_at = |op: &&usize| {
+    let failed = |op: &&usize| {
         let op = &history.ops[**op];
-        op.index.is_some() && matches!(op.answer, Answer::Seen(sight) if sight.phase.is_final())
+        op.index.is_some() && matches!(op.answer, Answer::Seen(sight) if sight.phase == Phase::Failed)
     };
-    let ended = ops.iter().filter(final_at).min_by_key(|op| history.ops[**op].index).copied();
+    let ended = ops.iter().filter(failed).min_by_key(|op| history.ops[**op].index).copied();
     let before = |asked: Option<Micros>, end: Micros| asked.is_some_and(|asked| asked <= end);
     for number in ops {
         let (op, end) = (&history.ops[*number], history.request(*number).end);
