@@ -103,9 +103,10 @@ crowd() {
 disperse() { [ ! -e "$CIRO_DEVNET_DIR/crowd/pid" ] || stop_process "$CIRO_DEVNET_DIR/crowd/pid" 40; }
 
 # The same, and goes on without it if it fails: its figures are shown as not measured.
+UNMEASURED=0
 try_bench() {
   rm -f "$OUT/$1.json"
-  (bench "$@") || { rm -f "$OUT/$1.json"; say "bench $1 failed, going on without it"; }
+  (bench "$@") || { rm -f "$OUT/$1.json"; UNMEASURED=$((UNMEASURED + 1)); say "bench $1 failed, going on without it"; }
 }
 
 # A figure of a measure; one that is absent is shown as such, never made up.
@@ -114,6 +115,9 @@ value() { jq -r "($2) // \"not measured\" | if type == \"number\" then round els
 tenths() { jq -r "($2) // \"not measured\" | if type == \"number\" then . * 10 | round / 10 else . end" "$OUT/$1.json" 2>/dev/null; }
 # The same, from microseconds to milliseconds.
 ms() { jq -r "($2) // null | if . == null then \"not measured\" else . / 100 | round / 10 end" "$OUT/$1.json" 2>/dev/null; }
+
+# Requests of all measures that got no answer, or a refusal.
+refused() { jq -s 'map(.results.failures // 0) | add' "$OUT"/{submit,batch,lone,reads,reads_sides,reads_stale}.json 2>/dev/null || printf 'not measured'; }
 
 # Resident memory of each node, MiB, largest first.
 memory_mib() {
@@ -160,6 +164,7 @@ workers as processes of one machine: $(machine). Every acknowledged write is on 
 | lone submit through a follower, p50 | ≤ 10 ms | $(ms lone .results.request_latency.p50_us) ms (fdatasync of this disk: $(ms lone .setup.disk_fdatasync.p50_us) ms) |
 | end to end, 3 workers, no-op executor, $JOBS jobs | 1 000 jobs/s | $(value e2e .results.jobs_per_sec)/s |
 | elections while these loads ran | 0 | $ELECTIONS |
+| requests that were refused or lost meanwhile | 0 | $(refused) |
 | linearizable reads, 64 clients | | $(value reads .results.reads_per_sec)/s (p50 $(ms reads .results.request_latency.p50_us) ms) |
 | fail-over, SIGKILL of the leader to the first write accepted, $ROUNDS rounds | p50 ≤ 600 ms, max ≤ 2 s | p50 $(ms failover .results.first_write_accepted_latency.p50_us) ms, max $(ms failover .results.first_write_accepted_latency.max_us) ms |
 | running jobs restarted by these fail-overs | 0 | $(value failover .results.running_jobs_restarted) of $(value failover .results.running_jobs) |
@@ -359,31 +364,31 @@ fi
 if [ "$MARKET" = yes ]; then
   build_release
   market
-  exit
+  exit $((UNMEASURED > 0))
 fi
 
 if [ "$KAFKA" = yes ]; then
   build_release
   kafka
-  exit
+  exit $((UNMEASURED > 0))
 fi
 
 if [ "$CHAIN" = yes ]; then
   build_release
   chain
-  exit
+  exit $((UNMEASURED > 0))
 fi
 
 if [ "$MILLION" = yes ]; then
   build_release
   million
-  exit
+  exit $((UNMEASURED > 0))
 fi
 
 if [ "$LIFE" = yes ]; then
   build_release
   life
-  exit
+  exit $((UNMEASURED > 0))
 fi
 
 fresh

@@ -2,8 +2,8 @@
 //!
 //! Clients write all the time, by all nodes. In each round the leader is told
 //! to hand over; the gap is the longest time around it in which no client got an
-//! acceptance. The same is measured of as long a time without a hand-over, which
-//! says what of the gap is the disk's and the load's own.
+//! acceptance. The same is measured of a moment before it, which says what of the
+//! gap is the disk's and the load's own.
 
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ pub(super) async fn run(args: &HandoverArgs, cluster: &Cluster, tasks: &Tasks) -
         .latency("usual_gap", usual.summary())
         .latency("hand_over", moves.summary())
         .count("rounds", gaps.count())
+        .latency("write", noticed.latency)
         .count("writes", noticed.accepted)
         .count("tries_repeated", noticed.repeated)
         .count("writes_failed", noticed.failed);

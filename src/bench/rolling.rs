@@ -36,6 +36,7 @@ pub(super) async fn run(args: &RollingArgs, cluster: &Cluster, tasks: &Tasks) ->
         .latency("write_gap", gaps.summary())
         .latency("restart", restarts.summary())
         .count("nodes_restarted", restarts.count())
+        .latency("write", noticed.latency)
         .count("writes", noticed.accepted)
         .count("tries_repeated", noticed.repeated);
     Ok(noticed.notes(report))

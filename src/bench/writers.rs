@@ -3,7 +3,9 @@
 //! Each client submits one job after the other, a few milliseconds apart. A try that got no acceptance is
 //! repeated at the next node under the same key, as a careful client would do
 //! it; what counts as failed is a job that nobody accepted for all that time.
-//! The gap is the longest time in which nobody got an acceptance.
+//! The gap is the longest time in which nobody got an acceptance. How long each
+//! job took until its acceptance, its repeats included, is kept beside it: some
+//! clients may hang while others go on.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use super::cluster::{Cluster, Submitted, submission};
+use super::histogram::{Histogram, Summary};
 use super::report::Report;
 use crate::clock;
 use crate::tasks::Tasks;
@@ -41,9 +44,9 @@ struct Shared {
     notes: Mutex<Notes>,
 }
 
-#[derive(Default)]
 struct Notes {
     accepted: Vec<Instant>,
+    latency: Histogram,
     tries: u64,
     failed: u64,
     first_failure: Option<String>,
@@ -53,6 +56,8 @@ struct Notes {
 /// What all clients together noticed.
 pub(super) struct Noticed {
     pub accepted: u64,
+    /// From a job's first try to its acceptance.
+    pub latency: Summary,
     /// Tries that were repeated.
     pub repeated: u64,
     pub first_refusal: Option<String>,
@@ -78,10 +83,10 @@ impl Writers {
     /// Starts `clients`, spread over the nodes.
     pub(super) fn start(cluster: &Cluster, clients: usize, tasks: &Tasks) -> Self {
         let shared =
-            Arc::new(Shared { cluster: cluster.clone(), run: rand::random(), notes: Mutex::new(Notes::default()) });
+            Arc::new(Shared { cluster: cluster.clone(), run: rand::random(), notes: Mutex::new(Notes::new()) });
         let tasks = tasks.child();
         for client in 0..clients {
-            tasks.spawn_until_stopped("bench writer", write(Arc::clone(&shared), client));
+            tasks.spawn("bench writer", write(Arc::clone(&shared), client, tasks.clone()));
         }
         Self { shared, tasks }
     }
@@ -103,18 +108,27 @@ impl Writers {
         gap(&self.shared.notes().accepted, begin, clock::instant())
     }
 
+    /// Lets every client end the job it is at.
     pub(super) async fn stop(self) -> Noticed {
         self.tasks.cancel();
-        self.tasks.join(TRY).await;
+        self.tasks.join(PATIENCE + TRY).await;
         let notes = self.shared.notes();
         let accepted = notes.accepted.len() as u64;
         Noticed {
             accepted,
+            latency: notes.latency.summary(),
             repeated: notes.tries.saturating_sub(accepted + notes.failed),
             first_refusal: notes.first_refusal.clone(),
             failed: notes.failed,
             first_failure: notes.first_failure.clone(),
         }
+    }
+}
+
+impl Notes {
+    fn new() -> Self {
+        let (accepted, latency) = (Vec::new(), Histogram::new());
+        Self { accepted, latency, tries: 0, failed: 0, first_failure: None, first_refusal: None }
     }
 }
 
@@ -124,7 +138,7 @@ impl Shared {
     }
 }
 
-async fn write(shared: Arc<Shared>, client: usize) {
+async fn write(shared: Arc<Shared>, client: usize, tasks: Tasks) {
     let job = submission("bench", b"written meanwhile");
     for number in 0u64.. {
         let key = format!("bench-write-{:016x}-{client}-{number}", shared.run);
@@ -142,7 +156,7 @@ async fn write(shared: Arc<Shared>, client: usize) {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        if shared.notes().accepted.len() >= ACCEPTED_MAX {
+        if shared.notes().accepted.len() >= ACCEPTED_MAX || tasks.token().is_cancelled() {
             return;
         }
         tokio::time::sleep(PACE).await;
@@ -156,6 +170,7 @@ impl Shared {
         notes.tries += 1;
         let Some(why) = refused else {
             notes.accepted.push(clock::instant());
+            notes.latency.add(spent);
             return false;
         };
         let lost = spent >= PATIENCE;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use openraft::{Instant as _, ServerState};
 use tokio::time::{sleep, timeout};
 
@@ -20,7 +21,7 @@ use crate::telemetry::{metrics, request};
 use super::Error;
 use super::core::{Core, Route};
 use super::deliver::jitter;
-use super::frames::{Fault, HandOver};
+use super::frames::{AskCondition, Fault, HandOver};
 use super::network::Failure;
 use super::types;
 
@@ -38,6 +39,9 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// How long a member that lacks little is waited for. Writes go on meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether anybody is left.
+const GONE_LOOK: Duration = Duration::from_millis(200);
 
 /// Why a leader gives leadership away.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,13 +206,30 @@ fn choose(node: NodeId, metrics: &types::Metrics, to: Option<NodeId>) -> Result<
     others.max_by_key(fitness).ok_or_else(|| Error::Setup("there is no other voter to lead".into()))
 }
 
+/// Waits until no other voter can be reached: all are told to stop at once, as a rule.
+async fn all_gone(core: &Core) {
+    loop {
+        sleep(GONE_LOOK).await;
+        let voters: Vec<NodeId> = core.metrics().membership_config.membership().voter_ids().collect();
+        let others = voters.into_iter().filter(|id| *id != core.node);
+        let asked = others.map(|id| core.link.send(id, Lane::Forward, &AskCondition {}, RECENT));
+        if join_all(asked).await.iter().all(|answer| matches!(answer, Err(Failure::NotSent(_)))) {
+            return;
+        }
+    }
+}
+
 /// Hands over before this node stops, if it leads and somebody else votes.
 pub(super) async fn before_stop(core: &Core, limit: Duration) {
     let others = core.metrics().membership_config.membership().voter_ids().count() > 1;
     if !others || !core.raft.is_leader() {
         return;
     }
-    if let Err(error) = hand_over(core, None, Reason::Stopping, limit).await {
+    let moved = tokio::select! {
+        moved = hand_over(core, None, Reason::Stopping, limit) => moved,
+        () = all_gone(core) => return tracing::info!("nobody is left to hand leadership to"),
+    };
+    if let Err(error) = moved {
         tracing::warn!(%error, "hand leadership over");
         return;
     }

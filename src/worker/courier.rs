@@ -1,9 +1,11 @@
 //! Asks a coordinator, any coordinator.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand::Rng;
+use tokio::time::timeout;
 
 use super::coordinators::Coordinators;
 use crate::clock;
@@ -14,7 +16,10 @@ use crate::wire::proto::mesh::v1::worker_request::Body;
 use crate::wire::proto::mesh::v1::{ItemReply, WorkerReply, WorkerRequest};
 
 /// Longer than a coordinator waits for its log.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// After so long another one is asked as well. One that was killed leaves its connections open, for all one sees.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -44,20 +49,38 @@ pub(super) struct Courier {
 }
 
 impl Courier {
-    /// Asks one coordinator, which answers for each of `items`. One that does
-    /// not is avoided for a while, so asking again asks another.
+    /// Asks one coordinator, which answers for each of `items`, and another one
+    /// if that takes long: all that is asked may be asked twice. One that does
+    /// not answer is avoided for a while, so asking again asks another.
     pub async fn ask(&self, body: Body, items: usize) -> Result<Vec<ItemReply>, NoAnswer> {
-        let peer = self.coordinators.choose(clock::instant(), |peer| self.mesh.is_connected(peer));
-        let peer = peer.ok_or(NoAnswer::Alone)?;
         let request = wire::encode(&WorkerRequest { body: Some(body) });
-        let answer = self.ask_peer(peer, request, items).await;
+        let peer = self.next().ok_or(NoAnswer::Alone)?;
+        let mut first = pin!(self.ask_peer(peer, request.clone(), items));
+        if let Ok(answer) = timeout(PATIENCE, &mut first).await {
+            return answer;
+        }
+        self.coordinators.avoid(peer, clock::instant());
+        let Some(other) = self.next().filter(|other| *other != peer) else { return first.await };
+        let mut second = pin!(self.ask_peer(other, request, items));
+        tokio::select! {
+            answer = &mut first => if answer.is_ok() { answer } else { second.await },
+            answer = &mut second => if answer.is_ok() { answer } else { first.await },
+        }
+    }
+
+    fn next(&self) -> Option<PeerId> {
+        self.coordinators.choose(clock::instant(), |peer| self.mesh.is_connected(peer))
+    }
+
+    async fn ask_peer(&self, peer: PeerId, request: Bytes, items: usize) -> Result<Vec<ItemReply>, NoAnswer> {
+        let answer = self.ask_once(peer, request, items).await;
         if answer.is_err() {
             self.coordinators.avoid(peer, clock::instant());
         }
         answer
     }
 
-    async fn ask_peer(&self, peer: PeerId, request: Bytes, items: usize) -> Result<Vec<ItemReply>, NoAnswer> {
+    async fn ask_once(&self, peer: PeerId, request: Bytes, items: usize) -> Result<Vec<ItemReply>, NoAnswer> {
         let answer = match self.mesh.request(peer, Lane::Worker, request, ANSWER_LIMIT).await {
             Ok(answer) => answer,
             Err(MeshError::Refused { reason, .. }) if reason == mesh::BUSY => {

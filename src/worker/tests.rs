@@ -177,6 +177,23 @@ async fn when_the_coordinator_dies_the_result_goes_to_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_hangs_does_not_hold_up_a_result() {
+    let story = Story::new();
+    let mut hangs = Coordinator::start(1).await;
+    let mut other = Coordinator::start(2).await;
+    let worker = story.worker(&mut hangs, &[&other]).await;
+    hangs.announce_until_answered(SCRIPT, attempt(1, 1)).await;
+    assert!(hangs.assign(worker.id, SCRIPT, attempt(1, 1), "echo soon", 60_000).await[0].accepted);
+    hangs.set_temper(Temper::Silent);
+    hangs.hear_report(attempt(1, 1)).await;
+    let asked = crate::clock::instant();
+    other.hear_report(attempt(1, 1)).await;
+    assert!(asked.elapsed() < super::courier::ANSWER_LIMIT, "it waited for the one that hangs");
+    other.await_accepted(attempt(1, 1)).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_nobody_took_is_delivered_after_a_restart_and_not_run_again() {
     let story = Story::new();
     let mut leader = Coordinator::start(1).await;
