@@ -43,7 +43,7 @@ struct Length {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_leaves_a_history_that_one_log_could_have_told() {
-    run(Length { operations: 200_000, time: secs(100), limit: secs(200) }).await;
+    run(Length { operations: 200_000, time: secs(100), limit: secs(400) }).await;
 }
 
 /// `CIRO_CHAOS_MINUTES` says how long.
