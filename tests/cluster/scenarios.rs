@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ciro::clock;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::cluster::Cluster;
 use crate::links::Party::Node;
@@ -83,8 +85,14 @@ async fn running_jobs_outlive_twenty_seconds_without_a_leader() {
     for _ in 0..4 {
         tickets.push(cluster.client.submit(alone, &cluster.client.mark(35.0)).await);
     }
+    let at = |time: &Value| OffsetDateTime::parse(time.as_str()?, &Rfc3339).ok();
     for ticket in &tickets {
-        cluster.client.in_state(alone, &ticket.id, "running", secs(15)).await;
+        // The award's own lease is a short one: the worker's first heartbeat brings the whole.
+        until(secs(15), "it runs under a whole lease", async || {
+            let job = job(&cluster, alone, &ticket.id).await;
+            (at(&job["lease_until"])? - at(&job["assigned_at"])? > secs(50)).then_some(())
+        })
+        .await;
     }
     cluster.kill(leader);
     cluster.kill(third);
