@@ -18,10 +18,10 @@
 
 pub(super) mod fetch;
 mod files;
+mod index;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -30,20 +30,18 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::{Notify, watch};
 
-use crate::domain::archive::{Archived, Entry, FINAL, Sealed, Segment};
+use crate::domain::archive::{Archived, Sealed, Segment};
 use crate::domain::{Digest, JobId, JobState, State};
 
 use super::Error;
 pub(super) use files::Files;
+use index::{At, Held, Inner, SLICE};
 
 /// Where segments are, below the directory for files.
 pub(super) const DIR: &str = "archive";
 
 /// Segments that wait for the disk. Beyond it `apply` waits, too.
 const WAITING_MAX: usize = 64;
-
-/// Places looked at, or let go, without giving way to others.
-const SLICE: usize = 4_096;
 
 /// Why an archived job can not be read here and now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,56 +86,6 @@ struct Shared {
     repair: Notify,
     /// Segments up to this number are gone by the word of the last snapshot but one.
     pruned: AtomicU64,
-}
-
-#[derive(Default)]
-struct Inner {
-    segments: BTreeMap<u64, Held>,
-    places: BTreeMap<JobId, Place>,
-    dropped: u64,
-    /// How far places of dropped segments were let go; `None`: there are none.
-    sweep: Option<Option<JobId>>,
-    /// What the last snapshot said was dropped.
-    last_snapshot: Option<u64>,
-}
-
-#[derive(Clone)]
-struct Held {
-    segment: Arc<Segment>,
-    at: At,
-    /// Whether its jobs are among the places.
-    indexed: bool,
-}
-
-#[derive(Clone)]
-enum At {
-    Memory(Arc<[u8]>),
-    Disk,
-    /// Not here, or damaged.
-    Missing(&'static str),
-}
-
-/// Where a job is: its segment, and in it the offset, with the final state in the last two bits.
-#[derive(Clone, Copy)]
-struct Place {
-    segment: u32,
-    packed: u32,
-}
-
-impl Place {
-    fn of(segment: u64, entry: &Entry) -> Self {
-        let state = FINAL.iter().position(|state| *state == entry.state).unwrap_or(0);
-        let packed = entry.offset << 2 | u32::try_from(state).unwrap_or(0);
-        Self { segment: u32::try_from(segment).unwrap_or(u32::MAX), packed }
-    }
-
-    fn offset(self) -> u32 {
-        self.packed >> 2
-    }
-
-    fn state(self) -> JobState {
-        FINAL.get((self.packed & 3) as usize).copied().unwrap_or(JobState::Completed)
-    }
 }
 
 impl Archive {
@@ -420,54 +368,5 @@ impl Archive {
         }
         let file = |segment: Arc<Segment>| SegmentFile { path: self.shared.files.path(&segment), segment };
         Ok(segments.into_iter().map(file).collect())
-    }
-}
-
-impl Inner {
-    fn keeps(&self, place: Place) -> bool {
-        u64::from(place.segment) > self.dropped
-    }
-
-    /// A segment whose jobs are not known.
-    fn lacking(&self) -> Option<&Held> {
-        self.segments.values().find(|held| !held.indexed)
-    }
-
-    /// A job that is there twice, since its key was forgotten meanwhile, is the newer one.
-    fn place(&mut self, segment: &Segment, entries: &[Entry]) {
-        for entry in entries {
-            let place = Place::of(segment.number, entry);
-            let known = self.places.entry(entry.id).or_insert(place);
-            if known.segment < place.segment {
-                *known = place;
-            }
-        }
-    }
-
-    fn drop_through(&mut self, dropped: u64) {
-        if dropped > self.dropped {
-            self.dropped = dropped;
-            self.sweep = Some(None);
-            self.segments = self.segments.split_off(&(dropped + 1));
-        }
-    }
-
-    /// Lets go of some places of dropped segments; `false`: that was all.
-    fn let_go(&mut self) -> bool {
-        let Some(cursor) = self.sweep else { return false };
-        let from = cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let slice = self.places.range((from, Bound::Unbounded)).take(SLICE);
-        let seen: Vec<(JobId, bool)> = slice.map(|(id, place)| (*id, self.keeps(*place))).collect();
-        for (id, _) in seen.iter().filter(|(_, kept)| !kept) {
-            self.places.remove(id);
-        }
-        self.sweep = (seen.len() == SLICE).then(|| seen.last().map(|(id, _)| *id));
-        self.sweep.is_some()
-    }
-}
-
-impl Held {
-    fn unreadable(&self, why: &str) -> Unreadable {
-        Unreadable { segment: self.segment.name(), why: why.to_owned() }
     }
 }
