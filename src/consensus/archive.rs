@@ -13,7 +13,8 @@
 //!
 //! * A job that left the state is here before anyone can see that it left.
 //! * A file with a segment's name is whole and durable, unless the disk damaged it.
-//! * No more than [`WAITING_MAX`] segments wait for the disk: then `apply` does.
+//! * No more than [`WAITING_MAX`] segments wait for the disk: then `apply` writes them, so that it never waits for
+//!   a task that may not run yet. While a node starts, none does.
 //! * Files go only when neither of the two kept snapshots names them.
 
 pub(super) mod fetch;
@@ -26,12 +27,13 @@ use std::io;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use crate::domain::archive::{Archived, Sealed, Segment};
 use crate::domain::{Digest, JobId, JobState, State};
+use crate::tasks::Tasks;
 
 use super::Error;
 pub(super) use files::Files;
@@ -40,7 +42,7 @@ use index::{At, Held, Inner, SLICE};
 /// Where segments are, below the directory for files.
 pub(super) const DIR: &str = "archive";
 
-/// Segments that wait for the disk. Beyond it `apply` waits, too.
+/// Segments that wait for the disk. Beyond it `apply` waits until they are written.
 const WAITING_MAX: usize = 64;
 
 /// Why an archived job can not be read here and now.
@@ -78,9 +80,7 @@ pub(super) struct Archive {
 struct Shared {
     files: Files,
     inner: RwLock<Inner>,
-    /// Changes with every segment that was written.
-    written: watch::Sender<u64>,
-    failure: watch::Sender<Option<String>>,
+    failure: OnceLock<String>,
     /// There is something to write, or to fetch.
     work: Notify,
     repair: Notify,
@@ -94,8 +94,7 @@ impl Archive {
         let shared = Shared {
             files: Files::open(path)?,
             inner: RwLock::default(),
-            written: watch::Sender::new(0),
-            failure: watch::Sender::new(None),
+            failure: OnceLock::new(),
             work: Notify::new(),
             repair: Notify::new(),
             pruned: AtomicU64::new(0),
@@ -124,7 +123,7 @@ impl Archive {
             // What was just sealed is as it was sealed.
             let entries = files::entries(&bytes).unwrap_or_default();
             inner.place(&segment, &entries);
-            inner.segments.insert(segment.number, Held { segment, at: At::Memory(bytes), indexed: true });
+            inner.insert(Held { segment, at: At::Memory(bytes), indexed: true });
         }
         drop(inner);
         self.shared.work.notify_one();
@@ -133,7 +132,7 @@ impl Archive {
     /// Learns of all the segments of a state that did not come by the log. Blocking: reads their indexes.
     pub fn follow(&self, state: &State) {
         let dropped = state.archive().dropped();
-        let known = |segment: &&Arc<Segment>| self.read().segments.contains_key(&segment.number);
+        let known = |segment: &&Arc<Segment>| self.read().segment(segment.number).is_some();
         let new: Vec<_> = state.archive().segments().filter(|segment| !known(segment)).cloned().collect();
         for segment in new {
             self.learn(&segment);
@@ -146,7 +145,7 @@ impl Archive {
     fn learn(&self, segment: &Arc<Segment>) {
         let found = self.shared.files.index(segment);
         let mut inner = self.write();
-        let indexed = found.is_ok() || inner.segments.get(&segment.number).is_some_and(|held| held.indexed);
+        let indexed = found.is_ok() || inner.segment(segment.number).is_some_and(|held| held.indexed);
         let at = match found {
             Ok(entries) => {
                 inner.place(segment, &entries);
@@ -157,36 +156,23 @@ impl Archive {
                 At::Missing(why)
             }
         };
-        inner.segments.insert(segment.number, Held { segment: Arc::clone(segment), at, indexed });
+        inner.insert(Held { segment: Arc::clone(segment), at, indexed });
     }
 
-    /// Waits while too much waits for the disk.
+    /// Writes what waits, if that is too much.
     ///
     /// # Errors
     ///
     /// The disk has failed.
-    pub async fn make_way(&self) -> io::Result<()> {
-        let mut written = self.shared.written.subscribe();
-        loop {
-            if let Some(why) = &*self.shared.failure.borrow() {
-                return Err(io::Error::other(why.clone()));
-            }
-            if self.waiting().len() <= WAITING_MAX {
-                return Ok(());
-            }
-            if written.changed().await.is_err() {
-                return Ok(());
-            }
+    pub async fn make_way(&self, tasks: &Tasks) -> io::Result<()> {
+        if let Some(why) = self.shared.failure.get() {
+            return Err(io::Error::other(why.clone()));
         }
-    }
-
-    fn waiting(&self) -> Vec<(Arc<Segment>, Arc<[u8]>)> {
-        let inner = self.read();
-        let memory = |held: &Held| match &held.at {
-            At::Memory(bytes) => Some((Arc::clone(&held.segment), Arc::clone(bytes))),
-            _ => None,
-        };
-        inner.segments.values().rev().map_while(memory).collect()
+        if self.read().waits() <= WAITING_MAX {
+            return Ok(());
+        }
+        let archive = self.clone();
+        tasks.spawn_blocking(move || archive.flush()).await.map_err(io::Error::other)?
     }
 
     /// Writes what waits, the oldest first. Blocking.
@@ -195,23 +181,16 @@ impl Archive {
     ///
     /// Those of the disk: then this node must stop.
     pub fn flush(&self) -> io::Result<()> {
-        for (segment, bytes) in self.waiting().into_iter().rev() {
+        let waiting = self.read().waiting();
+        for (segment, bytes) in waiting {
             if let Err(error) = self.shared.files.write(&segment, &bytes) {
                 let why = format!("write segment {}: {error}", segment.name());
-                self.shared.failure.send_replace(Some(why.clone()));
-                self.shared.written.send_modify(|count| *count += 1);
+                let why = self.shared.failure.get_or_init(|| why).clone();
                 return Err(io::Error::other(why));
             }
-            self.settle(segment.number);
-            self.shared.written.send_modify(|count| *count += 1);
+            self.write().set(segment.number, At::Disk);
         }
         Ok(())
-    }
-
-    fn settle(&self, number: u64) {
-        if let Some(held) = self.write().segments.get_mut(&number) {
-            held.at = At::Disk;
-        }
     }
 
     /// A snapshot is durable whose state had dropped so much: files that no kept snapshot names go. Blocking.
@@ -256,7 +235,7 @@ impl Archive {
                     None => Ok(None),
                 };
             };
-            let Some(held) = inner.segments.get(&u64::from(place.segment)).cloned() else { return Ok(None) };
+            let Some(held) = inner.segment(u64::from(place.segment)).cloned() else { return Ok(None) };
             (held, place)
         };
         let found = match &held.at {
@@ -271,9 +250,7 @@ impl Archive {
         match trouble {
             files::Trouble::Damaged(why) => {
                 tracing::error!(segment = held.segment.name(), why, "a segment of the archive is damaged");
-                if let Some(held) = self.write().segments.get_mut(&held.segment.number) {
-                    held.at = At::Missing(why);
-                }
+                self.write().set(held.segment.number, At::Missing(why));
                 self.shared.repair.notify_one();
                 held.unreadable(why)
             }
@@ -281,16 +258,20 @@ impl Archive {
         }
     }
 
-    /// A part of a segment for another member; `None`: it is not here. Blocking.
+    /// A part of a segment for another member; `None`: it is not here. That it is damaged shows with the last part.
+    /// Blocking.
     pub fn part(&self, number: u64, sha256: &Digest, offset: u64, most: usize) -> Option<Vec<u8>> {
-        let held = self.read().segments.get(&number).filter(|held| held.segment.sha256 == *sha256).cloned()?;
+        let held = self.read().segment(number).filter(|held| held.segment.sha256 == *sha256).cloned()?;
         match &held.at {
             At::Memory(bytes) => {
                 let start = usize::try_from(offset).ok()?;
                 let part = bytes.get(start..)?;
                 Some(part.get(..most.min(part.len()))?.to_vec())
             }
-            At::Disk => self.shared.files.part(&held.segment, offset, most).ok(),
+            At::Disk => {
+                let part = self.shared.files.part(&held.segment, offset, most);
+                part.map_err(|trouble| self.note(&held, trouble)).ok()
+            }
             At::Missing(_) => None,
         }
     }
@@ -298,7 +279,7 @@ impl Archive {
     /// Which of these are not on this disk. Blocking.
     pub fn lacking(&self, segments: Vec<Arc<Segment>>) -> Vec<Arc<Segment>> {
         let here = |segment: &Arc<Segment>| {
-            let held = self.read().segments.get(&segment.number).map(|held| held.at.clone());
+            let held = self.read().segment(segment.number).map(|held| held.at.clone());
             match held {
                 Some(At::Memory(_) | At::Disk) => true,
                 Some(At::Missing(_)) => false,
@@ -311,14 +292,14 @@ impl Archive {
     /// What is missing or damaged here.
     pub fn missing(&self) -> Vec<Arc<Segment>> {
         let inner = self.read();
-        let missing = inner.segments.values().filter(|held| matches!(held.at, At::Missing(_)));
+        let missing = inner.segments().filter(|held| matches!(held.at, At::Missing(_)));
         missing.map(|held| Arc::clone(&held.segment)).collect()
     }
 
     /// Puts a segment from elsewhere in its place. Its digest was checked. Blocking.
     pub fn restore(&self, segment: &Arc<Segment>, bytes: &[u8]) -> io::Result<()> {
         self.shared.files.write(segment, bytes)?;
-        if self.read().segments.contains_key(&segment.number) {
+        if self.read().segment(segment.number).is_some() {
             self.learn(segment);
         }
         Ok(())
@@ -330,7 +311,7 @@ impl Archive {
     }
 
     /// Writes what is sealed, as it comes. Ends when the disk has failed.
-    pub async fn run(self, tasks: crate::tasks::Tasks) -> Error {
+    pub async fn run(self, tasks: Tasks) -> Error {
         loop {
             let archive = self.clone();
             match tasks.spawn_blocking(move || archive.flush()).await {
@@ -347,11 +328,8 @@ impl Archive {
 
     pub fn view(&self) -> ArchiveView {
         let inner = self.read();
-        let count = |of: fn(&At) -> bool| inner.segments.values().filter(|held| of(&held.at)).count() as u64;
-        ArchiveView {
-            waiting: count(|at| matches!(at, At::Memory(_))),
-            missing: count(|at| matches!(at, At::Missing(_))),
-        }
+        let missing = inner.segments().filter(|held| matches!(held.at, At::Missing(_)));
+        ArchiveView { waiting: inner.waits() as u64, missing: missing.count() as u64 }
     }
 
     /// The files of a state's segments, once they are there. Blocking.

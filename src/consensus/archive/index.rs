@@ -1,6 +1,6 @@
 //! What a node knows of its segments, in memory: where each is, and where each job is in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -14,7 +14,9 @@ pub(super) const SLICE: usize = 4_096;
 
 #[derive(Default)]
 pub(super) struct Inner {
-    pub segments: BTreeMap<u64, Held>,
+    segments: BTreeMap<u64, Held>,
+    /// Those of them that are in memory only.
+    waiting: BTreeSet<u64>,
     pub places: BTreeMap<JobId, Place>,
     pub dropped: u64,
     /// How far places of dropped segments were let go; `None`: there are none.
@@ -63,6 +65,44 @@ impl Place {
 }
 
 impl Inner {
+    pub fn segment(&self, number: u64) -> Option<&Held> {
+        self.segments.get(&number)
+    }
+
+    pub fn segments(&self) -> impl Iterator<Item = &Held> {
+        self.segments.values()
+    }
+
+    pub fn insert(&mut self, held: Held) {
+        let (number, at) = (held.segment.number, held.at.clone());
+        self.segments.insert(number, held);
+        self.set(number, at);
+    }
+
+    /// Says where a segment is now.
+    pub fn set(&mut self, number: u64, at: At) {
+        let Some(held) = self.segments.get_mut(&number) else { return };
+        match at {
+            At::Memory(_) => self.waiting.insert(number),
+            At::Disk | At::Missing(_) => self.waiting.remove(&number),
+        };
+        held.at = at;
+    }
+
+    /// How many segments are in memory only.
+    pub fn waits(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Those, the oldest first, with their bytes.
+    pub fn waiting(&self) -> Vec<(Arc<Segment>, Arc<[u8]>)> {
+        let bytes = |held: &Held| match &held.at {
+            At::Memory(bytes) => Some((Arc::clone(&held.segment), Arc::clone(bytes))),
+            At::Disk | At::Missing(_) => None,
+        };
+        self.waiting.iter().filter_map(|number| self.segments.get(number).and_then(bytes)).collect()
+    }
+
     pub fn keeps(&self, place: Place) -> bool {
         u64::from(place.segment) > self.dropped
     }
@@ -88,6 +128,7 @@ impl Inner {
             self.dropped = dropped;
             self.sweep = Some(None);
             self.segments = self.segments.split_off(&(dropped + 1));
+            self.waiting = self.waiting.split_off(&(dropped + 1));
         }
     }
 
