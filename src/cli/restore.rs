@@ -204,9 +204,9 @@ async fn make(
 ) -> Result<(), Failure> {
     let making = data.join(MAKING);
     let store = OpenOptions::new().ballast_bytes(0).open(&making, own).map_err(|error| failed("make store", &error))?;
-    let keep = |segment: &Segment, bytes: &[u8]| {
-        consensus::keep_segment(&store, segment, bytes).map_err(|error| io::Error::other(error).into())
-    };
+    let segments = consensus::Segments::open(&store).map_err(|error| failed("write store", &error))?;
+    let keep =
+        |segment: &Segment, bytes: &[u8]| segments.keep(segment, bytes).map_err(|error| io::Error::other(error).into());
     backup.segments(file, keep).map_err(|error| not_usable(file, &error))?;
     consensus::found(&store, own, members, state).await.map_err(|error| failed("write store", &error))?;
     drop(store);

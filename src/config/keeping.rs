@@ -24,7 +24,7 @@ pub(super) const RETENTION_COUNT: Key = integer(
     0,
     100_000_000,
     1_000_000,
-    "Finished jobs kept; the oldest beyond it are removed, about a thousand at a time. 0: any number.",
+    "Finished jobs kept; the oldest beyond it are removed, a segment at a time. 0: any number.",
 );
 
 pub(super) const RETENTION_MB: Key =

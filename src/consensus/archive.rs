@@ -13,37 +13,37 @@
 //!
 //! * A job that left the state is here before anyone can see that it left.
 //! * A file with a segment's name is whole and durable, unless the disk damaged it.
-//! * No more than [`WAITING_MAX`] segments wait for the disk: then `apply` does.
+//! * No more than [`WAITING_MAX`] segments wait for the disk: then `apply` writes them, so that it never waits for
+//!   a task that may not run yet. While a node starts, none does.
 //! * Files go only when neither of the two kept snapshots names them.
 
 pub(super) mod fetch;
 mod files;
+mod index;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use crate::domain::archive::{Archived, Entry, FINAL, Sealed, Segment};
+use crate::domain::archive::{Archived, Sealed, Segment};
 use crate::domain::{Digest, JobId, JobState, State};
+use crate::tasks::Tasks;
 
 use super::Error;
 pub(super) use files::Files;
+use index::{At, Held, Inner, SLICE};
 
 /// Where segments are, below the directory for files.
 pub(super) const DIR: &str = "archive";
 
-/// Segments that wait for the disk. Beyond it `apply` waits, too.
+/// Segments that wait for the disk. Beyond it `apply` waits until they are written.
 const WAITING_MAX: usize = 64;
-
-/// Places looked at, or let go, without giving way to others.
-const SLICE: usize = 4_096;
 
 /// Why an archived job can not be read here and now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,64 +80,12 @@ pub(super) struct Archive {
 struct Shared {
     files: Files,
     inner: RwLock<Inner>,
-    /// Changes with every segment that was written.
-    written: watch::Sender<u64>,
-    failure: watch::Sender<Option<String>>,
+    failure: OnceLock<String>,
     /// There is something to write, or to fetch.
     work: Notify,
     repair: Notify,
     /// Segments up to this number are gone by the word of the last snapshot but one.
     pruned: AtomicU64,
-}
-
-#[derive(Default)]
-struct Inner {
-    segments: BTreeMap<u64, Held>,
-    places: BTreeMap<JobId, Place>,
-    dropped: u64,
-    /// How far places of dropped segments were let go; `None`: there are none.
-    sweep: Option<Option<JobId>>,
-    /// What the last snapshot said was dropped.
-    last_snapshot: Option<u64>,
-}
-
-#[derive(Clone)]
-struct Held {
-    segment: Arc<Segment>,
-    at: At,
-    /// Whether its jobs are among the places.
-    indexed: bool,
-}
-
-#[derive(Clone)]
-enum At {
-    Memory(Arc<[u8]>),
-    Disk,
-    /// Not here, or damaged.
-    Missing(&'static str),
-}
-
-/// Where a job is: its segment, and in it the offset, with the final state in the last two bits.
-#[derive(Clone, Copy)]
-struct Place {
-    segment: u32,
-    packed: u32,
-}
-
-impl Place {
-    fn of(segment: u64, entry: &Entry) -> Self {
-        let state = FINAL.iter().position(|state| *state == entry.state).unwrap_or(0);
-        let packed = entry.offset << 2 | u32::try_from(state).unwrap_or(0);
-        Self { segment: u32::try_from(segment).unwrap_or(u32::MAX), packed }
-    }
-
-    fn offset(self) -> u32 {
-        self.packed >> 2
-    }
-
-    fn state(self) -> JobState {
-        FINAL.get((self.packed & 3) as usize).copied().unwrap_or(JobState::Completed)
-    }
 }
 
 impl Archive {
@@ -146,8 +94,7 @@ impl Archive {
         let shared = Shared {
             files: Files::open(path)?,
             inner: RwLock::default(),
-            written: watch::Sender::new(0),
-            failure: watch::Sender::new(None),
+            failure: OnceLock::new(),
             work: Notify::new(),
             repair: Notify::new(),
             pruned: AtomicU64::new(0),
@@ -176,7 +123,7 @@ impl Archive {
             // What was just sealed is as it was sealed.
             let entries = files::entries(&bytes).unwrap_or_default();
             inner.place(&segment, &entries);
-            inner.segments.insert(segment.number, Held { segment, at: At::Memory(bytes), indexed: true });
+            inner.insert(Held { segment, at: At::Memory(bytes), indexed: true });
         }
         drop(inner);
         self.shared.work.notify_one();
@@ -185,7 +132,7 @@ impl Archive {
     /// Learns of all the segments of a state that did not come by the log. Blocking: reads their indexes.
     pub fn follow(&self, state: &State) {
         let dropped = state.archive().dropped();
-        let known = |segment: &&Arc<Segment>| self.read().segments.contains_key(&segment.number);
+        let known = |segment: &&Arc<Segment>| self.read().segment(segment.number).is_some();
         let new: Vec<_> = state.archive().segments().filter(|segment| !known(segment)).cloned().collect();
         for segment in new {
             self.learn(&segment);
@@ -198,7 +145,7 @@ impl Archive {
     fn learn(&self, segment: &Arc<Segment>) {
         let found = self.shared.files.index(segment);
         let mut inner = self.write();
-        let indexed = found.is_ok() || inner.segments.get(&segment.number).is_some_and(|held| held.indexed);
+        let indexed = found.is_ok() || inner.segment(segment.number).is_some_and(|held| held.indexed);
         let at = match found {
             Ok(entries) => {
                 inner.place(segment, &entries);
@@ -209,36 +156,23 @@ impl Archive {
                 At::Missing(why)
             }
         };
-        inner.segments.insert(segment.number, Held { segment: Arc::clone(segment), at, indexed });
+        inner.insert(Held { segment: Arc::clone(segment), at, indexed });
     }
 
-    /// Waits while too much waits for the disk.
+    /// Writes what waits, if that is too much.
     ///
     /// # Errors
     ///
     /// The disk has failed.
-    pub async fn make_way(&self) -> io::Result<()> {
-        let mut written = self.shared.written.subscribe();
-        loop {
-            if let Some(why) = &*self.shared.failure.borrow() {
-                return Err(io::Error::other(why.clone()));
-            }
-            if self.waiting().len() <= WAITING_MAX {
-                return Ok(());
-            }
-            if written.changed().await.is_err() {
-                return Ok(());
-            }
+    pub async fn make_way(&self, tasks: &Tasks) -> io::Result<()> {
+        if let Some(why) = self.shared.failure.get() {
+            return Err(io::Error::other(why.clone()));
         }
-    }
-
-    fn waiting(&self) -> Vec<(Arc<Segment>, Arc<[u8]>)> {
-        let inner = self.read();
-        let memory = |held: &Held| match &held.at {
-            At::Memory(bytes) => Some((Arc::clone(&held.segment), Arc::clone(bytes))),
-            _ => None,
-        };
-        inner.segments.values().rev().map_while(memory).collect()
+        if self.read().waits() <= WAITING_MAX {
+            return Ok(());
+        }
+        let archive = self.clone();
+        tasks.spawn_blocking(move || archive.flush()).await.map_err(io::Error::other)?
     }
 
     /// Writes what waits, the oldest first. Blocking.
@@ -247,23 +181,16 @@ impl Archive {
     ///
     /// Those of the disk: then this node must stop.
     pub fn flush(&self) -> io::Result<()> {
-        for (segment, bytes) in self.waiting().into_iter().rev() {
+        let waiting = self.read().waiting();
+        for (segment, bytes) in waiting {
             if let Err(error) = self.shared.files.write(&segment, &bytes) {
                 let why = format!("write segment {}: {error}", segment.name());
-                self.shared.failure.send_replace(Some(why.clone()));
-                self.shared.written.send_modify(|count| *count += 1);
+                let why = self.shared.failure.get_or_init(|| why).clone();
                 return Err(io::Error::other(why));
             }
-            self.settle(segment.number);
-            self.shared.written.send_modify(|count| *count += 1);
+            self.write().set(segment.number, At::Disk);
         }
         Ok(())
-    }
-
-    fn settle(&self, number: u64) {
-        if let Some(held) = self.write().segments.get_mut(&number) {
-            held.at = At::Disk;
-        }
     }
 
     /// A snapshot is durable whose state had dropped so much: files that no kept snapshot names go. Blocking.
@@ -308,7 +235,7 @@ impl Archive {
                     None => Ok(None),
                 };
             };
-            let Some(held) = inner.segments.get(&u64::from(place.segment)).cloned() else { return Ok(None) };
+            let Some(held) = inner.segment(u64::from(place.segment)).cloned() else { return Ok(None) };
             (held, place)
         };
         let found = match &held.at {
@@ -323,9 +250,7 @@ impl Archive {
         match trouble {
             files::Trouble::Damaged(why) => {
                 tracing::error!(segment = held.segment.name(), why, "a segment of the archive is damaged");
-                if let Some(held) = self.write().segments.get_mut(&held.segment.number) {
-                    held.at = At::Missing(why);
-                }
+                self.write().set(held.segment.number, At::Missing(why));
                 self.shared.repair.notify_one();
                 held.unreadable(why)
             }
@@ -333,16 +258,20 @@ impl Archive {
         }
     }
 
-    /// A part of a segment for another member; `None`: it is not here. Blocking.
+    /// A part of a segment for another member; `None`: it is not here. That it is damaged shows with the last part.
+    /// Blocking.
     pub fn part(&self, number: u64, sha256: &Digest, offset: u64, most: usize) -> Option<Vec<u8>> {
-        let held = self.read().segments.get(&number).filter(|held| held.segment.sha256 == *sha256).cloned()?;
+        let held = self.read().segment(number).filter(|held| held.segment.sha256 == *sha256).cloned()?;
         match &held.at {
             At::Memory(bytes) => {
                 let start = usize::try_from(offset).ok()?;
                 let part = bytes.get(start..)?;
                 Some(part.get(..most.min(part.len()))?.to_vec())
             }
-            At::Disk => self.shared.files.part(&held.segment, offset, most).ok(),
+            At::Disk => {
+                let part = self.shared.files.part(&held.segment, offset, most);
+                part.map_err(|trouble| self.note(&held, trouble)).ok()
+            }
             At::Missing(_) => None,
         }
     }
@@ -350,7 +279,7 @@ impl Archive {
     /// Which of these are not on this disk. Blocking.
     pub fn lacking(&self, segments: Vec<Arc<Segment>>) -> Vec<Arc<Segment>> {
         let here = |segment: &Arc<Segment>| {
-            let held = self.read().segments.get(&segment.number).map(|held| held.at.clone());
+            let held = self.read().segment(segment.number).map(|held| held.at.clone());
             match held {
                 Some(At::Memory(_) | At::Disk) => true,
                 Some(At::Missing(_)) => false,
@@ -363,14 +292,14 @@ impl Archive {
     /// What is missing or damaged here.
     pub fn missing(&self) -> Vec<Arc<Segment>> {
         let inner = self.read();
-        let missing = inner.segments.values().filter(|held| matches!(held.at, At::Missing(_)));
+        let missing = inner.segments().filter(|held| matches!(held.at, At::Missing(_)));
         missing.map(|held| Arc::clone(&held.segment)).collect()
     }
 
     /// Puts a segment from elsewhere in its place. Its digest was checked. Blocking.
     pub fn restore(&self, segment: &Arc<Segment>, bytes: &[u8]) -> io::Result<()> {
         self.shared.files.write(segment, bytes)?;
-        if self.read().segments.contains_key(&segment.number) {
+        if self.read().segment(segment.number).is_some() {
             self.learn(segment);
         }
         Ok(())
@@ -382,7 +311,7 @@ impl Archive {
     }
 
     /// Writes what is sealed, as it comes. Ends when the disk has failed.
-    pub async fn run(self, tasks: crate::tasks::Tasks) -> Error {
+    pub async fn run(self, tasks: Tasks) -> Error {
         loop {
             let archive = self.clone();
             match tasks.spawn_blocking(move || archive.flush()).await {
@@ -399,11 +328,8 @@ impl Archive {
 
     pub fn view(&self) -> ArchiveView {
         let inner = self.read();
-        let count = |of: fn(&At) -> bool| inner.segments.values().filter(|held| of(&held.at)).count() as u64;
-        ArchiveView {
-            waiting: count(|at| matches!(at, At::Memory(_))),
-            missing: count(|at| matches!(at, At::Missing(_))),
-        }
+        let missing = inner.segments().filter(|held| matches!(held.at, At::Missing(_)));
+        ArchiveView { waiting: inner.waits() as u64, missing: missing.count() as u64 }
     }
 
     /// The files of a state's segments, once they are there. Blocking.
@@ -420,54 +346,5 @@ impl Archive {
         }
         let file = |segment: Arc<Segment>| SegmentFile { path: self.shared.files.path(&segment), segment };
         Ok(segments.into_iter().map(file).collect())
-    }
-}
-
-impl Inner {
-    fn keeps(&self, place: Place) -> bool {
-        u64::from(place.segment) > self.dropped
-    }
-
-    /// A segment whose jobs are not known.
-    fn lacking(&self) -> Option<&Held> {
-        self.segments.values().find(|held| !held.indexed)
-    }
-
-    /// A job that is there twice, since its key was forgotten meanwhile, is the newer one.
-    fn place(&mut self, segment: &Segment, entries: &[Entry]) {
-        for entry in entries {
-            let place = Place::of(segment.number, entry);
-            let known = self.places.entry(entry.id).or_insert(place);
-            if known.segment < place.segment {
-                *known = place;
-            }
-        }
-    }
-
-    fn drop_through(&mut self, dropped: u64) {
-        if dropped > self.dropped {
-            self.dropped = dropped;
-            self.sweep = Some(None);
-            self.segments = self.segments.split_off(&(dropped + 1));
-        }
-    }
-
-    /// Lets go of some places of dropped segments; `false`: that was all.
-    fn let_go(&mut self) -> bool {
-        let Some(cursor) = self.sweep else { return false };
-        let from = cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let slice = self.places.range((from, Bound::Unbounded)).take(SLICE);
-        let seen: Vec<(JobId, bool)> = slice.map(|(id, place)| (*id, self.keeps(*place))).collect();
-        for (id, _) in seen.iter().filter(|(_, kept)| !kept) {
-            self.places.remove(id);
-        }
-        self.sweep = (seen.len() == SLICE).then(|| seen.last().map(|(id, _)| *id));
-        self.sweep.is_some()
-    }
-}
-
-impl Held {
-    fn unreadable(&self, why: &str) -> Unreadable {
-        Unreadable { segment: self.segment.name(), why: why.to_owned() }
     }
 }

@@ -101,6 +101,7 @@ pub(super) async fn open(
         transfer: Default::default(),
         handed_over: Default::default(),
         disk: Default::default(),
+        used: Default::default(),
     });
     run(&core, pristine.then_some(initial), tasks);
     Ok(core)
@@ -152,6 +153,7 @@ fn run(core: &Arc<Core>, form: Option<BTreeMap<NodeId, String>>, tasks: &Tasks) 
     tasks.spawn_until_stopped("attention", attention::beat(core.clone()));
     tasks.spawn_until_stopped("confirmation", attention::recover(core.clone()));
     tasks.spawn_until_stopped("disk-watch", abdicate::watch(core.clone()));
+    tasks.spawn_until_stopped("disk-used", core.clone().measure());
     let disk = core.clone();
     tasks.spawn_until_stopped("disk", async move {
         let error = disk.store.failed().await;

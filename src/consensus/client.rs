@@ -1,5 +1,6 @@
 //! What the rest of the node calls: submit, read, wait, ask who leads.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -159,18 +160,13 @@ impl Client {
     }
 
     /// The files of all the segments that a view names, whole and durable: with them and the view a backup is
-    /// complete. Blocking. They go below [`Self::archive_dir`] of a new node.
+    /// complete. Blocking. A new node takes them in by [`super::Segments`].
     ///
     /// # Errors
     ///
     /// One is missing on this node.
     pub fn segment_files(&self, view: &State) -> Result<Vec<SegmentFile>, Unreadable> {
         self.core.archive.files_of(view)
-    }
-
-    /// Where this node keeps segments.
-    pub fn archive_dir(&self) -> std::path::PathBuf {
-        self.core.store.file_dir().join(super::archive::DIR)
     }
 
     /// How the archive on this node is.
@@ -235,7 +231,7 @@ impl Client {
     /// What the disk under this node is doing.
     pub fn storage(&self) -> StorageView {
         StorageView {
-            used_bytes: self.core.store.used_bytes(),
+            used_bytes: self.core.used.load(Ordering::Relaxed),
             free_bytes: self.core.free_bytes().unwrap_or(0),
             min_free_bytes: self.core.options.min_free_bytes,
             sync: self.core.store.sync_stats(),

@@ -33,6 +33,9 @@ use super::{Error, Headline, Leadership, Member, Options, Role, Status};
 /// How long a look at the disk's free space holds.
 const DISK_LOOK: Duration = Duration::from_secs(1);
 
+/// Between two looks at every file of the store.
+const USED_LOOK: Duration = Duration::from_secs(10);
+
 /// A hand-over takes less.
 const HAND_OVER: Duration = Duration::from_secs(1);
 
@@ -72,6 +75,8 @@ pub(super) struct Core {
     pub transfer: Mutex<Option<Instant>>,
     pub handed_over: Mutex<Option<HandedOver>>,
     pub disk: Mutex<Option<(Instant, u64)>>,
+    /// Bytes that the store uses, as they were found last.
+    pub used: AtomicU64,
 }
 
 /// Silence after which a voter is reported as dead, at least.
@@ -343,6 +348,22 @@ impl Core {
                 *looked = Some((clock::instant(), free));
                 Ok(free)
             }
+        }
+    }
+
+    /// Bytes that may be written beside what clients write.
+    pub fn room(&self) -> Result<u64, Error> {
+        Ok(self.free_bytes()?.saturating_sub(self.options.min_free_bytes))
+    }
+
+    /// Keeps [`Self::used`] up to date. Files may be many: nobody who asks waits for a look at them.
+    pub async fn measure(self: Arc<Self>) {
+        loop {
+            let store = self.store.clone();
+            if let Ok(used) = self.tasks.spawn_blocking(move || store.used_bytes()).await {
+                self.used.store(used, Ordering::Relaxed);
+            }
+            tokio::time::sleep(USED_LOOK).await;
         }
     }
 

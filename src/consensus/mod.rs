@@ -55,7 +55,7 @@ pub use level::Raised;
 #[cfg(test)]
 pub(crate) use log_clock::advance;
 pub use members::{Change, Changed, Invited};
-pub use offline::{Findings, Survivor, found, keep_segment, survey};
+pub use offline::{Findings, Segments, Survivor, found, survey};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -242,6 +242,7 @@ impl Options {
 /// The disk, as health and metrics show it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StorageView {
+    /// Some seconds old at most.
     pub used_bytes: u64,
     pub free_bytes: u64,
     /// Below this, client writes are refused.

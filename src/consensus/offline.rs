@@ -49,14 +49,27 @@ use super::{Error, Member};
 /// Entries that are applied at a time.
 const SLICE: u64 = 1_024;
 
-/// Puts a segment of the archive where a node looks for it. Blocking.
-///
-/// # Errors
-///
-/// The disk's.
-pub fn keep_segment(store: &Store, segment: &Segment, bytes: &[u8]) -> Result<(), Error> {
-    let kept = Files::open(store.file_dir().join(archive::DIR)).and_then(|files| files.write(segment, bytes));
-    kept.map_err(|error| unwritable(&error))
+/// Where a node looks for its segments of the archive.
+pub struct Segments(Files);
+
+impl Segments {
+    /// Blocking.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub fn open(store: &Store) -> Result<Self, Error> {
+        Files::open(store.file_dir().join(archive::DIR)).map(Self).map_err(|error| unwritable(&error))
+    }
+
+    /// Puts a segment there, durably. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub fn keep(&self, segment: &Segment, bytes: &[u8]) -> Result<(), Error> {
+        self.0.write(segment, bytes).map_err(|error| unwritable(&error))
+    }
 }
 
 /// Puts `state` into a new store, as the common beginning of `members`: `/…/p2p/<id>` multiaddrs, `node` among them.

@@ -89,8 +89,7 @@ async fn protocol(core: &Core, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
 async fn snapshot(core: &Core, peer: NodeId, kind: u8, body: &[u8]) -> Result<Bytes, Error> {
     match kind {
         SnapshotBegin::KIND => {
-            let room = core.free_bytes()?.saturating_sub(core.options.min_free_bytes);
-            answer::<SnapshotBegin>(&core.receiver.begin(peer, read_request(body)?, room).await?)
+            answer::<SnapshotBegin>(&core.receiver.begin(peer, read_request(body)?, core.room()?).await?)
         }
         SnapshotChunk::KIND => {
             core.receiver.chunk(peer, read_request(body)?).await?;

@@ -222,7 +222,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            self.archive.make_way().await?;
+            self.archive.make_way(&self.tasks).await?;
             let replies = self.apply_one(entry)?;
             if let Some(responder) = responder {
                 responder.send(replies);
@@ -270,6 +270,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
             if found != wanted {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot is not the one announced"));
             }
+            // The snapshot names what the log has sealed here so far, and the log goes.
+            archive.flush()?;
             directory.keep(file, &wanted)?;
             archive.follow(&state);
             archive.snapshotted(state.archive().dropped());

@@ -8,7 +8,8 @@
 //!
 //! A snapshot names segments of the archive. Those that are not here are fetched
 //! before it is installed; if that takes too long, the sender asks again, and
-//! what arrived meanwhile stays.
+//! what arrived meanwhile stays. One that is lost everywhere does not hold it up:
+//! it is missing here as it is there, and looked for as long as the node runs.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -139,10 +140,7 @@ impl Receiver {
         if let Some(offset) = self.resume(peer, &begin) {
             return Ok(offset);
         }
-        if begin.length > room {
-            self.warn_full(begin.length, room);
-            return Err(refused("the disk has no room for it"));
-        }
+        self.check_room(begin.length, room)?;
         self.replace(None);
         let path: PathBuf = self.directory.part(&format!("receive-{:016x}", begin.transfer));
         let file = snapshot::File::received(path.clone());
@@ -192,7 +190,7 @@ impl Receiver {
         receiving.out.flush().await.map_err(|error| disk(&error))?;
         receiving.out.sync_all().await.map_err(|error| disk(&error))?;
         let segments = self.readable(&receiving).await?;
-        if let Err(error) = self.complete(core, peer, segments).await {
+        if let Err(error) = self.complete(core, peer, segments, core.room()?).await {
             receiving.heard = clock::instant();
             self.replace(Some(receiving));
             return Err(error);
@@ -214,31 +212,48 @@ impl Receiver {
         loaded.inspect_err(|error| tracing::warn!(%error, "snapshot from the leader not installed"))
     }
 
-    /// Fetches the segments that are not here, from the sender or from any member.
-    async fn complete(&self, core: &Core, peer: NodeId, segments: Vec<Arc<Segment>>) -> Result<(), Error> {
+    /// Fetches the segments that are not here, from the sender or from any member, if `room` bytes of disk are enough.
+    pub async fn complete(
+        &self,
+        core: &Core,
+        peer: NodeId,
+        segments: Vec<Arc<Segment>>,
+        room: u64,
+    ) -> Result<(), Error> {
         let archive = core.archive.clone();
         let lacking = self.tasks.spawn_blocking(move || archive.lacking(segments)).await;
         let lacking = lacking.map_err(|error| refused(&error.to_string()))?;
         if lacking.is_empty() {
             return Ok(());
         }
+        self.check_room(lacking.iter().map(|segment| segment.bytes).sum(), room)?;
         let (count, sources) = (lacking.len(), core.sources(Some(peer)));
         tracing::info!(segments = count, from = %peer, "fetching segments that the snapshot names");
         let fetched = fetch(&core.archive, &core.link, &self.tasks, &sources, lacking);
         match tokio::time::timeout(FETCH_LIMIT, fetched).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(lost)) => {
+                if let Some(first) = lost.first() {
+                    let (segments, first) = (lost.len(), first.name());
+                    tracing::warn!(segments, first, "no member gave these segments: the snapshot goes without them");
+                }
+                Ok(())
+            }
             Ok(Err(why)) => Err(refused(&why)),
             Err(_) => Err(refused("its segments are still on their way")),
         }
     }
 
-    /// The leader asks again several times a second.
-    fn warn_full(&self, length: u64, room: u64) {
+    /// The leader asks again several times a second, so it is not said each time.
+    fn check_room(&self, length: u64, room: u64) -> Result<(), Error> {
+        if length <= room {
+            return Ok(());
+        }
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|at| at.elapsed() > WARN_EVERY) {
             *warned = Some(clock::instant());
             tracing::warn!(length, room, "snapshot from the leader refused: the disk has no room for it");
         }
+        Err(refused("the disk has no room for it"))
     }
 
     fn replace(&self, receiving: Option<Receiving>) {

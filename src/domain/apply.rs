@@ -19,7 +19,7 @@ mod jobs;
 mod kafka;
 mod level;
 mod members;
-mod retain;
+pub(super) mod retain;
 mod retry;
 mod votes;
 mod workers;

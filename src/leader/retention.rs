@@ -14,8 +14,9 @@ use crate::consensus;
 use crate::domain::archive::Retain;
 use crate::domain::{Command, Done, State, Timestamp};
 
-/// Jobs that leave memory together: a part of those that stay, within bounds.
+/// Jobs that leave memory together: a part of those that stay, within bounds. Fewer would make many small files.
 const BATCH_PART: u32 = 32;
+const BATCH_MIN: u32 = 256;
 const BATCH_MAX: u32 = 1_024;
 
 /// What is kept of finished jobs. Zero: no bound.
@@ -34,7 +35,7 @@ impl Retention {
     fn hold(&self) -> (u32, u32) {
         let most = u32::try_from(self.count).unwrap_or(u32::MAX);
         let hot = if most > 0 { self.hot.min(most) } else { self.hot }.max(1);
-        (hot, (hot / BATCH_PART).clamp(1, BATCH_MAX))
+        (hot, (hot / BATCH_PART).clamp(BATCH_MIN, BATCH_MAX))
     }
 
     /// What ended before this is removed.
@@ -108,12 +109,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_holds_no_more_than_is_kept_at_all() {
+    fn memory_holds_no_more_than_is_kept_and_leaves_no_small_segments() {
         let of = |hot, count| Retention { hot, count, ..Retention::default() }.hold();
         assert_eq!(of(100_000, 1_000_000), (100_000, 1_024), "as a state without a word about it");
         assert_eq!(of(100_000, 0), (100_000, 1_024));
-        assert_eq!(of(1_000, 640), (640, 20));
-        assert_eq!(of(16, 1), (1, 1));
+        assert_eq!(of(1_000, 640), (640, 256));
+        assert_eq!(of(16, 1), (1, 256));
+        assert_eq!(of(20_000, 0), (20_000, 625));
     }
 
     #[test]
@@ -121,7 +123,7 @@ mod tests {
         let retention = Retention { hot: 100_000, ..Retention::default() };
         assert!(retention.commands(&State::default(), Timestamp(1)).is_empty());
         let fewer = Retention { hot: 64, ..Retention::default() };
-        let wanted = [Command::Retain(Retain::Hold { hot: 64, batch: 2 })];
+        let wanted = [Command::Retain(Retain::Hold { hot: 64, batch: 256 })];
         assert_eq!(fewer.commands(&State::default(), Timestamp(1)), wanted);
     }
 }

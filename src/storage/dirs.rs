@@ -9,14 +9,28 @@ use super::Error;
 
 /// Creates `dir` and what is missing above it, each durable in its parent.
 pub(super) fn create(dir: &Path) -> Result<(), Error> {
-    if dir.is_dir() {
-        return Ok(());
-    }
     let parent = parent(dir);
+    if dir.is_dir() {
+        // A start that was cut off may have made it, and no more.
+        return sync_if_ours(parent);
+    }
     create(parent)?;
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create directory", dir, error)),
         _ => sync(parent),
+    }
+}
+
+/// Makes the names in `dir` durable, where we may: in a place that is not ours, who made the names did that.
+fn sync_if_ours(dir: &Path) -> Result<(), Error> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    match sync(dir) {
+        Err(Error::Io { source, .. })
+            if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported) =>
+        {
+            Ok(())
+        }
+        done => done,
     }
 }
 

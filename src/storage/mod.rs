@@ -200,7 +200,7 @@ impl Store {
         dirs::free_bytes(&self.inner.dir)
     }
 
-    /// Bytes used on disk by the trees and by [`Self::file_dir`], without the ballast.
+    /// Bytes used on disk by the trees and by [`Self::file_dir`], without the ballast. Blocking: looks at every file.
     pub fn used_bytes(&self) -> u64 {
         dirs::used_bytes(&self.inner.dir.join(open::DB)) + dirs::used_bytes(&self.inner.files)
     }

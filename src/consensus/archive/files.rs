@@ -30,6 +30,8 @@ impl Files {
     /// Removes what an interrupted write left.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
+        // Or all segments may be gone with their directory when the power fails, and the log that made them is.
+        dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "part") {
@@ -46,8 +48,9 @@ impl Files {
     /// Writes a segment durably. One that is there already, and whole, is left alone.
     pub fn write(&self, segment: &Segment, bytes: &[u8]) -> io::Result<()> {
         let path = self.path(segment);
-        if is_whole(&path, segment) {
-            return Ok(());
+        if is_whole(&path, segment).unwrap_or(false) {
+            // Who wrote it may have been cut off before its name was durable.
+            return self.sync();
         }
         // Two may write the same at once: each to a name of its own.
         let part = path.with_extension(format!("{:08x}.part", rand::random::<u32>()));
@@ -56,6 +59,11 @@ impl Files {
             let _ = fs::remove_file(&part);
         }
         written?;
+        self.sync()
+    }
+
+    /// Makes the names durable.
+    fn sync(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
     }
 
@@ -83,11 +91,6 @@ impl Files {
 
     /// Reads the record of one job.
     pub fn record(&self, segment: &Segment, offset: u32, id: JobId) -> Result<Archived, Trouble> {
-        let unread = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => Trouble::Damaged("it is missing"),
-            io::ErrorKind::UnexpectedEof => Trouble::Damaged("it is too short"),
-            _ => Trouble::Disk(error),
-        };
         let file = File::open(self.path(segment)).map_err(unread)?;
         let most = segment.bytes.saturating_sub(u64::from(offset));
         let mut wanted = FIRST_READ;
@@ -103,11 +106,15 @@ impl Files {
         }
     }
 
-    /// At most `most` bytes from `offset`.
-    pub fn part(&self, segment: &Segment, offset: u64, most: usize) -> io::Result<Vec<u8>> {
-        let left = segment.bytes.saturating_sub(offset);
-        let mut bytes = vec![0; most.min(usize::try_from(left).unwrap_or(most))];
-        File::open(self.path(segment))?.read_exact_at(&mut bytes, offset)?;
+    /// At most `most` bytes from `offset`. With the last of them the whole is checked.
+    pub fn part(&self, segment: &Segment, offset: u64, most: usize) -> Result<Vec<u8>, Trouble> {
+        let left = usize::try_from(segment.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; most.min(left)];
+        let path = self.path(segment);
+        File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, offset)).map_err(unread)?;
+        if bytes.len() == left && !is_whole(&path, segment).map_err(unread)? {
+            return Err(Trouble::Damaged("its bytes are not those named"));
+        }
         Ok(bytes)
     }
 
@@ -127,6 +134,14 @@ impl Files {
     }
 }
 
+fn unread(error: io::Error) -> Trouble {
+    match error.kind() {
+        io::ErrorKind::NotFound => Trouble::Damaged("it is missing"),
+        io::ErrorKind::UnexpectedEof => Trouble::Damaged("it is too short"),
+        _ => Trouble::Disk(error),
+    }
+}
+
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
@@ -134,11 +149,10 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Whether the file has exactly the segment's bytes.
-fn is_whole(path: &Path, segment: &Segment) -> bool {
-    let Ok(file) = File::open(path) else { return false };
+fn is_whole(path: &Path, segment: &Segment) -> io::Result<bool> {
     let mut bytes = Vec::new();
-    let read = file.take(segment.bytes.saturating_add(1)).read_to_end(&mut bytes);
-    read.is_ok() && Digest::of(&bytes) == segment.sha256
+    File::open(path)?.take(segment.bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(Digest::of(&bytes) == segment.sha256)
 }
 
 /// The index of a segment in memory.

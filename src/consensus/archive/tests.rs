@@ -8,6 +8,7 @@ use crate::consensus::tests::cluster::{job, submission};
 use crate::domain::apply::Position;
 use crate::domain::archive::Retain;
 use crate::domain::{Command, JobState, Record, State, Timestamp};
+use crate::tasks::Tasks;
 
 fn open(dir: &Path) -> Archive {
     Archive::open(dir.to_owned()).unwrap()
@@ -148,6 +149,47 @@ fn a_disk_that_fails_ends_it() {
     ended(&archive, 5);
     fs::remove_dir(dir.path()).unwrap();
     assert!(archive.flush().unwrap_err().to_string().contains("write segment 0000000001-"));
-    assert!(futures::executor::block_on(archive.make_way()).is_err(), "nothing is applied any more");
+    assert!(futures::executor::block_on(archive.make_way(&Tasks::new())).is_err(), "nothing is applied any more");
     fs::create_dir(dir.path()).unwrap();
+}
+
+#[test]
+fn what_waits_is_written_whatever_lies_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let ahead = open(dir.path());
+    let later = ended(&ahead, 13);
+    let archive = open(dir.path());
+    let state = ended(&archive, 9);
+    assert_eq!((archive.view().waiting, later.archive().segment_count()), (3, 5));
+    // A snapshot of later: what it names beyond that is on disk already.
+    for sealed in later.archive().segments().skip(3) {
+        let bytes = ahead.part(sealed.number, &sealed.sha256, 0, usize::MAX).unwrap();
+        archive.restore(sealed, &bytes).unwrap();
+    }
+    archive.follow(&later);
+    archive.flush().unwrap();
+    assert_eq!((archive.view(), names(dir.path()).len()), (ArchiveView::default(), 5));
+    assert!(state.archive().segments().eq(later.archive().segments().take(3)));
+}
+
+#[test]
+fn who_is_asked_for_a_damaged_segment_notices() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = open(dir.path());
+    let state = ended(&archive, 9);
+    archive.flush().unwrap();
+    for (segment, name) in state.archive().segments().zip(names(dir.path())).take(2) {
+        let path = dir.path().join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[60] ^= 1;
+        if segment.number == 1 { fs::write(&path, &bytes).unwrap() } else { fs::remove_file(&path).unwrap() }
+    }
+    let segments: Vec<_> = state.archive().segments().cloned().collect();
+    let part = |n: usize, from, most| archive.part(segments[n].number, &segments[n].sha256, from, most);
+    let half = segments[0].bytes / 2;
+    assert!(part(0, 0, half as usize).is_some(), "there is more to come");
+    assert_eq!(part(0, half, usize::MAX), None);
+    assert_eq!(part(1, 0, 10), None);
+    assert!(part(2, 0, usize::MAX).is_some());
+    assert_eq!(archive.missing(), &segments[..2], "so they are repaired");
 }

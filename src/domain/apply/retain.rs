@@ -8,13 +8,17 @@ use crate::domain::index::Facets;
 use crate::domain::state::State;
 use crate::domain::time::Timestamp;
 
+/// Segments that one record seals, so that no record takes long. What is beyond them goes with the records after it.
+pub const SEALED_MAX: u64 = 4;
+
 /// Jobs that one command removes from memory.
 const EXPIRED_MAX: usize = 2_000;
 
 impl Step<'_> {
     /// Seals the oldest finished jobs beyond what memory holds, as far as there are enough for a segment.
     pub(super) fn archive(&mut self) {
-        while let Some(ids) = self.state.batch() {
+        for _ in 0..SEALED_MAX {
+            let Some(ids) = self.state.batch() else { return };
             let number = self.state.archive.last() + 1;
             let jobs: Vec<Archived> = ids.iter().filter_map(|id| self.take(*id, number)).collect();
             self.state.archive.add(seal(number, &jobs));

@@ -103,6 +103,23 @@ fn a_sink_that_lags_keeps_jobs_in_memory() {
 }
 
 #[test]
+fn a_record_seals_a_few_segments_and_the_next_ones_the_rest() {
+    let mut state = State::within(SMALL);
+    apply(&mut state, Command::Delivered { sink: Sink::Kafka, through: 0 }).unwrap();
+    apply(&mut state, Command::Retain(Retain::Hold { hot: 1, batch: 1 })).unwrap();
+    apply(&mut state, register(worker(1), 4)).unwrap();
+    for n in 1..=7 {
+        done(&mut state, job(n), b"x");
+    }
+    let newest = state.journal().last_seq();
+    apply(&mut state, Command::Delivered { sink: Sink::Kafka, through: newest }).unwrap();
+    assert_eq!((state.hot_jobs(), state.archive().segment_count()), (3, 4));
+    reread(&state);
+    apply(&mut state, Command::Retain(Retain::Drop { through: 0 })).unwrap();
+    assert_eq!((state.hot_jobs(), state.archive().segment_count()), (1, 6));
+}
+
+#[test]
 fn a_key_outlives_its_job_in_the_archive_and_after() {
     let mut state = with_jobs(0);
     let id = JobId::from_key("test", "one");

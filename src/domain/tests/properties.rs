@@ -10,6 +10,7 @@ use super::chain::{check_books, felt, item, landed, site, transaction};
 use super::fixture::{SMALL, bytes, check, complete, fail, job, register, reread, spec, submit, worker};
 use super::kafka::{letter, partition};
 use crate::domain::apply::Position;
+use crate::domain::apply::retain::SEALED_MAX;
 use crate::domain::archive::Retain;
 use crate::domain::callback::Called;
 use crate::domain::chain::{Act, Block, Confirmation, Item as ChainItem, Landed, Policy, Stage, Terms};
@@ -205,6 +206,17 @@ fn draft_submit(state: &State, job: JobId, a: u8, b: u8) -> Command {
     submit(job, spec, &payload)
 }
 
+/// A record seals what is too much for memory, or as much as a record may.
+fn check_sealed(was: &State, is: &State) {
+    let sealed = is.archive().last() - was.archive().last();
+    assert!(sealed <= SEALED_MAX, "a record sealed {sealed} segments");
+    if sealed < SEALED_MAX && is.journal().undelivered() == 0 {
+        let (hot, batch) = is.hold();
+        assert!(is.index.finished.len() < hot + batch);
+        assert!(is.index.finished_bytes <= is.limits.finished_bytes);
+    }
+}
+
 /// What must hold between a state and the next.
 pub(super) fn check_step(was: &State, is: &State, record: &Record, replies: &[Reply]) {
     assert_eq!(record.commands.len(), replies.len());
@@ -224,6 +236,7 @@ pub(super) fn check_step(was: &State, is: &State, record: &Record, replies: &[Re
             "an entry went before every sink had it"
         );
     }
+    check_sealed(was, is);
     let common = was.journal().last_seq().min(is.journal().last_seq());
     let from = is.journal().first_seq().max(was.journal().first_seq());
     for entry in is.journal().after(from.saturating_sub(1), usize::MAX).iter().filter(|entry| entry.seq <= common) {

@@ -111,6 +111,7 @@ fn power_loss_takes_nothing_that_was_acknowledged() {
     }
     let (seed, scratch) = (seed(), tempfile::tempdir().unwrap());
     let (dir, events) = record("power_loss_takes_nothing_that_was_acknowledged", seed, scratch.path());
+    assert!(dir.join("files/archive").read_dir().unwrap().next().is_some(), "no job left memory");
     let models = models(&script(seed, STEPS, LARGEST));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (mut refused, mut deepest, mut ahead) = (Vec::new(), 0, 0);

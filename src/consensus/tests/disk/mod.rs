@@ -42,7 +42,8 @@ async fn read_back(dir: &Path) -> Result<Logical, String> {
 async fn read_with(dir: &Path, tasks: &Tasks) -> Result<Logical, String> {
     let store = open_store(dir).map_err(|error| error.to_string())?;
     let opened = boot::open_files(&store, crate::domain::level::NEWEST, Default::default(), tasks);
-    let (mut log, _, _) = opened.map_err(|error| chain(&boot::unopened(error)))?;
+    let (mut log, machine, _) = opened.map_err(|error| chain(&boot::unopened(error)))?;
+    assert_eq!(machine.archive().missing(), [], "the snapshot names what is not on the disk");
     let vote = log.read_vote().await.unwrap().map(|vote| vote.leader_id.term);
     let purged = log.purged().map(|id| id.index);
     let last = log.get_log_state().await.map_err(|error| error.to_string())?.last_log_id.map(|id| id.index);

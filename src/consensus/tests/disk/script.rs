@@ -1,5 +1,6 @@
 //! What Raft does to its store, from a seed: votes, entries of all sizes,
 //! conflicts, snapshots, restarts. And what must be there after each step.
+//! Half of the jobs end at once, and most of them leave memory: snapshots name segments.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,9 +23,10 @@ use crate::consensus::boot;
 use crate::consensus::codec::{Blob, Encoded, Proposal, encode, record};
 use crate::consensus::log_store::LogStore;
 use crate::consensus::state_machine::Machine;
-use crate::consensus::tests::cluster::submission_of;
+use crate::consensus::tests::cluster::{job, submission_of};
 use crate::consensus::types::{Entry, LogId, Vote};
-use crate::domain::Timestamp;
+use crate::domain::archive::Retain;
+use crate::domain::{Command, Timestamp};
 use crate::storage::Store;
 use crate::tasks::Tasks;
 
@@ -73,8 +75,13 @@ pub fn print_of(entry: &Entry) -> u32 {
 
 impl Plan {
     fn entry(&self) -> Entry {
-        let bytes = encode(&submission_of(self.salt, self.size)).unwrap();
-        let parts = [Encoded { count: 1, bytes: Blob(bytes.into()) }];
+        let mut commands = vec![submission_of(self.salt, self.size)];
+        if self.salt.is_multiple_of(2) {
+            commands.push(Command::Retain(Retain::Hold { hot: 2, batch: 2 }));
+            commands.push(Command::Cancel { job: job(self.salt), reason: String::new() });
+        }
+        let part = |command: &Command| Encoded { count: 1, bytes: Blob(encode(command).unwrap().into()) };
+        let parts: Vec<Encoded> = commands.iter().map(part).collect();
         let data = Proposal(Blob(
             record(crate::domain::level::FIRST, Timestamp(1_000_000 + self.index), parts.iter()).unwrap(),
         ));
