@@ -16,6 +16,7 @@
 //! * No more than [`WAITING_MAX`] segments wait for the disk: then `apply` does.
 //! * Files go only when neither of the two kept snapshots names them.
 
+mod copy;
 pub(super) mod fetch;
 mod files;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::domain::archive::{Archived, Entry, FINAL, Sealed, Segment};
 use crate::domain::{Digest, JobId, JobState, State};
 
 use super::Error;
+pub use copy::SegmentFile;
 pub(super) use files::Files;
 
 /// Where segments are, below the directory for files.
@@ -52,14 +54,6 @@ pub struct Unreadable {
     /// The file's name.
     pub segment: String,
     pub why: String,
-}
-
-/// A segment's file, as a backup takes it.
-#[derive(Clone, Debug)]
-pub struct SegmentFile {
-    pub segment: Arc<Segment>,
-    /// Durable and whole; may go once two later snapshots do without it.
-    pub path: PathBuf,
 }
 
 /// What of the archive is where, for metrics.
@@ -418,8 +412,7 @@ impl Archive {
         if let Some(lacking) = self.lacking(segments.clone()).first() {
             return Err(Unreadable { segment: lacking.name(), why: "it is missing on this node".to_owned() });
         }
-        let file = |segment: Arc<Segment>| SegmentFile { path: self.shared.files.path(&segment), segment };
-        Ok(segments.into_iter().map(file).collect())
+        Ok(segments.into_iter().map(|segment| SegmentFile::new(segment, self.clone())).collect())
     }
 }
 
