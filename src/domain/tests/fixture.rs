@@ -233,7 +233,8 @@ fn check_sums(state: &State) {
     assert!(state.index.active.len() <= limits.backlog);
     if state.journal().undelivered() == 0 {
         let (hot, batch) = state.hold();
-        assert!(state.index.finished.len() < hot + batch);
+        assert!(state.index.finished.len() < hot.max(state.settling_most()) + batch);
+        assert!(state.index.finished.len() < limits.finished * 2);
         assert!(state.index.finished_bytes <= limits.finished_bytes);
     }
     assert!(state.index.finished.len() <= limits.finished * 2 + limits.backlog);
