@@ -47,7 +47,7 @@ async fn get(api: Api, _request: Request) -> Result<Response, Problem> {
     let place = api.context.backup.try_place().ok_or_else(crowded)?;
     let state = api.client().view();
     let header = Header::of(&state, &api.client().status(), &api.context.network, clock::now());
-    let pace = Pace { bytes_per_sec: api.context.backup.options.bytes_per_sec, stop: api.tasks.token().clone() };
+    let pace = Pace::new(api.context.backup.options.bytes_per_sec, api.tasks.token().clone());
     let (client, view) = (api.client().clone(), state.clone());
     let segments = api.aside(move || client.segment_files(&view)).await??;
     let (out, parts) = mpsc::channel::<io::Result<Bytes>>(WAITING);

@@ -11,8 +11,9 @@
 //! * What a file says is believed only after the SHA-256 of all of it was
 //!   compared. A section that this build does not know can be seen, but such a
 //!   file is not restored: half a state is none.
-//! * At most [`TOGETHER`] backups are taken at a time; none holds its view for
-//!   longer than [`take::LONGEST`].
+//! * At most [`TOGETHER`] backups are taken at a time for who asks, and one by
+//!   schedule: readers that are slow do not keep it waiting. None holds its view
+//!   for longer than [`take::LONGEST`].
 //!
 //! Absent: encryption and remote stores. The file is as secret as the jobs in it.
 
@@ -32,7 +33,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::Timestamp;
 
-/// Backups that are taken at the same time.
+/// Backups that are taken at the same time for who asks.
 pub const TOGETHER: usize = 2;
 
 /// The section with the state.
@@ -119,7 +120,7 @@ impl Desk {
         Self { options: Arc::new(options), slots: Arc::new(Semaphore::new(TOGETHER)), view: Arc::new(Mutex::new(view)) }
     }
 
-    /// A place; `None` while all are taken.
+    /// A place for who asks; `None` while all are taken.
     pub fn try_place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.slots).try_acquire_owned().ok()
     }

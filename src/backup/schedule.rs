@@ -7,7 +7,8 @@
 //!
 //! What goes wrong is said in `/health` and counted; the next try comes after
 //! [`AGAIN`], or after the period if that is shorter. A backup that would leave
-//! the disk too full is not begun, and given up on its way.
+//! the disk too full is not begun, and given up on its way. One that is not even
+//! tried, or does not come to an end, has gone wrong after another period.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -28,7 +29,7 @@ use crate::tasks::Tasks;
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether one is due, and whether a place is free.
+/// How often it is looked whether one is due.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Bytes written between two looks at the disk.
@@ -43,20 +44,45 @@ pub async fn run(desk: Desk, client: Client, network: String, tasks: Tasks) {
     let found = newest(&schedule.directory, &prefix);
     let mut due = found.as_ref().map_or(0, |done| done.at.after_ms(ms(schedule.every)).0);
     desk.note(|view| view.last = found);
+    // Since when one is due and not tried.
+    let mut waiting = clock::instant();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         // A clock that was set back must not put them off for long.
         let now = clock::now();
         due = due.min(now.after_ms(ms(schedule.every)).0);
-        if now.0 < due || !client.status().ready {
+        if now.0 < due {
+            waiting = clock::instant();
             continue;
         }
-        let Some(place) = desk.try_place() else { continue };
-        let taken = take(&desk, &client, &network, &prefix, &tasks).await;
-        drop(place);
+        if !client.status().ready {
+            if waiting.elapsed() > schedule.every {
+                waiting = clock::instant();
+                note(&desk, Err(io::Error::other("one is overdue: this node has not been ready for long")));
+            }
+            continue;
+        }
+        let taking = take(&desk, &client, &network, &prefix, &tasks);
+        let taken = ended(&desk, schedule.every.max(take::LONGEST), taking).await;
+        waiting = clock::instant();
         let wait = if taken.is_ok() { schedule.every } else { AGAIN.min(schedule.every) };
         due = now.after_ms(ms(wait)).0;
         note(&desk, taken);
+    }
+}
+
+/// Waits for one to end, and says so when it does not: a disk may never answer.
+pub(super) async fn ended(
+    desk: &Desk,
+    limit: Duration,
+    taking: impl Future<Output = io::Result<Done>>,
+) -> io::Result<Done> {
+    let mut taking = std::pin::pin!(taking);
+    loop {
+        match tokio::time::timeout(limit, &mut taking).await {
+            Ok(taken) => return taken,
+            Err(_) => note(desk, Err(io::Error::new(io::ErrorKind::TimedOut, "the one under way does not end"))),
+        }
     }
 }
 
@@ -85,11 +111,11 @@ fn note(desk: &Desk, taken: io::Result<Done>) {
     }
 }
 
-async fn take(desk: &Desk, client: &Client, network: &str, prefix: &str, tasks: &Tasks) -> io::Result<Done> {
+pub(super) async fn take(desk: &Desk, client: &Client, network: &str, prefix: &str, tasks: &Tasks) -> io::Result<Done> {
     let Some(schedule) = desk.options.schedule.clone() else { return Err(io::Error::other("no schedule")) };
     let (state, now) = (client.view(), clock::now());
     let header = Header::of(&state, &client.status(), network, now);
-    let pace = Pace { bytes_per_sec: desk.options.bytes_per_sec, stop: tasks.token().clone() };
+    let pace = Pace::new(desk.options.bytes_per_sec, tasks.token().clone());
     let prefix = prefix.to_owned();
     let wanted = desk.view().last.map_or(0, |done| done.bytes);
     let source = client.clone();
@@ -103,6 +129,7 @@ async fn take(desk: &Desk, client: &Client, network: &str, prefix: &str, tasks: 
             let (_, written) = take::write(&state, &header, &segments, &pace, guarded)?;
             Ok(written)
         })?;
+        // Only now: what failed must not cost one that did not.
         prune(&schedule, &prefix)?;
         Ok(Done { at: now, index: header.index, bytes: written.bytes })
     };

@@ -4,8 +4,7 @@
 //! fast as the pace allows, chunk by chunk; a reader that does not take what was
 //! written is given up, and the view with it.
 
-use std::fs::File;
-use std::io::{self, Read as _, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,14 +35,23 @@ const LOOK: u64 = 256 << 10;
 /// How fast, how long, and until when.
 pub struct Pace {
     pub bytes_per_sec: u64,
+    /// For all of it.
+    pub longest: Duration,
     pub stop: CancellationToken,
+}
+
+impl Pace {
+    pub fn new(bytes_per_sec: u64, stop: CancellationToken) -> Self {
+        Self { bytes_per_sec, longest: LONGEST, stop }
+    }
 }
 
 /// Writes a whole backup of `state`, with the files of its `segments`. Blocking.
 ///
 /// # Errors
 ///
-/// Those of `out`; `TimedOut` after [`LONGEST`]; `Interrupted` never: a node that stops gives `ConnectionAborted`.
+/// Those of `out`; a segment is damaged on this node; `TimedOut` when it takes too long; `Interrupted` never: a node
+/// that stops gives `ConnectionAborted`.
 pub fn write<W: Write>(
     state: &State,
     header: &Header,
@@ -52,33 +60,25 @@ pub fn write<W: Write>(
     out: W,
 ) -> io::Result<(W, Written)> {
     let begun = clock::instant();
+    let until = begun + pace.longest;
     let mut writer = Writer::new(out)?;
     let text = serde_json::to_vec_pretty(header)?;
     writer.section(HEADER, Codec::Stored, |out| out.write_all(&text))?;
     writer.section(STATE, Codec::Deflate, |out| {
-        let mut paced = Paced { out, pace, begun, bytes: 0, looked: 0 };
+        let mut paced = Paced { out, pace, until, begun, bytes: 0, looked: 0 };
         state.write_to(&mut paced).map_err(|error| match error {
             snapshot::Error::Io(error) => error,
             other => io::Error::other(other),
         })
     })?;
     if !segments.is_empty() {
-        let state_took = begun.elapsed();
         writer.section(ARCHIVE, Codec::Deflate, |out| {
-            let mut paced = Paced { out, pace, begun: begun + state_took, bytes: 0, looked: 0 };
-            segments.iter().try_for_each(|of| copy(of, &mut paced))
+            let mut paced = Paced { out, pace, until, begun: clock::instant(), bytes: 0, looked: 0 };
+            paced.look()?;
+            segments.iter().try_for_each(|segment| segment.copy(&mut paced))
         })?;
     }
     writer.finish()
-}
-
-/// Exactly as many bytes as the segment has: its digest is compared by who reads the backup.
-fn copy(of: &SegmentFile, out: &mut impl Write) -> io::Result<()> {
-    let copied = io::copy(&mut File::open(&of.path)?.take(of.segment.bytes), out)?;
-    if copied == of.segment.bytes {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("segment {} of the archive is cut short on this node", of.segment.name())))
 }
 
 /// Writes a backup into a channel, as whoever listens takes it. Blocking.
@@ -109,6 +109,9 @@ pub fn send(
 struct Paced<'a> {
     out: &'a mut dyn Write,
     pace: &'a Pace,
+    /// When all of the backup must be written.
+    until: Instant,
+    /// When this section was begun.
     begun: Instant,
     bytes: u64,
     looked: u64,
@@ -120,12 +123,13 @@ impl Paced<'_> {
         if self.pace.stop.is_cancelled() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the node is stopping"));
         }
-        let spent = self.begun.elapsed();
-        if spent > LONGEST {
+        if clock::instant() > self.until {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the backup took too long"));
         }
         let due_ms = self.bytes.saturating_mul(1_000) / self.pace.bytes_per_sec.max(1);
-        std::thread::sleep(Duration::from_millis(due_ms).saturating_sub(spent).min(Duration::from_secs(1)));
+        std::thread::sleep(
+            Duration::from_millis(due_ms).saturating_sub(self.begun.elapsed()).min(Duration::from_secs(1)),
+        );
         Ok(())
     }
 }

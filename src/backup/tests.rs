@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,11 +11,12 @@ use super::file::{self, Codec, Writer, check};
 use super::header::Header;
 use super::read::read;
 use super::take::{self, Pace};
-use super::{Desk, Error, HEADER, Options, STATE};
+use super::{Desk, Error, HEADER, Options, STATE, Schedule};
 use crate::clock;
-use crate::consensus::tests::cluster::submission_of;
+use crate::consensus::tests::cluster::{self, Cluster, LIMIT, job, submission, submission_of, wait_until};
 use crate::domain::apply::Position;
-use crate::domain::{Record, State, Timestamp};
+use crate::domain::archive::Retain;
+use crate::domain::{Command, Record, State, Timestamp};
 
 fn state() -> State {
     let mut state = State::default();
@@ -26,7 +28,7 @@ fn state() -> State {
 }
 
 fn pace(bytes_per_sec: u64) -> Pace {
-    Pace { bytes_per_sec, stop: CancellationToken::new() }
+    Pace::new(bytes_per_sec, CancellationToken::new())
 }
 
 fn written(state: &State) -> Vec<u8> {
@@ -201,4 +203,107 @@ fn a_file_has_its_name_when_it_is_whole() {
     });
     assert!(failed.unwrap_err().to_string().contains("write "));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+fn only(dir: &Path, suffix: &str) -> PathBuf {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> = paths.filter(|path| path.to_str().unwrap().ends_with(suffix)).collect();
+    assert_eq!(paths.len(), 1, "{paths:?}");
+    paths.remove(0)
+}
+
+fn scheduled(dir: &Path, every: Duration) -> Desk {
+    let schedule = Schedule { directory: dir.to_owned(), every, keep: 1, leave_free: 0 };
+    Desk::new(Options { schedule: Some(schedule), ..Options::default() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_to_the_archive_costs_no_backup_that_was_good() {
+    let cluster = Cluster::new(3).await;
+    let (leader, _) = cluster.leader().await;
+    let cancel = |n| Command::Cancel { job: job(n), reason: String::new() };
+    let hold = Command::Retain(Retain::Hold { hot: 1, batch: 1 });
+    let end_two = vec![hold, submission(0), cancel(0), submission(1), cancel(1), submission_of(2, 800_000)];
+    cluster.client(leader).submit_many(end_two, LIMIT).await.unwrap();
+    cluster.converge().await;
+
+    let (dir, id, tasks) = (tempfile::tempdir().unwrap(), cluster.follower().await, crate::tasks::Tasks::new());
+    let desk = scheduled(dir.path(), Duration::from_secs(1));
+    let client = cluster.client(id);
+    let take = || super::schedule::take(&desk, &client, "ciro-test", "n-", &tasks);
+    take().await.unwrap();
+    let good = only(dir.path(), ".ciro-backup");
+    assert_eq!(read(&good).unwrap().state.archive().jobs(), 1);
+
+    let segment = only(&cluster.dir(id).join("files/archive"), ".seg");
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[60] ^= 1;
+    fs::write(&segment, &bytes).unwrap();
+    let error = take().await.unwrap_err();
+    assert!(error.to_string().contains(segment.file_name().unwrap().to_str().unwrap()), "{error}");
+    assert_eq!(only(dir.path(), ".ciro-backup"), good, "the last good one stays");
+
+    // What was found is got from another member, and the next one is good.
+    let begun = clock::instant();
+    while let Err(error) = take().await {
+        assert!(begun.elapsed() < LIMIT, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(read(&only(dir.path(), ".ciro-backup")).unwrap().state.archive().jobs(), 1);
+
+    // State and archive have one deadline together.
+    let (state, segments) = (client.view(), client.segment_files(&client.view()).unwrap());
+    let header = Header::of_state(&state, "ciro-test", Timestamp(1));
+    let write = |ms| {
+        let pace = Pace { longest: Duration::from_millis(ms), ..pace(1 << 20) };
+        take::write(&state, &header, &segments, &pace, std::io::sink()).map(drop)
+    };
+    write(30_000).unwrap();
+    assert_eq!(write(600).unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_readers_do_not_keep_the_schedule_waiting() {
+    let cluster = Cluster::new(1).await;
+    let (leader, _) = cluster.leader().await;
+    let (dir, tasks) = (tempfile::tempdir().unwrap(), crate::tasks::Tasks::new());
+    let desk = scheduled(dir.path(), Duration::from_millis(300));
+    let _readers = (desk.try_place().unwrap(), desk.try_place().unwrap());
+    let client = cluster.client(leader);
+    tasks.spawn_until_stopped(
+        "backup",
+        super::schedule::run(desk.clone(), client, "ciro-test".to_owned(), tasks.clone()),
+    );
+    wait_until("a backup", || desk.view().taken > 0).await;
+    tasks.cancel();
+    assert!(tasks.join(LIMIT).await);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_never_tried_or_never_ends_has_failed() {
+    // One of three is never ready.
+    let mut cluster = Cluster::stopped(3, cluster::options());
+    let id = cluster.ids[0];
+    cluster.start(id).await.unwrap();
+    let (dir, tasks) = (tempfile::tempdir().unwrap(), crate::tasks::Tasks::new());
+    let desk = scheduled(dir.path(), Duration::from_millis(300));
+    let run = super::schedule::run(desk.clone(), cluster.client(id), "ciro-test".to_owned(), tasks.clone());
+    tasks.spawn_until_stopped("backup", run);
+    wait_until("a failure", || desk.view().failed > 0).await;
+    assert!(desk.view().error.unwrap().contains("overdue"));
+    tasks.cancel();
+    assert!(tasks.join(LIMIT).await);
+
+    let (desk, done) =
+        (scheduled(dir.path(), Duration::from_secs(1)), super::Done { at: Timestamp(1), index: 1, bytes: 1 });
+    let slow = async {
+        wait_until("a failure", || desk.view().failed > 0).await;
+        Ok(done.clone())
+    };
+    let ended = super::schedule::ended(&desk, Duration::from_millis(20), slow).await;
+    assert_eq!(ended.unwrap(), done);
+    assert!(desk.view().error.unwrap().contains("does not end"));
+    cluster.shutdown().await;
 }

@@ -156,7 +156,7 @@ fn spec(input: &[u8]) -> JobSpec {
 
 fn write(state: &State, path: &Path) -> anyhow::Result<u64> {
     let header = Header::of_state(state, "ciro-test", clock::now());
-    let pace = Pace { bytes_per_sec: u64::MAX, stop: CancellationToken::new() };
+    let pace = Pace::new(u64::MAX, CancellationToken::new());
     let out = std::io::BufWriter::new(fs::File::create(path)?);
     let (out, written) = take::write(state, &header, &[], &pace, out)?;
     out.into_inner()?.sync_all()?;

@@ -57,7 +57,8 @@ pub struct RestoreArgs {
     /// What Kafka has of the events in the backup: continue (what the backup says), skip (all), or through which number
     #[arg(long, value_name = "THROUGH", default_value = "continue", value_parser = through)]
     kafka: Known,
-    /// The same of the chain: events that are skipped are never settled
+    /// The same of the chain: events that are skipped are never settled, nor what is parked, waits to be tried again or is
+    /// in flight. A job that waits for its registration still does, until its deadline or until it is cancelled
     #[arg(long, value_name = "THROUGH", default_value = "continue", value_parser = through)]
     chain: Known,
     /// Restore under another network.name: events get other ids, and consumers take them for new ones

@@ -53,6 +53,12 @@ pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
 }
 
 impl Args {
+    /// Whether it was meant to join, also if what a script put there is empty. An empty variable says nothing.
+    fn joins(&self) -> bool {
+        let token = self.invitation.as_ref().is_some_and(|token| !token.is_empty() || !varied());
+        token || self.join.is_some() || self.invitation_file.is_some()
+    }
+
     /// What was said, by whom. Flags of their own win over `--set`.
     fn sources(&self, variables: Vec<(String, String)>) -> Sources {
         let named = [
@@ -95,10 +101,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
     // Thousands of workers take thousands of sockets.
     telemetry::raise_file_limit(u64::MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("ciro").build()?;
-    let ended = runtime.block_on(node::run(config));
+    let ended = runtime.block_on(node::run(config, args.joins()));
     // Blocking work that is stuck on a dead disk must not hold the process.
     runtime.shutdown_background();
     ended.map_err(|error| Failure::new(Kind::Failed, failure::chain(&error)))
+}
+
+/// Whether the variable is set that stands for `--invitation`.
+fn varied() -> bool {
+    std::env::var_os("CIRO_INVITATION").is_some()
 }
 
 fn format(config: &Config) -> telemetry::Format {
@@ -150,6 +161,15 @@ mod tests {
         let (config, _) = Config::load(&line.args.sources(vec![])).unwrap();
         assert_eq!(config.environment, Environment::Test);
         assert_eq!((config.scheduler.window_ms, config.network.p2p_port), (100, 9));
+    }
+
+    #[test]
+    fn who_was_told_to_join_was_so_with_nothing_behind_the_flag_too() {
+        let joins = |args: &[&str]| Line::parse_from([&["start"], args].concat()).args.joins();
+        assert!(!joins(&[]) && !joins(&["--initial-members", ""]));
+        for flag in ["--join", "--invitation-file", "--invitation"] {
+            assert!(joins(&[flag, ""]), "{flag}");
+        }
     }
 
     #[test]

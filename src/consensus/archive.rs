@@ -17,6 +17,7 @@
 //!   a task that may not run yet. While a node starts, none does.
 //! * Files go only when neither of the two kept snapshots names them.
 
+mod copy;
 pub(super) mod fetch;
 mod files;
 mod index;
@@ -36,6 +37,7 @@ use crate::domain::{Digest, JobId, JobState, State};
 use crate::tasks::Tasks;
 
 use super::Error;
+pub use copy::SegmentFile;
 pub(super) use files::Files;
 use index::{At, Held, Inner, SLICE};
 
@@ -52,14 +54,6 @@ pub struct Unreadable {
     /// The file's name.
     pub segment: String,
     pub why: String,
-}
-
-/// A segment's file, as a backup takes it.
-#[derive(Clone, Debug)]
-pub struct SegmentFile {
-    pub segment: Arc<Segment>,
-    /// Durable and whole; may go once two later snapshots do without it.
-    pub path: PathBuf,
 }
 
 /// What of the archive is where, for metrics.
@@ -344,7 +338,6 @@ impl Archive {
         if let Some(lacking) = self.lacking(segments.clone()).first() {
             return Err(Unreadable { segment: lacking.name(), why: "it is missing on this node".to_owned() });
         }
-        let file = |segment: Arc<Segment>| SegmentFile { path: self.shared.files.path(&segment), segment };
-        Ok(segments.into_iter().map(file).collect())
+        Ok(segments.into_iter().map(|segment| SegmentFile::new(segment, self.clone())).collect())
     }
 }

@@ -26,7 +26,7 @@ use super::snapshot::Directory;
 use super::state_machine::Machine;
 use super::transfer::Receiver;
 use super::types::{LogId, Node};
-use super::{Error, Leadership, Options, abdicate, attention, handover, leadership};
+use super::{Error, Leadership, Options, abdicate, attention, handover, leadership, offline};
 
 /// How long a new node looks for others that know its identity before it helps to form a cluster.
 const MEET_LIMIT: Duration = Duration::from_millis(1500);
@@ -46,6 +46,9 @@ pub(super) async fn open(
 ) -> Result<Arc<Core>, Error> {
     let node = transport.id();
     let initial = initial_members(&options.initial_members)?;
+    if offline::is_recovering(&store)? {
+        return Err(half_recovered());
+    }
     let failure = Arc::new(watch::Sender::new(None));
     let newest_level = options.newest_level;
     let peers = Arc::new(Peers::open(&store, node, newest_level, failure.clone())?);
@@ -136,6 +139,12 @@ fn check_reach(log: &LogStore, machine: &Machine, directory: &Directory) -> std:
         directory.set_aside()?
     );
     Err(std::io::Error::new(std::io::ErrorKind::InvalidData, storage::Error::damaged(what)))
+}
+
+fn half_recovered() -> Error {
+    let what = "a recovery of this node was begun and did not come to its end: finish it with `ciro-coordinator \
+                cluster recover`, then start";
+    Error::Setup(what.to_owned())
 }
 
 /// Damage keeps its own message, with the way out in it.

@@ -38,11 +38,15 @@ const TAIL_MAX: usize = 4 << 20;
 /// Keys deleted in one go behind a purge, so that nobody waits long for the tree.
 const SWEEP: usize = 256;
 
+/// The tree of entries.
+const LOG: &str = "raft_log";
 /// The tree of these.
 pub(super) const META: &str = "raft_meta";
 pub(super) const VOTE: &[u8] = b"vote";
 pub(super) const PURGED: &[u8] = b"purged";
 pub(super) const COMMITTED: &[u8] = b"committed";
+/// There while the node is recovered alone.
+pub(super) const RECOVERING: &[u8] = b"recovering";
 
 #[derive(Clone)]
 pub(super) struct LogStore {
@@ -75,10 +79,20 @@ struct Tail {
     bytes: usize,
 }
 
+/// True for a store that has never voted nor logged. Blocking.
+pub(super) fn is_new(store: &Store) -> io::Result<bool> {
+    is_pristine(&store.tree(LOG).map_err(io::Error::other)?, &store.tree(META).map_err(io::Error::other)?)
+}
+
+fn is_pristine(log: &Tree, meta: &Tree) -> io::Result<bool> {
+    let (vote, purged): (Option<Vote>, Option<LogId>) = (read(meta, VOTE)?, read(meta, PURGED)?);
+    Ok(vote.is_none() && purged.is_none() && log.last().map_err(io::Error::other)?.is_none())
+}
+
 impl LogStore {
     /// Reads the positions, and removes what a purge left behind.
     pub fn open(store: &Store, tasks: &Tasks) -> io::Result<Self> {
-        let log = store.tree("raft_log").map_err(io::Error::other)?;
+        let log = store.tree(LOG).map_err(io::Error::other)?;
         let meta = store.tree(META).map_err(io::Error::other)?;
         let purged: Option<LogId> = read(&meta, PURGED)?;
         let memory = Memory { vote: read(&meta, VOTE)?, purged, tail: Tail::default() };
@@ -101,9 +115,7 @@ impl LogStore {
 
     /// True on a store that has never voted nor logged.
     pub fn is_pristine(&self) -> io::Result<bool> {
-        let memory = self.shared.memory();
-        let logged = self.shared.log.last().map_err(io::Error::other)?.is_some();
-        Ok(memory.vote.is_none() && memory.purged.is_none() && !logged)
+        is_pristine(&self.shared.log, &self.shared.meta)
     }
 
     /// The last entry that only a snapshot has.

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock;
 use crate::domain::command::{Command, Refusal};
-use crate::domain::member::{Act, Denied, Members, Secret, Token};
+use crate::domain::member::{Act, Denied, Members, Seat, Secret, Token};
 use crate::domain::{Digest, NodeId, Timestamp};
 use crate::mesh::Lane;
 use crate::telemetry::request;
@@ -261,7 +261,9 @@ fn weigh(core: &Core, members: &Members, change: &Change, force: bool) -> Result
     // As the steward sees it, or it would be promised what is never done.
     let metrics = core.metrics();
     let alive = |voter: &NodeId| core.has_answered(&metrics, *voter, ALIVE);
-    if change.promotes() && members.known(node).is_some_and(|known| known.seat.is_some()) && !alive(&node) {
+    // Who votes already may go on to, whether it answers or not.
+    if change.promotes() && members.known(node).is_some_and(|known| known.seat == Some(Seat::Learner)) && !alive(&node)
+    {
         return Err(Denied::Unreachable(node));
     }
     if change.promotes() {

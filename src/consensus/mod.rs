@@ -182,6 +182,15 @@ pub struct Member {
     pub dead: bool,
 }
 
+/// Whether a store never belonged to a member of any cluster. Blocking.
+///
+/// # Errors
+///
+/// It can not be read.
+pub fn is_new(store: &storage::Store) -> Result<bool, Error> {
+    log_store::is_new(store).map_err(boot::unopened)
+}
+
 /// How a node that is not a member becomes one.
 #[derive(Clone, Debug, Default)]
 pub struct Joining {

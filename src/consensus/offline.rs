@@ -22,8 +22,10 @@
 //! is told so, and stops. Two of three old members that come back without ever
 //! reaching the survivor can not be told, and are a majority of the old cluster.
 //!
-//! Order on disk: vote and record of the dismissed, snapshot, positions of the log.
-//! A recovery that was cut short is begun again.
+//! Order on disk: a mark that a recovery is under way, vote and record of the
+//! dismissed, snapshot, positions of the log without the mark. A node does not
+//! start with the mark, since it would end those that it has on record as
+//! dismissed, and still be no cluster of its own. The recovery is begun again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,6 +124,7 @@ async fn settle(
     let mut batch = Batch::default();
     batch.put(log_store::PURGED, &bytes);
     batch.put(log_store::COMMITTED, &bytes);
+    batch.delete(log_store::RECOVERING);
     store.tree(log_store::META)?.apply(batch)?;
     Ok(store.barrier().await?)
 }
@@ -169,7 +172,7 @@ pub async fn survey(store: Store, node: NodeId) -> Result<Survivor, Error> {
     if membership.get_node(&node).is_none() {
         return Err(Error::Setup(format!("{node} is no member of the cluster that its data are of")));
     }
-    if voters == BTreeSet::from([node]) {
+    if voters == BTreeSet::from([node]) && !is_recovering(&store)? {
         return Err(Error::Setup(format!("{node} is the only voter already: start it")));
     }
     let member = |(id, address): (&NodeId, &String)| Member {
@@ -231,6 +234,11 @@ async fn read(store: &Store, tasks: &Tasks) -> std::io::Result<(Machine, Directo
     Ok((machine, directory, Progress { voted, committed, jobs_committed }))
 }
 
+/// Whether a recovery of a store was begun and not ended. Blocking.
+pub(super) fn is_recovering(store: &Store) -> Result<bool, Error> {
+    Ok(store.tree(log_store::META)?.get(log_store::RECOVERING)?.is_some())
+}
+
 impl Survivor {
     pub fn findings(&self) -> &Findings {
         &self.findings
@@ -248,13 +256,20 @@ impl Survivor {
         self.machine.archive().flush().map_err(|error| unwritable(&error))?;
         let state = self.machine.applied().read(State::clone).restored(&Sinks::new(), voted, Digest::default());
         let state = state.map_err(|error| Error::Setup(error.to_string()))?;
-        vote(&self.store, Vote::new_committed(state.applied_term(), node))?;
-        let others = members.iter().map(|member| member.id).filter(|id| *id != node);
-        identity::dismiss(&self.store, others)?;
+        self.begin(&state).await?;
         let members = BTreeMap::from([(node, own.unwrap_or_default())]);
         let place = (state.applied_term(), state.applied());
         settle(&self.store, &self.directory, state, members).await?;
         Ok(place)
+    }
+
+    /// Puts the others on record, after the mark that it is done for a recovery.
+    pub(super) async fn begin(&self, state: &State) -> Result<(), Error> {
+        let Findings { node, ref members, .. } = self.findings;
+        self.store.tree(log_store::META)?.put(log_store::RECOVERING, b"")?;
+        self.store.barrier().await?;
+        vote(&self.store, Vote::new_committed(state.applied_term(), node))?;
+        identity::dismiss(&self.store, members.iter().map(|member| member.id).filter(|id| *id != node))
     }
 }
 

@@ -7,6 +7,10 @@
 //! applies takes the bytes out ([`State::take_sealed`]) and puts them on disk
 //! before the log that made them goes. Replaying the log makes them again.
 //!
+//! A job that the chain has yet to say something of is passed by: what is in a
+//! segment is never added to. There are only so many of them, and if they are
+//! all that is left of too many bytes, they go as they are.
+//!
 //! Retention removes whole segments, the oldest first ([`Retain::Drop`]), and
 //! what is too old but still in memory ([`Retain::Expire`]).
 //!
@@ -19,6 +23,7 @@
 
 mod segment;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use segment::seal;
 pub use segment::{Archived, Damage, Entry, HEAD, Head, head, index, record};
 
+use super::chain::Settlement;
 use super::cow::Map;
 use super::ids::{Digest, JobId};
 use super::job::{Job, JobState};
@@ -34,6 +40,9 @@ use super::time::Timestamp;
 
 /// The final states, in the order in which they are counted.
 pub const FINAL: [JobState; 3] = [JobState::Completed, JobState::Failed, JobState::Cancelled];
+
+/// Bytes of a segment. More than this is none: whoever reads one holds all of it.
+pub const LENGTH_MAX: u64 = 64 << 20;
 
 /// What is done about finished jobs, as the leader decides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +121,9 @@ impl Archive {
         }
         let mut archive = Self { hold, last, dropped, removed_total, ..Self::default() };
         for (_, segment) in segments.iter() {
+            if segment.bytes > LENGTH_MAX {
+                return None;
+            }
             archive.count(segment, true)?;
         }
         archive.segments = segments;
@@ -254,15 +266,43 @@ impl State {
     pub(super) fn batch(&self) -> Option<Vec<JobId>> {
         let (hot, batch) = self.hold();
         let too_large = self.index.finished_bytes > self.limits.finished_bytes;
-        if self.index.finished.len() < hot.saturating_add(batch) && !too_large {
+        let full = self.index.finished.len() >= self.limits.finished.saturating_mul(2);
+        // Where more are passed by than stay anyway, those are what stays.
+        let stay = hot.max(self.settling_most());
+        if self.index.finished.len() < stay.saturating_add(batch) && !too_large && !full {
             return None;
         }
+        let settling = self.settling();
+        let settled = self.oldest(batch, too_large, settling);
+        // Memory is bounded, whatever the chain has yet to say.
+        settled.or_else(|| if too_large || full { self.oldest(batch, too_large, |_| false) } else { None })
+    }
+
+    /// Of which jobs the chain has yet to say what became of something, or an operator what is to.
+    fn settling(&self) -> impl Fn(JobId) -> bool {
+        let chain = &self.chain;
+        let again: BTreeSet<JobId> = chain.again().map(|again| again.item.job).collect();
+        let sent = |of: &Arc<Settlement>| of.links.iter().any(|link| chain.slot(link.nonce).is_some());
+        move |id| again.contains(&id) || chain.is_parked(id) || chain.settlement(id).is_some_and(sent)
+    }
+
+    /// No more jobs than this are settling.
+    pub(super) fn settling_most(&self) -> usize {
+        let sent: usize = self.chain.lane().map(|(_, slot)| slot.items().len()).sum();
+        sent + self.chain.again_len() + self.chain.parked_len()
+    }
+
+    /// The oldest that are not to stay: as many as a segment has, or `few` if that is all.
+    fn oldest(&self, batch: usize, few: bool, stays: impl Fn(JobId) -> bool) -> Option<Vec<JobId>> {
         let undelivered = self.journal.undelivered_since();
         let (mut ids, mut bytes) = (Vec::with_capacity(batch), 0usize);
         for &(ended, id) in self.index.finished.keys() {
             // A sink that has not told of its end will ask for its output.
             if undelivered.is_some_and(|since| ended >= since) {
                 return None;
+            }
+            if stays(id) {
+                continue;
             }
             ids.push(id);
             bytes = bytes.saturating_add(self.jobs.get(&id).map_or(0, |job| self.size_of(job)));
@@ -271,7 +311,7 @@ impl State {
             }
         }
         // A few that are very large: bytes are bounded, whatever becomes of the segment.
-        (too_large && !ids.is_empty()).then_some(ids)
+        (few && !ids.is_empty()).then_some(ids)
     }
 
     fn size_of(&self, job: &Job) -> usize {

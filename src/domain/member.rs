@@ -260,9 +260,10 @@ impl Members {
         !self.joint && self.known(node).is_none_or(Known::is_settled)
     }
 
-    /// Refuses while a change is under way that is not about `node` alone.
+    /// Refuses while a change is under way that is not about `node` alone, or about it and the other of a replacement.
     fn free_but_for(&self, node: Option<NodeId>) -> Result<(), Denied> {
-        let others = self.all().find(|(id, known)| Some(*id) != node && !known.is_settled());
+        let pair = [node, node.and_then(|node| self.partner(node))];
+        let others = self.all().find(|(id, known)| !pair.contains(&Some(*id)) && !known.is_settled());
         let other = others.map(|(node, known)| (node, known.under_way()));
         match other.or_else(|| self.in_flight().filter(|_| self.joint)) {
             Some((node, what)) => Err(Denied::InFlight { node, what: what.to_owned() }),
@@ -402,7 +403,9 @@ impl Members {
 
     fn set_voter(&mut self, node: NodeId, voter: bool) -> Result<bool, Denied> {
         let wish = if voter { Wish::Voter } else { Wish::Learner };
-        let known = self.nodes.get(&node).filter(|known| known.is_wanted()).ok_or(Denied::NotAMember(node))?;
+        // Whoever still votes or follows may be kept.
+        let there = |known: &&Known| known.is_wanted() || (voter && known.seat.is_some());
+        let known = self.nodes.get(&node).filter(there).ok_or(Denied::NotAMember(node))?;
         if known.wish == wish {
             return Ok(false);
         }
@@ -410,6 +413,7 @@ impl Members {
         if !voter {
             self.not_the_last(node)?;
         }
+        self.part(node);
         self.wish(node, wish);
         Ok(true)
     }
@@ -434,11 +438,19 @@ impl Members {
         }
         self.free_but_for(Some(node))?;
         self.not_the_last(node)?;
+        self.part(node);
         self.wish(node, Wish::Gone);
         if let Some(known) = self.nodes.get_mut(&node) {
             known.at = now;
         }
         Ok(true)
+    }
+
+    /// Ends a replacement that has not happened yet: the other of the two stays what it is.
+    fn part(&mut self, node: NodeId) {
+        let Some(other) = self.partner(node) else { return };
+        let votes = self.known(other).is_some_and(|known| known.seat == Some(Seat::Voter));
+        self.wish(other, if votes { Wish::Voter } else { Wish::Learner });
     }
 
     fn not_the_last(&self, node: NodeId) -> Result<(), Denied> {

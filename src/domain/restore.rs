@@ -146,6 +146,8 @@ impl State {
             self.journal.deliver(sink, said);
             if sink == Sink::Chain {
                 self.chain.books.planned = self.chain.books.planned.max(said);
+                // All of it is about entries that planning has passed, so none is after what was said.
+                self.chain.settled_elsewhere();
             }
         }
         Ok(())

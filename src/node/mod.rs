@@ -61,6 +61,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("join a cluster")]
+    Join(#[source] join::Trouble),
     #[error("start mesh")]
     Mesh(#[source] mesh::Error),
     #[error("start consensus")]
@@ -90,8 +92,8 @@ struct Groups {
     mesh: Tasks,
 }
 
-/// Runs the node until a signal or a failure that it must not survive.
-pub async fn run(config: Config) -> Result<(), Error> {
+/// Runs the node until a signal or a failure that it must not survive. `joins`: the command line says that it joins.
+pub async fn run(config: Config, joins: bool) -> Result<(), Error> {
     let groups = Groups { api: Tasks::new(), duties: Tasks::new(), mesh: Tasks::new() };
     storage::check_key(&config.node.data_dir.join("store"), &config.key_file())?;
     let identity = mesh::Identity::load_or_create(&config.key_file()).map_err(Error::Identity)?;
@@ -99,12 +101,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
     info!(node = %id, version = env!("CARGO_PKG_VERSION"), environment = config.environment.as_str(), "starting");
 
     let callbacks = callbacks::open(&config).map_err(Error::Callbacks)?;
-    let store = groups.mesh.spawn_blocking(store_opener(&config, id)).await??;
+    let (store, new) = groups.mesh.spawn_blocking(store_opener(&config, id)).await??;
+    let plan = join::plan(&config, joins, new).map_err(Error::Join)?;
     let bind = config.api.bind;
     let listener = TcpListener::bind(bind).await.map_err(|source| Error::Bind { address: bind.to_string(), source })?;
     let api_address = listener.local_addr().map_err(|source| Error::Bind { address: bind.to_string(), source })?;
 
-    let plan = join::plan(&config);
     let mesh_options = config.mesh_options(plan.as_ref());
     let (mesh, inbox) = start_mesh(identity.clone(), mesh_options, &groups.mesh).await.map_err(Error::Mesh)?;
     greeting::start(&mesh, &groups.mesh);
@@ -182,11 +184,16 @@ fn attend(roster: &Roster, tasks: &Tasks) {
     });
 }
 
-/// Opens the store. A development machine's disk is not asked for the full ballast.
-fn store_opener(config: &Config, id: NodeId) -> impl FnOnce() -> Result<storage::Store, storage::Error> + use<> {
+/// Opens the store, and says whether it is new. A development machine's disk is not asked for the full ballast.
+fn store_opener(config: &Config, id: NodeId) -> impl FnOnce() -> Result<(storage::Store, bool), Error> + use<> {
     let dir = config.node.data_dir.join("store");
     let local = config.environment.is_local();
-    move || if local { storage::Store::open(&dir, id) } else { storage::OpenOptions::new().open(&dir, id) }
+    move || {
+        let store = if local { storage::Store::open(&dir, id) } else { storage::OpenOptions::new().open(&dir, id) };
+        let store = store?;
+        let new = consensus::is_new(&store).map_err(Error::Consensus)?;
+        Ok((store, new))
+    }
 }
 
 #[cfg(feature = "metrics")]

@@ -366,19 +366,6 @@ impl Cluster {
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
 
-    /// In place of every node, none of which may run, a new one: with another key, and nothing in its directory. What
-    /// was observed so far is of another cluster.
-    pub fn replace_nodes(&mut self) {
-        for index in 0..self.nodes.len() {
-            assert!(self.nodes[index].process.is_none(), "node {index} runs");
-            let fresh = Node::prepare(self.dir.path(), self.nodes.len() + index);
-            let api = self.nodes[index].api;
-            self.nodes[index] = Node { api, ..fresh };
-        }
-        self.members = self.nodes.iter().map(Node::address).collect::<Vec<_>>().join(",");
-        self.observer = Observer::start(&self.client, &self.tasks);
-    }
-
     /// A file of the story.
     pub fn file(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.dir.path().join(name);

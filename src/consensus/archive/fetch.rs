@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 
-use crate::domain::archive::Segment;
+use crate::domain::archive::{LENGTH_MAX, Segment};
 use crate::domain::{Digest, NodeId};
 use crate::mesh::Lane;
 use crate::tasks::Tasks;
@@ -27,9 +27,6 @@ use super::Archive;
 
 /// Bytes of one part.
 pub(in crate::consensus) const PART: usize = 512 << 10;
-
-/// No segment is longer.
-const LENGTH_MAX: u64 = 64 << 20;
 
 /// Segments on their way at once.
 const AT_ONCE: usize = 4;

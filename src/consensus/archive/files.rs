@@ -5,14 +5,11 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::domain::archive::{self, Archived, Damage, Entry, HEAD, Segment};
+use crate::domain::archive::{self, Archived, Damage, Entry, HEAD, LENGTH_MAX, Segment};
 use crate::domain::{Digest, JobId};
 
 /// Read at first for one job. Most need no more.
 const FIRST_READ: usize = 4 << 10;
-
-/// No segment is longer; more than this is not one.
-const LENGTH_MAX: u64 = 64 << 20;
 
 /// Why a record was not read.
 #[derive(Debug)]
@@ -20,6 +17,17 @@ pub(in crate::consensus) enum Trouble {
     /// It is not what was written.
     Damaged(&'static str),
     Disk(io::Error),
+}
+
+impl Trouble {
+    /// Why a file was not read.
+    pub fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Damaged("it is missing"),
+            io::ErrorKind::UnexpectedEof => Self::Damaged("it is too short"),
+            _ => Self::Disk(error),
+        }
+    }
 }
 
 pub(in crate::consensus) struct Files {
@@ -91,13 +99,13 @@ impl Files {
 
     /// Reads the record of one job.
     pub fn record(&self, segment: &Segment, offset: u32, id: JobId) -> Result<Archived, Trouble> {
-        let file = File::open(self.path(segment)).map_err(unread)?;
+        let file = File::open(self.path(segment)).map_err(Trouble::of)?;
         let most = segment.bytes.saturating_sub(u64::from(offset));
         let mut wanted = FIRST_READ;
         loop {
             let length = wanted.min(usize::try_from(most).unwrap_or(usize::MAX));
             let mut bytes = vec![0; length];
-            file.read_exact_at(&mut bytes, u64::from(offset)).map_err(unread)?;
+            file.read_exact_at(&mut bytes, u64::from(offset)).map_err(Trouble::of)?;
             match archive::record(&bytes, id).map_err(|_| Trouble::Damaged("a record is damaged"))? {
                 Ok(archived) => return Ok(archived),
                 Err(needed) if needed > length && needed as u64 <= most => wanted = needed,
@@ -111,8 +119,8 @@ impl Files {
         let left = usize::try_from(segment.bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; most.min(left)];
         let path = self.path(segment);
-        File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, offset)).map_err(unread)?;
-        if bytes.len() == left && !is_whole(&path, segment).map_err(unread)? {
+        File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, offset)).map_err(Trouble::of)?;
+        if bytes.len() == left && !is_whole(&path, segment).map_err(Trouble::of)? {
             return Err(Trouble::Damaged("its bytes are not those named"));
         }
         Ok(bytes)
@@ -131,14 +139,6 @@ impl Files {
             }
         }
         Ok(removed)
-    }
-}
-
-fn unread(error: io::Error) -> Trouble {
-    match error.kind() {
-        io::ErrorKind::NotFound => Trouble::Damaged("it is missing"),
-        io::ErrorKind::UnexpectedEof => Trouble::Damaged("it is too short"),
-        _ => Trouble::Disk(error),
     }
 }
 

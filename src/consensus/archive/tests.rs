@@ -126,6 +126,34 @@ fn damage_is_found_named_and_repaired() {
 }
 
 #[test]
+fn a_copy_of_what_is_damaged_fails_and_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = open(dir.path());
+    let state = ended(&archive, 9);
+    archive.flush().unwrap();
+    let path = dir.path().join(&names(dir.path())[1]);
+    let (good, segment) = (fs::read(&path).unwrap(), state.archive().segments().nth(1).unwrap().clone());
+    let copy = |n: usize| {
+        let mut bytes = Vec::new();
+        archive.files_of(&state).unwrap()[n].copy(&mut bytes).map(|()| bytes)
+    };
+    assert_eq!(copy(1).unwrap(), good);
+
+    let mut bad = good.clone();
+    bad[60] ^= 1;
+    for damage in [&bad[..], &good[..good.len() - 1]] {
+        fs::write(&path, damage).unwrap();
+        let error = copy(1).unwrap_err();
+        assert!(error.to_string().contains(&segment.name()), "{error}");
+        assert_eq!(archive.missing(), std::slice::from_ref(&segment));
+        assert!(archive.files_of(&state).is_err(), "no other backup is begun");
+        archive.restore(&segment, &good).unwrap();
+        assert_eq!(copy(1).unwrap(), good);
+    }
+    assert!(copy(0).is_ok() && copy(2).is_ok());
+}
+
+#[test]
 fn dropped_jobs_are_gone_at_once_and_their_files_after_two_snapshots() {
     let dir = tempfile::tempdir().unwrap();
     let archive = open(dir.path());

@@ -115,3 +115,46 @@ async fn a_survivor_goes_on_alone_with_all_it_has_and_the_others_are_told() {
     wait_until("the survivor leads on", || client.status().leader == Some(survivor)).await;
     cluster.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_that_was_cut_short_is_finished_before_the_node_starts() {
+    let mut cluster = Cluster::new(3).await;
+    let (leader, _) = cluster.leader().await;
+    for n in 0..10 {
+        cluster.client(leader).submit(submission(n), LIMIT).await.unwrap().1.unwrap();
+    }
+    cluster.converge().await;
+    for id in cluster.ids.clone() {
+        cluster.kill(id).await;
+    }
+
+    let survivor = leader;
+    let refused = async |cluster: &mut Cluster| {
+        let error = cluster.start(survivor).await.unwrap_err().to_string();
+        assert!(error.contains("cluster recover"), "{error}");
+    };
+    // The others were on record as dismissed, and there was no snapshot yet.
+    let found = survey(open(&cluster, survivor).await, survivor).await.unwrap();
+    let term = found.findings().term;
+    found.begin(&State::default()).await.unwrap();
+    drop(found);
+    refused(&mut cluster).await;
+
+    // There was a snapshot, and the log was not behind it.
+    let found = survey(open(&cluster, survivor).await, survivor).await.unwrap();
+    found.recover().await.unwrap();
+    let store = open(&cluster, survivor).await;
+    store.tree("raft_meta").unwrap().put(b"recovering", b"").unwrap();
+    store.tree("raft_meta").unwrap().delete(b"purged").unwrap();
+    drop(store);
+    refused(&mut cluster).await;
+
+    let found = survey(open(&cluster, survivor).await, survivor).await.unwrap();
+    let (recovered, _) = found.recover().await.unwrap();
+    assert!(recovered >= term + TERMS);
+    cluster.start(survivor).await.unwrap();
+    cluster.client(survivor).submit(submission(60), LIMIT).await.unwrap().1.unwrap();
+    assert!(cluster.client(survivor).read(|state| (0..10).all(|n| has(state, n)) && has(state, 60)));
+    assert_eq!(cluster.client(survivor).status().members.len(), 1);
+    cluster.shutdown().await;
+}

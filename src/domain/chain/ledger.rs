@@ -1,11 +1,11 @@
 //! The replicated books: lane, waiting and parked items, jobs on chain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Again, Block, Closed, Felt, Parked, Settlement, Site, Slot, U256};
+use super::{Again, Block, Closed, Felt, Parked, RECENT_MAX, Settlement, Site, Slot, U256};
 use crate::domain::cow::Map;
 use crate::domain::ids::{JobId, WorkerId};
 
@@ -180,6 +180,55 @@ impl Ledger {
         let settlement = self.settlements.remove(&job);
         if let Some(id) = settlement.and_then(|settlement| settlement.chain_job) {
             self.arrived.remove(&id);
+        }
+    }
+
+    /// Takes a slot out of the lane, and keeps a note of it.
+    pub(in crate::domain) fn shut(&mut self, nonce: u64, slot: &Slot) {
+        self.lane.remove(&nonce);
+        let hash = slot.landed.as_ref().map(|landed| landed.hash);
+        let sent = slot.tries.iter().find(|known| Some(known.hash) == hash).or(slot.newest());
+        let Some(sent) = sent else { return };
+        self.books.closed = self.books.closed.saturating_add(1);
+        let mut jobs: Vec<JobId> = sent.items.iter().map(|item| item.job).collect();
+        jobs.dedup();
+        let closed = Closed {
+            number: self.books.closed,
+            nonce,
+            hash: sent.hash,
+            epoch: sent.epoch,
+            calls: u32::try_from(sent.calls().count()).unwrap_or(u32::MAX),
+            jobs,
+            prepared_at: slot.prepared_at,
+            landed_at: slot.landed_at,
+            landed: slot.landed.clone(),
+        };
+        self.recent.insert(closed.number, Arc::new(closed));
+        while self.recent.len() > RECENT_MAX {
+            let Some(oldest) = self.recent.first().map(|(number, _)| *number) else { break };
+            self.recent.remove(&oldest);
+        }
+    }
+
+    /// Nothing that was planned is to be settled any more: an operator did. What is on its way is not sent again. What
+    /// landed is watched as before.
+    pub(in crate::domain) fn settled_elsewhere(&mut self) {
+        let lane: Vec<(u64, Arc<Slot>)> = self.lane().map(|(nonce, slot)| (nonce, Arc::clone(slot))).collect();
+        for (nonce, slot) in lane {
+            if slot.landed.is_some() {
+                self.lane.insert(nonce, Arc::new(Slot { given_back: true, ..Slot::clone(&slot) }));
+            } else {
+                self.shut(nonce, &slot);
+                self.books.totals.abandoned = self.books.totals.abandoned.saturating_add(1);
+            }
+        }
+        self.again = Map::default();
+        let parked: BTreeSet<JobId> = self.parked.iter().map(|(_, parked)| parked.item.job).collect();
+        self.parked = Map::default();
+        for job in parked {
+            if let Some(settlement) = self.settlements.get_mut(&job) {
+                Arc::make_mut(settlement).parked.clear();
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Members, Seat, Wish};
+use super::{Known, Members, Seat, Wish};
 use crate::domain::ids::NodeId;
 
 /// The next thing a leader does about the membership.
@@ -43,12 +43,24 @@ impl Members {
                 (!target.is_empty()).then_some(Move::HandOver)
             };
         }
-        let unseated = |known: &super::Known| known.is_wanted() && known.seat.is_none() && known.incarnation.is_some();
+        let unseated = |known: &Known| known.is_wanted() && known.seat.is_none() && known.incarnation.is_some();
         if let Some((node, known)) = self.all().find(|(_, known)| unseated(known)) {
             return Some(Move::Admit { node, address: known.address.to_string() });
         }
-        let leaving = |known: &super::Known| known.wish == Wish::Gone && known.seat == Some(Seat::Learner);
+        let leaving = |known: &Known| known.wish == Wish::Gone && known.seat == Some(Seat::Learner);
         self.all().find(|(_, known)| leaving(known)).map(|(node, _)| Move::Drop(node))
+    }
+
+    /// The other one of a [`super::Act::Replace`] that has not happened yet.
+    pub(super) fn partner(&self, node: NodeId) -> Option<NodeId> {
+        let swap = |known: &Known, wish, seat| (known.wish, known.seat) == (wish, Some(seat));
+        let goes = self.all().find(|(_, known)| swap(known, Wish::Learner, Seat::Voter))?.0;
+        let comes = self.all().find(|(_, known)| swap(known, Wish::Voter, Seat::Learner))?.0;
+        match node {
+            _ if node == goes => Some(comes),
+            _ if node == comes => Some(goes),
+            _ => None,
+        }
     }
 
     /// Who may take the place of a voter that is dead: the first learner that is ready, if enough others are alive.
@@ -63,7 +75,7 @@ impl Members {
             return None;
         }
         let gone = voters.into_iter().find(|voter| dead(*voter))?;
-        let learner = |known: &super::Known| known.seat == Some(Seat::Learner) && known.is_wanted();
+        let learner = |known: &Known| known.seat == Some(Seat::Learner) && known.is_wanted();
         let by = self.seated().find(|(node, known)| learner(known) && ready(*node))?;
         Some((gone, by.0))
     }

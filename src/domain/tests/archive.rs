@@ -1,12 +1,15 @@
 //! Finished jobs on their way out of memory.
 
+use super::chain::{Cluster, item, landed, site};
 use super::fixture::{SMALL, bytes, check, complete, job, register, reread, spec, submit, worker};
 use crate::domain::apply::Position;
-use crate::domain::archive::{Archived, Damage, HEAD, Retain, Sealed, head, index, record};
+use crate::domain::archive::{Archived, Damage, HEAD, LENGTH_MAX, Retain, Sealed, Segment, head, index, record};
+use crate::domain::chain::{Act, Confirmation, Item, Policy, Stage};
 use crate::domain::command::{Command, Done, Record, Refusal, Reply};
-use crate::domain::ids::{JobId, Price};
+use crate::domain::ids::{Digest, JobId, Price};
 use crate::domain::job::{JobSpec, JobState};
 use crate::domain::journal::Sink;
+use crate::domain::snapshot;
 use crate::domain::state::State;
 use crate::domain::time::Timestamp;
 
@@ -178,4 +181,117 @@ fn how_many_stay_is_the_logs_to_say() {
     apply(&mut state, hold(1_000, 1_000)).unwrap();
     assert_eq!(state.hold(), (4, 2), "no more than a node can hold");
     assert_eq!(bytes(&reread(&state)), bytes(&state));
+}
+
+#[test]
+fn a_segment_that_is_longer_than_any_is_not_believed() {
+    let named = |length| {
+        let mut state = with_jobs(1);
+        let segment = Segment {
+            number: 1,
+            sha256: Digest::default(),
+            bytes: length,
+            jobs: [0; 3],
+            first: Timestamp(1),
+            last: Timestamp(1),
+        };
+        state.archive.add(Sealed { segment: segment.into(), bytes: [].into() });
+        State::read_from(&mut bytes(&state).as_slice()).map(drop)
+    };
+    named(LENGTH_MAX).unwrap();
+    assert!(matches!(named(LENGTH_MAX + 1), Err(snapshot::Error::Damaged(_))), "who reads it would hold all of it");
+}
+
+/// A state that settles, with a job that was cancelled before anybody was told on chain.
+fn settling() -> (Cluster, Vec<Item>) {
+    let mut cluster = Cluster::new();
+    let registered = cluster.submit(job(1), Policy::SettleLater);
+    cluster.apply(cancel(1)).unwrap();
+    let refunded = cluster.last();
+    (cluster, vec![item(registered, job(1), Stage::Register), item(refunded, job(1), Stage::Refund)])
+}
+
+fn cancel(n: u8) -> Command {
+    Command::Cancel { job: job(n), reason: String::new() }
+}
+
+/// So many jobs end that have nothing to do with the chain.
+fn others(cluster: &mut Cluster, from: u8, to: u8) {
+    for n in from..to {
+        cluster.apply(submit(job(n), spec(b"in"), b"in")).unwrap();
+        cluster.apply(cancel(n)).unwrap();
+        let through = cluster.last();
+        cluster.act(Act::Skip { through }).unwrap();
+    }
+}
+
+fn archived(state: &mut State) -> Vec<Archived> {
+    state.take_sealed().iter().flat_map(|sealed| whole(&sealed.bytes).unwrap()).collect()
+}
+
+fn ids(archived: &[Archived]) -> Vec<JobId> {
+    archived.iter().map(|archived| archived.job.id).collect()
+}
+
+#[test]
+fn a_job_leaves_memory_with_what_the_chain_said_of_it() {
+    let (mut cluster, items) = settling();
+    cluster.prepare(5, 50, items).unwrap();
+    others(&mut cluster, 2, 9);
+    assert_eq!(ids(&archived(&mut cluster.0)), [job(2), job(3), job(4), job(5)], "it is in flight");
+
+    cluster.land(5, landed(50, Confirmation::AcceptedL2, Some("it reverted"))).unwrap();
+    cluster.act(Act::Close { nonce: 5 }).unwrap();
+    others(&mut cluster, 9, 11);
+    assert_eq!(ids(&archived(&mut cluster.0)), [job(6), job(7)], "it is to be planned again");
+
+    let again: Vec<Item> = cluster.0.chain().again().map(|again| again.item.clone()).collect();
+    cluster.prepare(6, 60, again).unwrap();
+    cluster.land(6, landed(60, Confirmation::AcceptedL2, None)).unwrap();
+    others(&mut cluster, 11, 13);
+    assert_eq!(ids(&archived(&mut cluster.0)), [job(8), job(9)], "it is watched");
+
+    cluster.act(Act::Close { nonce: 6 }).unwrap();
+    others(&mut cluster, 13, 15);
+    let sealed = archived(&mut cluster.0);
+    assert_eq!(ids(&sealed), [job(1), job(10)]);
+    let links = &sealed[0].settlement.as_ref().unwrap().links;
+    assert!(links.iter().all(|link| link.confirmation == Some(Confirmation::AcceptedL2)), "{links:?}");
+}
+
+#[test]
+fn a_job_with_something_parked_waits_for_the_operator() {
+    let (mut cluster, items) = settling();
+    let seq = items[1].seq;
+    let parked = items.into_iter().map(|item| (item, "poison".into(), "why".into())).collect();
+    let through = cluster.last();
+    cluster.act(Act::Park { parked, through }).unwrap();
+    others(&mut cluster, 2, 9);
+    assert_eq!(ids(&archived(&mut cluster.0)), [job(2), job(3), job(4), job(5)]);
+    let first = cluster.0.chain().parked_after(None).next().unwrap().item.seq;
+    cluster.act(Act::Retry { seq }).unwrap();
+    cluster.act(Act::Drop { seq: first }).unwrap();
+    others(&mut cluster, 9, 11);
+    assert_eq!(ids(&archived(&mut cluster.0)), [job(6), job(7)], "nothing was sent yet");
+}
+
+#[test]
+fn memory_is_bounded_whatever_the_chain_has_yet_to_say() {
+    let (mut cluster, items) = settling();
+    cluster.prepare(5, 50, items).unwrap();
+    cluster.0.limits.finished_bytes = 0;
+    cluster.act(Act::Claim { site: site(1), least: 0 }).unwrap();
+    assert_eq!(ids(&archived(&mut cluster.0)), [job(1)]);
+
+    // As many as there may be: the oldest go.
+    let mut cluster = Cluster::new();
+    for n in 1..=8 {
+        let seq = cluster.submit(job(n), Policy::SettleLater);
+        cluster.prepare(n.into(), n.into(), vec![item(seq, job(n), Stage::Register)]).unwrap();
+        cluster.land(n.into(), landed(n.into(), Confirmation::AcceptedL2, None)).unwrap();
+        cluster.apply(cancel(n)).unwrap();
+        let through = cluster.last();
+        cluster.act(Act::Skip { through }).unwrap();
+    }
+    assert_eq!(ids(&archived(&mut cluster.0)), [job(1), job(2)]);
 }

@@ -132,6 +132,61 @@ fn a_dead_voter_and_its_stand_in_change_places_in_one_step() {
 }
 
 #[test]
+fn a_replacement_whose_stand_in_is_gone_is_ended_by_a_word_about_either() {
+    let stuck = || {
+        let mut members = cluster(&[1, 2, 3]);
+        seat(&mut members, &[&[1, 2, 3]], &[1, 2, 3, 4, 5]);
+        members.act(&Act::Replace { dead: id(2), by: id(4) }, NOW).unwrap();
+        assert_eq!(members.next_move(id(1), |_| false), None);
+        assert!(matches!(members.act(&Act::Remove { node: id(5) }, NOW), Err(Denied::InFlight { .. })));
+        members
+    };
+    let wish = |members: &Members, n| members.known(id(n)).unwrap().wish;
+    let after = |act: Act| {
+        let mut members = stuck();
+        assert_eq!(members.act(&act, NOW), Ok(true), "{act:?}");
+        members
+    };
+
+    for undone in [Act::SetVoter { node: id(4), voter: false }, Act::SetVoter { node: id(2), voter: true }] {
+        let mut members = after(undone);
+        assert_eq!((wish(&members, 2), wish(&members, 4)), (Wish::Voter, Wish::Learner));
+        assert_eq!(members.in_flight(), None);
+        assert_eq!(members.act(&Act::Replace { dead: id(2), by: id(5) }, NOW), Ok(true), "another one may come");
+    }
+
+    let members = after(Act::Remove { node: id(4) });
+    assert_eq!((wish(&members, 2), members.next_move(id(1), |_| false)), (Wish::Voter, Some(Move::Drop(id(4)))));
+
+    let members = after(Act::Remove { node: id(2) });
+    assert_eq!(wish(&members, 4), Wish::Learner);
+    assert_eq!(members.next_move(id(1), |_| false), Some(Move::SetVoters(ids(&[1, 3]))));
+
+    // Once Raft is at it, it goes on to its end.
+    let mut members = stuck();
+    seat(&mut members, &[&[1, 2, 3], &[1, 3, 4]], &[1, 2, 3, 4, 5]);
+    assert!(matches!(members.act(&Act::Remove { node: id(4) }, NOW), Err(Denied::InFlight { .. })));
+}
+
+#[test]
+fn a_removal_that_has_not_happened_is_taken_back() {
+    let mut members = cluster(&[1, 2, 3]);
+    members.act(&Act::Remove { node: id(3) }, NOW).unwrap();
+    assert_eq!(members.act(&Act::SetVoter { node: id(3), voter: false }, NOW), Err(Denied::NotAMember(id(3))));
+    assert_eq!(members.act(&Act::SetVoter { node: id(3), voter: true }, NOW), Ok(true));
+    assert_eq!((members.in_flight(), members.next_move(id(1), |_| true)), (None, None));
+
+    members.act(&Act::Remove { node: id(3) }, NOW).unwrap();
+    seat(&mut members, &[&[1, 2]], &[1, 2, 3]);
+    assert_eq!(members.act(&Act::SetVoter { node: id(3), voter: true }, NOW), Ok(true), "it only follows by now");
+    assert_eq!(members.next_move(id(1), |_| true), Some(Move::SetVoters(ids(&[1, 2, 3]))));
+
+    members.act(&Act::Remove { node: id(3) }, NOW).unwrap();
+    seat(&mut members, &[&[1, 2]], &[1, 2]);
+    assert_eq!(members.act(&Act::SetVoter { node: id(3), voter: true }, NOW), Err(Denied::NotAMember(id(3))));
+}
+
+#[test]
 fn the_books_are_bounded() {
     let mut members = cluster(&[1]);
     for n in 2..=u8::try_from(MEMBERS_MAX).unwrap() {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::chain::{Cluster, item, landed, site};
 use super::fixture::{bytes, check, complete, fail, job, register, reread, spec, submit, worker};
 use crate::domain::apply::Position;
+use crate::domain::chain::{Act, Confirmation, Policy, Stage};
 use crate::domain::command::{Command, Record, Refusal, Reply};
 use crate::domain::ids::{Digest, JobId, Price, WorkerId};
 use crate::domain::job::{JobSpec, JobState};
@@ -205,4 +207,49 @@ fn an_operator_may_know_better_what_is_out() {
     assert!(matches!(through(Through::Entry(3)), Err(Error::Behind { said: 3, known: 4, .. })));
     let chain = old.clone().restored(&Sinks::from([(Sink::Chain, Through::All)]), 0, Digest::default());
     assert!(matches!(chain, Err(Error::NoSink(Sink::Chain))));
+}
+
+/// Settled jobs: one landed, one is to be planned again, one is parked, one is in flight, one not planned yet.
+fn settling() -> State {
+    let mut cluster = Cluster::new();
+    let register = |seq, n| item(seq, job(n), Stage::Register);
+    let seq = cluster.submit(job(1), Policy::SettleLater);
+    cluster.prepare(4, 40, vec![register(seq, 1)]).unwrap();
+    cluster.land(4, landed(40, Confirmation::AcceptedL2, None)).unwrap();
+    let seq = cluster.submit(job(2), Policy::SettleLater);
+    cluster.prepare(5, 50, vec![register(seq, 2)]).unwrap();
+    cluster.land(5, landed(50, Confirmation::AcceptedL2, Some("reverted"))).unwrap();
+    let seq = cluster.submit(job(3), Policy::SettleLater);
+    let parked = (register(seq, 3), "poison".into(), "why".into());
+    cluster.act(Act::Park { parked: vec![parked], through: seq }).unwrap();
+    let seq = cluster.submit(job(4), Policy::SettleLater);
+    cluster.prepare(6, 60, vec![register(seq, 4)]).unwrap();
+    cluster.submit(job(5), Policy::SettleLater);
+    cluster.0
+}
+
+#[test]
+fn what_an_operator_settled_by_hand_is_not_settled_again() {
+    let old = settling();
+    let books = |state: &State| {
+        let chain = state.chain();
+        (chain.again_len(), chain.parked_len(), chain.waiting().count(), chain.lane().count())
+    };
+    assert_eq!(books(&old), (1, 1, 1, 3));
+    assert_eq!(books(&restored(&old)), (1, 1, 1, 3), "nothing was said of the chain");
+    let planned = old.journal().cursor(Sink::Chain).unwrap();
+    for through in [Through::All, Through::Entry(planned)] {
+        let state = old.clone().restored(&Sinks::from([(Sink::Chain, through)]), 0, Digest::default()).unwrap();
+        check(&state);
+        assert_eq!(books(&reread(&state)), (0, 0, 0, 2));
+        assert!(state.chain().lane().all(|(_, slot)| slot.given_back), "what landed is watched and no more");
+        assert!(!state.chain().is_parked(job(3)), "what comes after it does not wait");
+        assert_eq!(state.chain().settlement(job(4)).unwrap().links.len(), 1, "it is known what was sent");
+        // A leader goes on with what is new.
+        let mut next = Cluster(state);
+        next.act(Act::Claim { site: site(1), least: 0 }).unwrap();
+        let late = next.submit(job(6), Policy::SettleLater);
+        next.prepare(6, 61, vec![item(late, job(6), Stage::Register)]).unwrap();
+        assert_eq!(next.0.chain().waiting().count(), 1);
+    }
 }

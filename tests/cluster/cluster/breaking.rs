@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-use super::Cluster;
+use super::{Cluster, Node};
 use crate::links::{Links, Party};
+use crate::observer::Observer;
 use crate::{oracle, secs};
 
 impl Cluster {
@@ -77,5 +78,18 @@ impl Cluster {
 
     pub(super) fn executions_file(&self) -> PathBuf {
         self.dir.path().join("executions")
+    }
+
+    /// In place of every node, none of which may run, a new one: with another key, and nothing in its directory. What
+    /// was observed so far is of another cluster.
+    pub fn replace_nodes(&mut self) {
+        for index in 0..self.nodes.len() {
+            assert!(self.nodes[index].process.is_none(), "node {index} runs");
+            let fresh = Node::prepare(self.dir.path(), self.nodes.len() + index);
+            let api = self.nodes[index].api;
+            self.nodes[index] = Node { api, ..fresh };
+        }
+        self.members = self.nodes.iter().map(Node::address).collect::<Vec<_>>().join(",");
+        self.observer = Observer::start(&self.client, &self.tasks);
     }
 }

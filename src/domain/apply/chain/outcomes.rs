@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use super::not_planned;
 use crate::domain::apply::{Step, cut};
-use crate::domain::chain::{
-    Again, Closed, Confirmation, Item, Landed, Link, RECENT_MAX, Slot, Stage, Transaction, U256,
-};
+use crate::domain::chain::{Again, Confirmation, Item, Landed, Link, Slot, Stage, Transaction, U256};
 use crate::domain::command::{Done, Refusal, Reply};
 use crate::domain::ids::JobId;
 
@@ -142,7 +140,7 @@ impl Step<'_> {
         if slot.landed.is_none() {
             return Err(not_planned(format!("nonce {nonce} has not landed")));
         }
-        self.shut(nonce, &slot);
+        self.state.chain.shut(nonce, &slot);
         Ok(Done::Booked)
     }
 
@@ -154,39 +152,10 @@ impl Step<'_> {
         if !slot.given_back {
             self.plan_again(slot.items(), "its nonce was used by another transaction");
         }
-        self.shut(nonce, &slot);
+        self.state.chain.shut(nonce, &slot);
         let abandoned = &mut self.state.chain.books.totals.abandoned;
         *abandoned = abandoned.saturating_add(1);
         Ok(Done::Booked)
-    }
-
-    /// Takes a slot out of the lane, and keeps a note of it.
-    fn shut(&mut self, nonce: u64, slot: &Slot) {
-        self.state.chain.lane.remove(&nonce);
-        let hash = slot.landed.as_ref().map(|landed| landed.hash);
-        let sent = slot.tries.iter().find(|known| Some(known.hash) == hash).or(slot.newest());
-        let Some(sent) = sent else { return };
-        let books = &mut self.state.chain.books;
-        books.closed = books.closed.saturating_add(1);
-        let mut jobs: Vec<JobId> = sent.items.iter().map(|item| item.job).collect();
-        jobs.dedup();
-        let closed = Closed {
-            number: books.closed,
-            nonce,
-            hash: sent.hash,
-            epoch: sent.epoch,
-            calls: u32::try_from(sent.calls().count()).unwrap_or(u32::MAX),
-            jobs,
-            prepared_at: slot.prepared_at,
-            landed_at: slot.landed_at,
-            landed: slot.landed.clone(),
-        };
-        let recent = &mut self.state.chain.recent;
-        recent.insert(closed.number, Arc::new(closed));
-        while recent.len() > RECENT_MAX {
-            let Some(oldest) = recent.first().map(|(number, _)| *number) else { break };
-            recent.remove(&oldest);
-        }
     }
 }
 
