@@ -107,7 +107,9 @@ mod tests {
         let bad =
             [(None, "can not be read"), (Some(""), "can not be understood"), (Some(cut), "can not be understood")];
         for (text, why) in bad.into_iter().chain([(Some(alone.as_str()), "names no member")]) {
-            text.map(|text| std::fs::write(&path, text).unwrap());
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
             let config = config(&[("cluster.invitation_file", file)]);
             let refused = plan(&config, true, true).unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
