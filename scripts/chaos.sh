@@ -6,8 +6,8 @@
 #   scripts/chaos.sh --dir DIR             where logs and history go if something is wrong (run/chaos)
 #
 # Three nodes, three workers and a dozen clients, as processes on free ports of this
-# machine: kill -9, SIGSTOP, links cut both ways and one way, slow disks, clocks an
-# hour off, rolling restarts, alone and two at a time. Every operation is recorded;
+# machine: kill -9, SIGSTOP, links cut both ways and one way, slow and full disks, clocks
+# an hour off, rolling restarts, alone and two at a time. Every operation is recorded;
 # at the end the history must be linearizable job by job, sessions must have read
 # their own writes and nothing older, and all nodes must have the same state.
 #
