@@ -11,6 +11,7 @@ use super::coordinators::Coordinators;
 use crate::clock;
 use crate::domain::PeerId;
 use crate::mesh::{self, Error as MeshError, Handle, Lane};
+use crate::tasks::Tasks;
 use crate::wire;
 use crate::wire::proto::mesh::v1::worker_request::Body;
 use crate::wire::proto::mesh::v1::{ItemReply, WorkerReply, WorkerRequest};
@@ -46,6 +47,7 @@ pub(super) enum NoAnswer {
 pub(super) struct Courier {
     pub mesh: Handle,
     pub coordinators: Coordinators,
+    pub tasks: Tasks,
 }
 
 impl Courier {
@@ -72,12 +74,21 @@ impl Courier {
         self.coordinators.choose(clock::instant(), |peer| self.mesh.is_connected(peer))
     }
 
+    /// On a task of its own, to the end of its time: the mesh must learn that this peer does not answer, also when
+    /// another one did meanwhile.
     async fn ask_peer(&self, peer: PeerId, request: Bytes, items: usize) -> Result<Vec<ItemReply>, NoAnswer> {
-        let answer = self.ask_once(peer, request, items).await;
-        if answer.is_err() {
-            self.coordinators.avoid(peer, clock::instant());
-        }
-        answer
+        let (courier, stopped) = (self.clone(), self.tasks.token().clone());
+        let asked = self.tasks.spawn("ask", async move {
+            let answer = tokio::select! {
+                answer = courier.ask_once(peer, request, items) => answer,
+                () = stopped.cancelled() => Err(NoAnswer::Alone),
+            };
+            if answer.is_err() {
+                courier.coordinators.avoid(peer, clock::instant());
+            }
+            answer
+        });
+        asked.await.unwrap_or(Err(NoAnswer::Alone))
     }
 
     async fn ask_once(&self, peer: PeerId, request: Bytes, items: usize) -> Result<Vec<ItemReply>, NoAnswer> {

@@ -146,7 +146,7 @@ impl Belongings {
     pub fn start(self, settings: Settings, (mesh, inbox): (Handle, Inbox), tasks: &Tasks) -> Life {
         let Self { identity, outbox, desk, workspace, coordinators, shelves, card, gauge } = self;
         info!(worker = %identity.id(), types = ?settings.capabilities.job_types, slots = settings.capabilities.max_parallel_jobs, "started");
-        let courier = Courier { mesh: mesh.clone(), coordinators: coordinators.clone() };
+        let courier = Courier { mesh: mesh.clone(), coordinators: coordinators.clone(), tasks: tasks.clone() };
         let standing = watch::Sender::new(Standing::Unregistered);
         let registrar = Registrar {
             courier: courier.clone(),

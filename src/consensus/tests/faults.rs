@@ -121,7 +121,8 @@ async fn a_restart_recovers_from_disk() {
         let client = cluster.client(*id);
         let restored = client.read(|state| (state.applied(), state.hash()));
         println!("{id} comes back at {} of {index}", restored.0);
-        assert!(restored.0 < index || restored.1 == hash);
+        // Those that are back already may have elected a leader, which writes.
+        assert!(restored.0 != index || restored.1 == hash);
     }
     wait_until("all ready", || ids.iter().all(|id| cluster.client(*id).status().ready)).await;
     cluster.converge().await;

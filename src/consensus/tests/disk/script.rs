@@ -66,6 +66,8 @@ pub struct Logical {
     pub vote: Option<u64>,
     pub purged: Option<u64>,
     pub entries: BTreeMap<u64, u32>,
+    /// Segments of the archive that the snapshot names and this disk lacks.
+    pub missing: usize,
 }
 
 /// Tells entries apart.
