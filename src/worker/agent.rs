@@ -188,14 +188,15 @@ impl Agent {
         }
         let mut bids = bidder::answer(announcement, &offer);
         bids.reach = self.reach();
+        let audience = if self.hears(leader) { Audience::One(leader) } else { Audience::Everyone };
         let (mesh, workshop) = (self.parts.mesh.clone(), Arc::clone(&self.parts.workshop));
         let Some(appraiser) = self.appraiser.clone().filter(|_| !bids.bids.is_empty()) else {
-            return send_bids(&mesh, leader, &workshop, bids);
+            return send_bids(&mesh, audience, &workshop, bids);
         };
         let announcement = announcement.clone();
         self.parts.tasks.spawn_until_stopped("appraisal", async move {
             let bids = appraiser.appraise(&announcement, bids).await;
-            send_bids(&mesh, leader, &workshop, bids);
+            send_bids(&mesh, audience, &workshop, bids);
         });
     }
 
@@ -260,9 +261,13 @@ impl Agent {
         self.pulse.changed(clock::instant());
     }
 
-    /// The coordinators that hear what is published now, without help.
+    /// The coordinators that hear what is published now, without help. One that does not answer may not.
     fn reach(&self) -> u64 {
-        wire::reach(&self.parts.coordinators.all(|peer| self.parts.mesh.is_connected(peer)))
+        wire::reach(&self.parts.coordinators.all(|peer| self.hears(peer)))
+    }
+
+    fn hears(&self, peer: PeerId) -> bool {
+        self.parts.mesh.is_connected(peer) && self.parts.coordinators.answers(peer, clock::instant())
     }
 
     /// How many more jobs this worker takes now.
@@ -276,13 +281,13 @@ impl Agent {
     }
 }
 
-/// Signs an answer to an announcement and publishes it: to the leader alone, if we are connected to it.
-fn send_bids(mesh: &Handle, leader: PeerId, workshop: &Workshop, mut bids: Bids) {
+/// Signs an answer to an announcement and publishes it.
+fn send_bids(mesh: &Handle, audience: Audience, workshop: &Workshop, mut bids: Bids) {
     bids.nonce = rand::random();
     let Some(statement) = wire::signed_bids(&bids) else { return };
     bids.signature = workshop.identity.sign(&statement).into();
     let (seq, offered, room) = (bids.seq, bids.bids.len(), bids.room);
-    match mesh.publish_to(Topic::Bids, Audience::One(leader), wire::encode(&bids)) {
+    match mesh.publish_to(Topic::Bids, audience, wire::encode(&bids)) {
         Ok(()) => debug!(seq, bids = offered, room, "answered announcement"),
         Err(error) => debug!(seq, %error, "bids not sent"),
     }

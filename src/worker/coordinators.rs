@@ -119,6 +119,11 @@ impl Coordinators {
         inner.turn = inner.turn.wrapping_add(1);
     }
 
+    /// Whether `peer` has not just failed to answer.
+    pub fn answers(&self, peer: PeerId, now: Instant) -> bool {
+        self.lock().avoid.get(&peer).is_none_or(|until| *until <= now)
+    }
+
     pub fn all(&self, are: impl Fn(PeerId) -> bool) -> BTreeSet<PeerId> {
         let mut all = self.lock().all();
         all.retain(|peer| are(*peer));
@@ -212,6 +217,7 @@ mod tests {
         known.learn(peer(3), &[]);
         assert_eq!(known.choose(now, |_| true), Some(peer(3)));
         known.avoid(peer(3), now);
+        assert!(!known.answers(peer(3), now) && known.answers(peer(3), now + AVOID_FOR));
         let second = known.choose(now, |_| true).unwrap();
         assert_ne!(second, peer(3));
         known.avoid(second, now);
