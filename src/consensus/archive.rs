@@ -3,7 +3,7 @@
 //! `apply` hands a sealed segment over and goes on; a task writes it. A snapshot
 //! waits until every segment that its state names is on disk, so the log that
 //! made them goes only after that: what is lost before, the replay of the log
-//! makes again. In memory is where each job is ([`Place`]), which is built from
+//! makes again. In memory is where each job is ([`index::Place`]), which is built from
 //! the segments' own indexes at start.
 //!
 //! A segment that is missing or damaged is never served: whoever asks for a job
