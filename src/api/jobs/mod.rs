@@ -106,10 +106,11 @@ fn lists() -> Vec<Route> {
     ]
 }
 
+/// Of any text: HTTP wants what a server does not understand here to be ignored, not refused (RFC 9110, 14.2).
 const RANGE: Header = Header {
     name: "Range",
-    pattern: "^bytes=([0-9]+-[0-9]*|-[0-9]+)$",
-    about: "One part of the bytes; anything else is ignored.",
+    pattern: "^.*$",
+    about: "One part of the bytes: `bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-LENGTH`; anything else is ignored.",
 };
 const IF_NONE_MATCH: Header =
     Header { name: "If-None-Match", pattern: "^.*$", about: "304 if it names the ETag, which is the SHA-256." };
