@@ -5,11 +5,14 @@
 //! journal entry's number: it never changes for an entry, whoever publishes it
 //! how often, and it is what consumers drop repeats by.
 //!
-//! Event types are named after our schemas, not after a domain.
+//! Event types are named after our schemas, not after a domain. The trace that an
+//! event of a job belongs to is the job itself: nothing is kept for it, and every
+//! attempt and record of a job is found by the id one knows. A trace that a client
+//! has begun is not continued.
 
 use super::record::Refused;
-use crate::domain::Timestamp;
 use crate::domain::kafka::Header;
+use crate::domain::{JobId, Timestamp};
 use crate::leader::event_id;
 use crate::submission::text::time;
 
@@ -29,11 +32,13 @@ pub(super) struct Event<'a> {
     pub kind: &'a str,
     pub at: Timestamp,
     pub subject: &'a str,
+    pub job: Option<JobId>,
 }
 
 impl Event<'_> {
     pub fn headers(&self) -> Vec<Header> {
-        vec![
+        let trace = self.job.map(|job| text("traceparent", &traceparent(job, self.seq)));
+        let event = [
             text("ce_specversion", "1.0"),
             text("ce_id", &event_id(self.cluster, self.seq)),
             text("ce_source", &format!("/ciro/{}", self.cluster)),
@@ -41,8 +46,14 @@ impl Event<'_> {
             text("ce_time", &time(self.at)),
             text("ce_subject", self.subject),
             text("content-type", "application/protobuf"),
-        ]
+        ];
+        event.into_iter().chain(trace).collect()
     }
+}
+
+/// W3C Trace Context, version 00: the job is the trace, the journal entry the parent. Not sampled, as nodes record no spans.
+fn traceparent(job: JobId, seq: u64) -> String {
+    format!("00-{}-{seq:016x}-00", hex::encode(job.0))
 }
 
 pub(super) fn text(name: &str, value: &str) -> Header {

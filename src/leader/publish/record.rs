@@ -18,7 +18,7 @@ use super::letters;
 use crate::domain::job::{Award, Cause, JobError, Outcome, Source};
 use crate::domain::run::{Run, Vote};
 use crate::domain::worker::WorkerState;
-use crate::domain::{Job, JobState, Timestamp, Worker, WorkerId};
+use crate::domain::{Job, JobId, JobState, Timestamp, Worker, WorkerId};
 use crate::kafka::{Message, Options, Topics};
 use crate::wire::proto::kafka::v1 as proto;
 
@@ -68,7 +68,7 @@ impl Outlet {
             Fact::Worker { worker, life, known } => {
                 let details = known.as_deref().map(of_worker).unwrap_or_default();
                 let (kind, r#type) = named(*life);
-                self.worker(item, *worker, kind, proto::WorkerEvent { r#type: r#type.into(), ..details })
+                self.worker(item, *worker, None, kind, proto::WorkerEvent { r#type: r#type.into(), ..details })
             }
             Fact::Letter(dead) => letters::buried(dead, self, form),
             Fact::Replay(dead) => letters::replayed(dead, self, form),
@@ -95,7 +95,8 @@ impl Outlet {
             ..known
         };
         let kind = format!("job.{}", ended.state.as_str());
-        let mut message = self.event(item, &self.topics.results, &kind, &value.job_id, value.encode_to_vec());
+        let about = (&*value.job_id, Some(ended.job));
+        let mut message = self.event(item, &self.topics.results, &kind, about, value.encode_to_vec());
         if let Form::Stub(refused) = form {
             message.headers.extend(why(refused));
         }
@@ -111,17 +112,32 @@ impl Outlet {
             price: price.unwrap_or_default(),
             ..Default::default()
         };
-        self.worker(item, awarded.worker, "assigned", event)
+        self.worker(item, awarded.worker, Some(awarded.job), "assigned", event)
     }
 
-    fn worker(&self, item: &Item, worker: WorkerId, kind: &str, event: proto::WorkerEvent) -> Message {
+    fn worker(
+        &self,
+        item: &Item,
+        worker: WorkerId,
+        job: Option<JobId>,
+        kind: &str,
+        event: proto::WorkerEvent,
+    ) -> Message {
         let value = proto::WorkerEvent { seq: item.seq, at_ms: item.at.0, worker_id: worker.to_string(), ..event };
         let kind = format!("worker.{kind}");
-        self.event(item, &self.topics.workers, &kind, &value.worker_id, value.encode_to_vec())
+        self.event(item, &self.topics.workers, &kind, (&value.worker_id, job), value.encode_to_vec())
     }
 
-    fn event(&self, item: &Item, topic: &str, kind: &str, subject: &str, value: Vec<u8>) -> Message {
-        let event = Event { cluster: &self.cluster, seq: item.seq, kind, at: item.at, subject };
+    /// `subject`: in words, and the job if it is about one.
+    fn event(
+        &self,
+        item: &Item,
+        topic: &str,
+        kind: &str,
+        (subject, job): (&str, Option<JobId>),
+        value: Vec<u8>,
+    ) -> Message {
+        let event = Event { cluster: &self.cluster, seq: item.seq, kind, at: item.at, subject, job };
         Message {
             topic: topic.to_owned(),
             partition: None,

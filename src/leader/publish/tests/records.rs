@@ -34,6 +34,7 @@ fn a_result_is_a_cloud_event_keyed_by_its_job() {
             "ce_time: 2025-11-24T16:00:00.004Z",
             &format!("ce_subject: {}", job(1)),
             "content-type: application/protobuf",
+            &format!("traceparent: 00-{}-0000000000000004-00", job(1).to_string().replace('-', "")),
         ]
     );
 }
@@ -131,6 +132,8 @@ fn a_workers_life_is_told_in_order_and_under_its_own_key() {
 
     let assigned: proto::WorkerEvent = decoded(&lives[1]);
     assert_eq!((assigned.job_id, assigned.attempt), (job(1).to_string(), 1));
+    let traced: Vec<bool> = lives.iter().map(|life| header(life, "traceparent").is_some()).collect();
+    assert_eq!(traced, [false, true, false, false, false, false, false], "an award belongs to its job's trace");
     let seqs: Vec<u64> = lives.iter().map(|life| decoded::<proto::WorkerEvent>(life).seq).collect();
     assert!(seqs.is_sorted(), "{seqs:?}");
 }
