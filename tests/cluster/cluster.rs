@@ -4,7 +4,7 @@
 //! one that fails before shows the end of every log instead.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ciro::tasks::Tasks;
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::SemaphorePermit;
 
 use crate::client::Client;
 use crate::links::{Links, Party};
@@ -20,10 +20,7 @@ use crate::machine::{self, Machine};
 use crate::observer::Observer;
 use crate::process::Process;
 use crate::programs::{clean, coordinator, liar_configuration, run, worker_configuration};
-use crate::{oracle, ports, programs, secs, until};
-
-/// One story at a time.
-static STAGE: Mutex<()> = Mutex::const_new(());
+use crate::{oracle, programs, secs, stage, until};
 
 pub const NETWORK: &str = "ciro-stories";
 
@@ -31,6 +28,7 @@ pub const NETWORK: &str = "ciro-stories";
 const NAME: &str = "CIRO__NETWORK__NAME";
 
 mod breaking;
+mod node;
 
 pub struct Node {
     pub id: String,
@@ -73,7 +71,7 @@ pub struct Cluster {
     /// What tells the nodes of their machines.
     library: PathBuf,
     dir: TempDir,
-    _stage: MutexGuard<'static, ()>,
+    _stage: SemaphorePermit<'static>,
 }
 
 impl Cluster {
@@ -104,6 +102,18 @@ impl Cluster {
         Self::build(nodes, workers, Some(Links::new()), settings).await
     }
 
+    /// Like [`Self::start_with_links_and`], with `spare` more nodes that are no members and do not run.
+    pub async fn start_with_links_and_room(
+        nodes: usize,
+        spare: usize,
+        workers: usize,
+        settings: Vec<(String, String)>,
+    ) -> Self {
+        let mut cluster = Self::prepare(nodes + spare, nodes, Some(Links::new()), settings).await;
+        cluster.begin(workers).await;
+        cluster
+    }
+
     /// Like [`Self::start`], with `spare` more nodes that are no members and do not run.
     pub async fn start_with_room(nodes: usize, spare: usize, workers: usize) -> Self {
         let mut cluster = Self::prepare(nodes + spare, nodes, None, vec![]).await;
@@ -118,7 +128,7 @@ impl Cluster {
     }
 
     async fn prepare(nodes: usize, founders: usize, links: Option<Links>, settings: Vec<(String, String)>) -> Self {
-        let stage = STAGE.lock().await;
+        let stage = stage::enter().await;
         let seed = std::env::var("CIRO_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
         println!("seed: CIRO_TEST_SEED={seed}");
         let dir = tempfile::Builder::new().prefix("ciro-cluster-").tempdir().unwrap();
@@ -455,33 +465,6 @@ impl Drop for Cluster {
         if std::env::var_os("CIRO_TEST_KEEP").is_some() {
             self.dir.disable_cleanup(true);
             eprintln!("kept {}", self.dir.path().display());
-        }
-    }
-}
-
-impl Node {
-    fn prepare(root: &Path, index: usize) -> Self {
-        let dir = root.join(format!("node-{index}"));
-        fs::create_dir_all(dir.join("data")).unwrap();
-        let id = run(clean(coordinator()).args(["identity", "--data-dir"]).arg(dir.join("data")));
-        let (p2p, api) = (ports::free(), ports::free());
-        Self {
-            id: id.trim().to_owned(),
-            machine: Machine::new(&dir),
-            dir,
-            p2p,
-            relay: None,
-            invitation: None,
-            absent: false,
-            api,
-            process: None,
-        }
-    }
-
-    pub fn address(&self) -> String {
-        match self.relay {
-            Some(port) => format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", self.id),
-            None => format!("/ip4/127.0.0.1/udp/{}/quic-v1/p2p/{}", self.p2p, self.id),
         }
     }
 }

@@ -6,8 +6,8 @@
 //! [`oracle`] whether anything acknowledged was lost or done twice. A
 //! [`observer`] watches all nodes meanwhile.
 //!
-//! The stories run one at a time: each has the machine to itself. Random choices
-//! come from a seed that is printed; `CIRO_TEST_SEED` repeats one.
+//! Two stories run at a time, except those that need the machine for themselves.
+//! Random choices come from a seed that is printed; `CIRO_TEST_SEED` repeats one.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -29,6 +29,7 @@ mod ports;
 mod process;
 mod programs;
 mod receiver;
+mod stage;
 
 mod backup;
 mod callbacks;
