@@ -6,11 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ciro::clock;
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Node};
-use crate::programs::{clean, coordinator, run};
 use crate::{ports, secs, until};
 
 impl Cluster {
@@ -19,32 +17,12 @@ impl Cluster {
         self.cli(node, &[&["cluster", "invite"], more].concat()).trim().to_owned()
     }
 
-    /// Starts a spare node with a token.
-    fn join(&mut self, node: usize, token: &str) {
-        self.nodes[node].invitation = Some(token.to_owned());
-        self.launch(node);
-    }
-
     /// From its next start on, node `node` listens on another port. Returns where that is.
     fn move_node(&mut self, node: usize) -> String {
         self.nodes[node].p2p = ports::free();
         let addresses: Vec<String> = self.nodes.iter().filter(|node| !node.absent).map(Node::address).collect();
         self.members = addresses.join(",");
         self.nodes[node].address()
-    }
-
-    /// The node's key is another one.
-    fn rename(&mut self, node: usize) {
-        let it = &mut self.nodes[node];
-        it.id = run(clean(coordinator()).args(["identity", "--data-dir"]).arg(it.dir.join("data"))).trim().to_owned();
-    }
-
-    /// Stops a node that is not a member any more, for good.
-    async fn retire(&mut self, node: usize) {
-        let mut process = self.nodes[node].process.take().expect("the node runs");
-        process.signal(Signal::SIGTERM);
-        process.wait(secs(15)).await;
-        self.nodes[node].absent = true;
     }
 
     /// Waits until `on` shows exactly these voters, and nothing under way.
@@ -243,9 +221,7 @@ async fn a_wiped_node_is_refused_under_its_old_identity_and_welcome_under_a_new_
     assert!(said.contains("another data directory") && said.contains("delete its key file"), "{said}");
 
     // What the message says: a new key, and the same token is still good.
-    fs::remove_dir_all(&data).unwrap();
-    fs::create_dir_all(&data).unwrap();
-    cluster.rename(wiped);
+    cluster.replace_node(wiped);
     cluster.join(wiped, &token);
     cluster.voters(other, &[0, 1, 2]).await;
     cluster.all_ready().await;

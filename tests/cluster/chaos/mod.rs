@@ -19,7 +19,7 @@ use ciro::clock;
 use futures::future::join_all;
 
 use load::{Load, Sort};
-use nemesis::Nemesis;
+use nemesis::{FOUNDERS, Nemesis};
 use recorder::{Recorder, Session};
 use schedule::Schedule;
 
@@ -59,7 +59,7 @@ async fn run(length: Length) {
     // Few entries, so that nodes that were away come back by snapshot.
     let often = [("CIRO__CLUSTER__SNAPSHOT_EVERY_ENTRIES", "2000"), ("CIRO__CLUSTER__KEEP_ENTRIES", "200")];
     let settings = often.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let mut cluster = Cluster::start_with_links_and(3, 2, settings).await;
+    let mut cluster = Cluster::start_with_links_and_room(FOUNDERS, 1, 2, settings).await;
     cluster.add_worker_with(WORKER);
     cluster.workers_online(3).await;
     let seed = cluster.seed;

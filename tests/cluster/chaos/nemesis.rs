@@ -3,10 +3,18 @@
 use std::time::Duration;
 
 use ciro::clock;
+use reqwest::Method;
 
 use super::schedule::{Event, Fault, Round, Target};
 use crate::cluster::Cluster;
 use crate::links::Party;
+use crate::{secs, until};
+
+/// Nodes that the clients ask, and that never go for good.
+pub const FOUNDERS: usize = 3;
+
+/// The one that comes and goes: another one each time.
+const NEWCOMER: usize = FOUNDERS;
 
 /// What a sync takes longer on a slow disk.
 const SLOW: Duration = Duration::from_millis(150);
@@ -84,6 +92,7 @@ impl Nemesis {
             Fault::ClockBehind => cluster.nodes[victim].machine.wall_clock(-HOUR_MS),
             Fault::KillWorker => cluster.kill_worker(victim),
             Fault::RollingRestart => self.roll(cluster).await,
+            Fault::Churn => self.admit(cluster).await,
         }
     }
 
@@ -101,16 +110,66 @@ impl Nemesis {
             Fault::ClockAhead | Fault::ClockBehind => cluster.nodes[victim].machine.wall_clock(0),
             Fault::KillWorker => cluster.launch_worker(victim),
             Fault::RollingRestart => {}
+            Fault::Churn => self.dismiss(cluster).await,
         }
     }
 
+    /// The newcomer gets an invitation from whoever gives one, and joins when it can.
+    async fn admit(&mut self, cluster: &mut Cluster) {
+        let token = until(secs(20), "a node invites", async || {
+            for node in founders(cluster) {
+                let request = cluster.client.request(node, Method::POST, "/cluster/invitations").timeout(secs(2));
+                let Ok(answer) = request.send().await else { continue };
+                let body: serde_json::Value = answer.json().await.unwrap_or_default();
+                if let Some(token) = body["token"].as_str() {
+                    return Some(token.to_owned());
+                }
+            }
+            None
+        })
+        .await;
+        cluster.join(NEWCOMER, &token);
+    }
+
+    /// The newcomer is removed, wherever it is with joining, and its place is for another one.
+    async fn dismiss(&mut self, cluster: &mut Cluster) {
+        let id = cluster.nodes[NEWCOMER].id.clone();
+        let mut was = "not heard of";
+        until(secs(60), "no node counts on the newcomer", async || {
+            for node in founders(cluster) {
+                let path = "/cluster?consistency=linearizable";
+                let Some(view) = cluster.client.get_within(node, path, secs(2)).await else { continue };
+                let names = |field: &str| view.body[field].to_string().contains(&id);
+                if view.status == 200 && !names("members") && !names("change_in_flight") {
+                    return Some(());
+                }
+                was = if names("voters") { "a voter" } else { "a learner" };
+                let path = format!("/cluster/members/{id}?force=true");
+                let request = cluster.client.request(node, Method::DELETE, &path).timeout(secs(2));
+                if request.send().await.is_ok_and(|answer| answer.status().is_success()) {
+                    break;
+                }
+            }
+            None
+        })
+        .await;
+        cluster.retire(NEWCOMER).await;
+        cluster.replace_node(NEWCOMER);
+        self.note(&format!("the newcomer was {was}"));
+    }
+
     async fn roll(&mut self, cluster: &mut Cluster) {
-        for node in 0..cluster.nodes.len() {
+        for node in 0..FOUNDERS {
             cluster.stop(node).await;
             cluster.restart(node).await;
             self.note(&format!("node {node} is back"));
         }
     }
+}
+
+/// Those that run.
+fn founders(cluster: &Cluster) -> Vec<usize> {
+    cluster.running().into_iter().filter(|node| *node < FOUNDERS).collect()
 }
 
 fn others(node: usize) -> [usize; 2] {
@@ -124,8 +183,10 @@ async fn victim(cluster: &Cluster, event: &Event, victims: &[Option<usize>]) -> 
         Target::Leader => leader(cluster).await,
         Target::Follower => (leader(cluster).await + 1) % 3,
     };
-    if event.fault == Fault::KillWorker {
-        return wanted % cluster.workers.len();
+    match event.fault {
+        Fault::KillWorker => return wanted % cluster.workers.len(),
+        Fault::Churn => return NEWCOMER,
+        _ => {}
     }
     let free = (0..3).map(|turn| (wanted + turn) % 3).find(|node| !victims.contains(&Some(*node)));
     free.expect("a round has fewer faults than there are nodes")

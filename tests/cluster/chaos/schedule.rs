@@ -37,11 +37,12 @@ pub enum Fault {
     KillWorker,
     /// All nodes are stopped in good order and started again, one by one.
     RollingRestart,
+    /// A fourth node joins, leads if it comes to that, and is removed.
+    Churn,
 }
 
-// A change of members is not among them yet: it wants a fourth node that the clients do not ask.
 impl Fault {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Kill,
         Self::Pause,
         Self::Partition,
@@ -54,6 +55,7 @@ impl Fault {
         Self::ClockBehind,
         Self::KillWorker,
         Self::RollingRestart,
+        Self::Churn,
     ];
 
     /// Those that leave the others alone.

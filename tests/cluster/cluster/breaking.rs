@@ -80,6 +80,26 @@ impl Cluster {
         self.dir.path().join("executions")
     }
 
+    /// In place of a node that does not run and is no member, a new one: with another key, and nothing in its directory.
+    pub fn replace_node(&mut self, node: usize) {
+        assert!(self.nodes[node].process.is_none() && self.nodes[node].absent, "node {node} runs, or will");
+        self.nodes[node].wipe();
+    }
+
+    /// Starts a spare node with a token.
+    pub fn join(&mut self, node: usize, token: &str) {
+        self.nodes[node].invitation = Some(token.to_owned());
+        self.launch(node);
+    }
+
+    /// Stops a node that is not a member any more, for good.
+    pub async fn retire(&mut self, node: usize) {
+        let mut process = self.nodes[node].process.take().expect("the node runs");
+        process.signal(Signal::SIGTERM);
+        process.wait(secs(15)).await;
+        self.nodes[node].absent = true;
+    }
+
     /// In place of every node, none of which may run, a new one: with another key, and nothing in its directory. What
     /// was observed so far is of another cluster.
     pub fn replace_nodes(&mut self) {
