@@ -19,8 +19,8 @@
 #
 # --million fills the nodes with a million finished jobs, and restarts them; it writes no README.
 #
-# --life measures the life of a cluster only: fail-overs, hand-overs and a rolling
-# restart under load, and reads; it writes no README.
+# --life measures the life of a cluster only: fail-overs, hand-overs, a rolling restart
+# and changes of the members under load, and reads; it writes no README.
 #
 # --no-market leaves the crowds out: of the market only clearing is measured.
 #
@@ -35,6 +35,7 @@ set -uo pipefail
 ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no KAFKA=no CHAIN=no LIFE=no MILLION=no CROWDS=yes CROWD=1000 KILLS=30
 KAFKA_JOBS=50000  # through Kafka, each way
 LIFE_ROUNDS=100   # of fail-overs and of hand-overs under load
+MEMBERS_TURNS=5   # two nodes join and go, under load
 CHAIN_JOBS=3000   # settled on chain, of each load
 PORTIONS=20       # of a soak: each is submitted when the one before has ended
 SAMPLE_SECS=10    # between two samples of a soak; one more follows each portion
@@ -173,6 +174,7 @@ TEXT
   row "fail-over by SIGKILL under load, $LIFE_ROUNDS rounds" "p50 ≤ 500 ms, p99 ≤ 1.2 s" failover_load "p50 $(ms failover_load .results.first_write_accepted_latency.p50_us) ms, p99 $(ms failover_load .results.first_write_accepted_latency.p99_us) ms"
   row "planned hand-over under load, write gap, p99 of $LIFE_ROUNDS" "≤ 100 ms" handover "$(ms handover .results.write_gap_latency.p99_us) ms (p50 $(ms handover .results.write_gap_latency.p50_us) ms; without a hand-over p99 $(ms handover .results.usual_gap_latency.p99_us) ms)"
   row "rolling restart of all nodes under load: failed after retry, longest write gap" "0, ≤ 1 s" rolling "$(value rolling .results.writes_failed) of $(value rolling .results.writes), $(ms rolling .results.write_gap_latency.max_us) ms"
+  row "3 → 5 → 3 members under load, $MEMBERS_TURNS times: failed after retry, longest write gap" "0, ≤ 1 s" members "$(value members .results.writes_failed) of $(value members .results.writes), $(ms members .results.write_gap_latency.max_us) ms"
   row "linearizable reads on a follower, p99, times that on the leader" "≤ 3" reads_sides "$(tenths reads_sides .results.p99_times) ($(ms reads_sides .results.follower_latency.p99_us) ms, $(ms reads_sides .results.leader_latency.p99_us) ms)"
   row "stale reads, 3 nodes together, 64 clients" "≥ 20 000/s" reads_stale "$(value reads_stale .results.reads_per_sec)/s"
   row "restore of 100 000 jobs on 3 nodes, until all show one state" "≤ 15 s" restore "$(tenths restore .results.restore_secs) s"
@@ -339,6 +341,8 @@ life() {
   try_bench handover handover --rounds "$LIFE_ROUNDS" --clients 8
   fresh
   try_bench rolling rolling --turns 3 --clients 8
+  fresh
+  try_bench members members --turns "$MEMBERS_TURNS" --clients 8
   fresh
   try_bench failover_load failover --rounds "$LIFE_ROUNDS" --load 4
 }

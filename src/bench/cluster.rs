@@ -242,22 +242,44 @@ impl Cluster {
 
     /// Has leadership handed to the fittest member; who leads then.
     pub(super) async fn hand_over(&self, node: &str) -> anyhow::Result<String> {
+        self.transfer(node, &json!({})).await
+    }
+
+    /// The same, to the one named.
+    pub(super) async fn hand_over_to(&self, node: &str, id: &str) -> anyhow::Result<String> {
+        self.transfer(node, &json!({ "to": id })).await
+    }
+
+    async fn transfer(&self, node: &str, body: &Value) -> anyhow::Result<String> {
         let url = format!("{node}/cluster/transfer-leadership");
-        let (status, body) = bytes(self.http.post(&url)).await.map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
-        if !status.is_success() {
-            bail!("{url}: {}", problem(status, &body));
-        }
-        let answer: Value = serde_json::from_slice(&body).with_context(|| format!("{url}: unexpected answer"))?;
+        let answer: Value = answer(&url, self.http.post(&url).json(body)).await?;
         Ok(answer["leader_id"].as_str().unwrap_or_default().to_owned())
     }
 
-    async fn get_json<T: serde::de::DeserializeOwned>(&self, url: &str) -> anyhow::Result<T> {
-        let (status, body) = bytes(self.http.get(url)).await.map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
-        if !status.is_success() {
-            bail!("{url}: {}", problem(status, &body));
-        }
-        serde_json::from_slice(&body).with_context(|| format!("{url}: unexpected answer"))
+    /// An invitation's token.
+    pub(super) async fn invite(&self) -> anyhow::Result<String> {
+        let url = format!("{}/cluster/invitations", self.node(0));
+        let answer: Value = answer(&url, self.http.post(&url)).await?;
+        Ok(answer["token"].as_str().with_context(|| format!("{url}: no token in the answer"))?.to_owned())
     }
+
+    /// Begins the removal of a member.
+    pub(super) async fn remove(&self, id: &str) -> anyhow::Result<()> {
+        let url = format!("{}/cluster/members/{id}", self.node(0));
+        answer::<Value>(&url, self.http.delete(&url)).await.map(drop)
+    }
+
+    async fn get_json<T: serde::de::DeserializeOwned>(&self, url: &str) -> anyhow::Result<T> {
+        answer(url, self.http.get(url)).await
+    }
+}
+
+async fn answer<T: serde::de::DeserializeOwned>(url: &str, request: reqwest::RequestBuilder) -> anyhow::Result<T> {
+    let (status, body) = bytes(request).await.map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
+    if !status.is_success() {
+        bail!("{url}: {}", problem(status, &body));
+    }
+    serde_json::from_slice(&body).with_context(|| format!("{url}: unexpected answer"))
 }
 
 async fn bytes(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>), String> {

@@ -24,6 +24,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, Deserialize)]
 struct Status {
     nodes: Vec<Member>,
+    run_dir: Option<PathBuf>,
     #[serde(default)]
     workers: Vec<WorkerProcess>,
     #[cfg(feature = "kafka")]
@@ -57,7 +58,17 @@ pub(super) struct Member {
     pub index: u32,
     pub role: String,
     pub api: String,
+    #[serde(default)]
+    p2p: String,
     pub pid: Option<i32>,
+}
+
+/// What a node needs to join.
+pub(super) struct Network {
+    /// The configuration of all nodes.
+    pub config: PathBuf,
+    /// Multiaddrs of the members, comma separated.
+    pub addresses: String,
 }
 
 pub(super) struct Devnet {
@@ -85,6 +96,13 @@ impl Devnet {
 
     pub(super) async fn workers(&self) -> anyhow::Result<Vec<WorkerProcess>> {
         Ok(self.status().await?.workers)
+    }
+
+    pub(super) async fn network(&self) -> anyhow::Result<Network> {
+        let status = self.status().await?;
+        let run_dir = status.run_dir.context("the network's status names no run_dir")?;
+        let addresses: Vec<String> = status.nodes.into_iter().map(|node| node.p2p).collect();
+        Ok(Network { config: run_dir.join("node.toml"), addresses: addresses.join(",") })
     }
 
     async fn status(&self) -> anyhow::Result<Status> {

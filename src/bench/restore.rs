@@ -1,21 +1,19 @@
 //! A backup of many jobs becomes a cluster of three: how long it takes until all three show the same state.
 //!
-//! Needs no cluster: the state is made here, as a leader would, and the nodes are
-//! processes of this same program in a directory that is removed afterwards. The
+//! Needs no cluster: the state is made here, as a leader would. The
 //! clock runs from the first `cluster restore` to the moment the last node is ready
 //! and all show one state hash.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command as Process, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::bail;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::RestoreArgs;
+use super::nodes::{Node, Place, Running, program, run_to_end};
 use super::report::Report;
 use crate::backup::header::Header;
 use crate::backup::take::{self, Pace};
@@ -41,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<Report> {
-    let place = Place::new()?;
+    let place = Place::new("restore")?;
     let state = lived(u64::from(args.jobs))?;
     let file = place.0.join("backup");
     let begun = clock::instant();
@@ -52,10 +50,11 @@ pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<Report> {
     let members = nodes.iter().map(|node| node.address.as_str()).collect::<Vec<_>>().join(",");
     let begun = clock::instant();
     for node in &nodes {
-        node.restore(&file, &members)?;
+        restore(node, &file, &members)?;
     }
     let restored = begun.elapsed();
-    let running: Vec<Running> = nodes.iter().map(|node| node.start(&members)).collect::<anyhow::Result<_>>()?;
+    let flags = ["--environment", "test", "--initial-members", &members];
+    let running: Vec<Running> = nodes.iter().map(|node| node.start(&flags, &[])).collect::<anyhow::Result<_>>()?;
     let hash = agree(&nodes, u64::from(args.jobs)).await?;
     let elapsed = begun.elapsed();
     drop(running);
@@ -66,24 +65,6 @@ pub(super) async fn run(args: &RestoreArgs) -> anyhow::Result<Report> {
         .count("backup_bytes", bytes)
         .count("jobs", u64::from(args.jobs))
         .text("state_hash_of_all_nodes", hash))
-}
-
-/// Removed with everything in it.
-struct Place(PathBuf);
-
-impl Place {
-    fn new() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("ciro-bench-restore-{}", clock::uuid()));
-        fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // The system clears its temporary directory, if we can not.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// A state with so many completed jobs.
@@ -163,76 +144,10 @@ fn write(state: &State, path: &Path) -> anyhow::Result<u64> {
     Ok(written.bytes)
 }
 
-struct Node {
-    data: PathBuf,
-    log: PathBuf,
-    p2p: u16,
-    api: u16,
-    address: String,
-}
-
-impl Node {
-    fn new(place: &Path, number: usize) -> anyhow::Result<Self> {
-        let data = place.join(format!("node-{number}"));
-        let told = run_to_end(program()?.arg("identity").arg("--data-dir").arg(&data))?;
-        let (p2p, api) = (free_port()?, free_port()?);
-        let address = format!("/ip4/127.0.0.1/udp/{p2p}/quic-v1/p2p/{}", told.trim());
-        Ok(Self { data, log: place.join(format!("log-{number}")), p2p, api, address })
-    }
-
-    fn restore(&self, file: &Path, members: &str) -> anyhow::Result<()> {
-        let mut command = program()?;
-        command.args(["cluster", "restore"]).arg(file).args(["--environment", "test", "--members", members]);
-        run_to_end(command.arg("--data-dir").arg(&self.data)).map(drop)
-    }
-
-    fn start(&self, members: &str) -> anyhow::Result<Running> {
-        let log = fs::File::create(&self.log)?;
-        let mut command = program()?;
-        command.args(["start", "--environment", "test", "--initial-members", members]);
-        command.args(["--api-bind", &format!("127.0.0.1:{}", self.api), "--p2p-port", &self.p2p.to_string()]);
-        command.arg("--data-dir").arg(&self.data).stdout(log.try_clone()?).stderr(log);
-        Ok(Running(command.spawn().context("start a node")?))
-    }
-}
-
-/// Ends with the bench.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// This program, without what its environment says of other nodes.
-fn program() -> anyhow::Result<Process> {
-    let mut command = Process::new(std::env::current_exe()?);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CIRO_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    Ok(command)
-}
-
-fn run_to_end(command: &mut Process) -> anyhow::Result<String> {
-    let output = command.output()?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// Free for TCP and UDP a moment ago.
-fn free_port() -> anyhow::Result<u16> {
-    for _ in 0..100 {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no free port")
+fn restore(node: &Node, file: &Path, members: &str) -> anyhow::Result<()> {
+    let mut command = program()?;
+    command.args(["cluster", "restore"]).arg(file).args(["--environment", "test", "--members", members]);
+    run_to_end(command.arg("--data-dir").arg(&node.data)).map(drop)
 }
 
 /// The state hash, once all nodes are ready and show the same with all jobs in it.
@@ -256,7 +171,7 @@ async fn agree(nodes: &[Node], jobs: u64) -> anyhow::Result<String> {
 
 /// Applied index and state hash of a node that is ready and has the jobs.
 async fn view(http: &reqwest::Client, node: &Node, jobs: u64) -> Option<(u64, String)> {
-    let url = |path: &str| format!("http://127.0.0.1:{}{path}", node.api);
+    let url = |path: &str| format!("{}{path}", node.api());
     let ready = http.get(url("/health/ready")).send().await.ok()?.status().is_success();
     let status: Value = http.get(url("/status")).send().await.ok()?.json().await.ok()?;
     let complete = status["jobs"]["completed"].as_u64() == Some(jobs);
