@@ -74,8 +74,8 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn new(recorder: Recorder, name: String) -> Self {
-        let nodes = recorder.client.nodes();
+    /// Asks the first `nodes` nodes.
+    pub fn new(recorder: Recorder, name: String, nodes: usize) -> Self {
         Self { recorder, pool: Arc::default(), name, nodes, calm: Arc::default(), requests: Arc::default() }
     }
 

@@ -63,7 +63,7 @@ async fn run(length: Length) {
     cluster.add_worker_with(WORKER);
     cluster.workers_online(3).await;
     let seed = cluster.seed;
-    let load = Load::new(Recorder::new(&cluster.client, &cluster.observer), format!("chaos-{seed}"));
+    let load = Load::new(Recorder::new(&cluster.client, &cluster.observer), format!("chaos-{seed}"), FOUNDERS);
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| cluster.tasks.spawn("client", load.clone().client(number, seed ^ (number as u64 + 1))))
         .collect();
@@ -123,7 +123,7 @@ async fn torment(cluster: &mut Cluster, load: &Load, length: &Length, seed: u64)
 async fn marks(client: crate::client::Client, load: Load) {
     let mut turn = 0;
     while !load.stopped() {
-        client.submit(turn, &client.mark(0.05)).await;
+        client.submit(turn % FOUNDERS, &client.mark(0.05)).await;
         turn += 1;
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
@@ -136,7 +136,7 @@ async fn settle(load: &Load) {
     let ends = keys.chunks(chunk).enumerate().map(|(part, keys)| async move {
         let mut session = Session::new(CLIENTS + part);
         for (turn, key) in keys.iter().enumerate() {
-            let node = (part + turn) % 3;
+            let node = (part + turn) % FOUNDERS;
             // Not `until`: these run side by side.
             let start = clock::instant();
             loop {
