@@ -45,6 +45,7 @@ async fn chain_limit_for_an_hour_holds_whoever_leads_until_it_is_raised() {
     tasks.cancel();
 }
 
+/// golem #2270, #2658, livepeer #1590: one stuck nonce stalls every payment after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chain_transaction_that_pays_too_little_by_now_is_replaced_at_its_nonce_by_the_next_leader() {
     let tasks = Tasks::new();

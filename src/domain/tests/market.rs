@@ -184,6 +184,36 @@ fn bids_that_do_not_count() {
     assert_eq!(clear(&state, &[bid(1, 1, 10, 0)]).len(), 1);
 }
 
+/// akash support #193, #438: a reservation or a bid outlives the job it was for.
+#[test]
+fn no_room_and_no_bid_outlive_the_run_they_were_for() {
+    let endings = [
+        complete(job(0), 1, worker(1), b"done"),
+        fail(job(0), 1, worker(1), false),
+        Command::Cancel { job: job(0), reason: "no longer wanted".to_owned() },
+        Command::Decline { job: job(0), attempt: 1, worker: worker(1) },
+    ];
+    for ending in endings {
+        let mut state = market(1, &[1]);
+        let mut index = 1;
+        let mut apply = |state: &mut State, command: &Command| {
+            index += 1;
+            let record = Record { at: Timestamp(index * 1_000), commands: vec![command.clone()] };
+            state.apply(Position { index, term: 1 }, &record).remove(0).is_ok()
+        };
+        let room = |state: &State| state.room(state.worker(worker(1)).unwrap());
+        let (price, evidence) = (Price(1), None);
+        let assign = Command::Assign { job: job(0), attempt: 1, worker: worker(1), price, lease_ms: 30_000, evidence };
+        assert!(apply(&mut state, &assign));
+        assert_eq!(room(&state), 0);
+        assert!(apply(&mut state, &ending), "{ending:?}");
+        assert_eq!(room(&state), 1, "after {ending:?}");
+        assert_eq!(clear(&state, &[bid(0, 1, 1, 0)]), [], "the bid wins nothing more after {ending:?}");
+        assert!(!apply(&mut state, &assign), "nor is it awarded again after {ending:?}");
+        check(&state);
+    }
+}
+
 #[test]
 fn each_requirement_is_judged_and_named() {
     let state = market(1, &[1]);
