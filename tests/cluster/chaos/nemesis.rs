@@ -133,27 +133,10 @@ impl Nemesis {
 
     /// The newcomer is removed, wherever it is with joining, and its place is for another one.
     async fn dismiss(&mut self, cluster: &mut Cluster) {
-        let id = cluster.nodes[NEWCOMER].id.clone();
-        let mut was = "not heard of";
-        until(secs(60), "no node counts on the newcomer", async || {
-            for node in founders(cluster) {
-                let path = "/cluster?consistency=linearizable";
-                let Some(view) = cluster.client.get_within(node, path, secs(2)).await else { continue };
-                let names = |field: &str| view.body[field].to_string().contains(&id);
-                if view.status == 200 && !names("members") && !names("change_in_flight") {
-                    return Some(());
-                }
-                was = if names("voters") { "a voter" } else { "a learner" };
-                let path = format!("/cluster/members/{id}?force=true");
-                let request = cluster.client.request(node, Method::DELETE, &path).timeout(secs(2));
-                if request.send().await.is_ok_and(|answer| answer.status().is_success()) {
-                    break;
-                }
-            }
-            None
-        })
-        .await;
+        let was = removed(cluster).await;
         cluster.retire(NEWCOMER).await;
+        // It may have been admitted at the last moment.
+        removed(cluster).await;
         cluster.replace_node(NEWCOMER);
         self.note(&format!("the newcomer was {was}"));
     }
@@ -165,6 +148,34 @@ impl Nemesis {
             self.note(&format!("node {node} is back"));
         }
     }
+}
+
+/// Waits until no node counts on the newcomer, and says what it was before.
+async fn removed(cluster: &Cluster) -> &'static str {
+    let id = cluster.nodes[NEWCOMER].id.clone();
+    let mut was = "not heard of";
+    until(secs(60), "the newcomer is no member any more", async || {
+        for node in founders(cluster) {
+            let path = "/cluster?consistency=linearizable";
+            let Some(view) = cluster.client.get_within(node, path, secs(2)).await else { continue };
+            if view.status != 200 {
+                continue;
+            }
+            let names = |field: &str| view.body[field].to_string().contains(&id);
+            if !names("members") && !names("change_in_flight") {
+                return Some(());
+            }
+            was = if names("voters") { "a voter" } else { "on its way" };
+            let path = format!("/cluster/members/{id}?force=true");
+            let request = cluster.client.request(node, Method::DELETE, &path).timeout(secs(2));
+            if request.send().await.is_ok_and(|answer| answer.status().is_success()) {
+                break;
+            }
+        }
+        None
+    })
+    .await;
+    was
 }
 
 /// Those that run.
