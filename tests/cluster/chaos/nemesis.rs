@@ -134,7 +134,12 @@ impl Nemesis {
     /// The newcomer is removed, wherever it is with joining, and its place is for another one.
     async fn dismiss(&mut self, cluster: &mut Cluster) {
         let was = removed(cluster).await;
-        cluster.retire(NEWCOMER).await;
+        if cluster.forgive(NEWCOMER) {
+            // Removed while it was joining, it asked again, and was refused.
+            cluster.nodes[NEWCOMER].absent = true;
+        } else {
+            cluster.retire(NEWCOMER).await;
+        }
         // It may have been admitted at the last moment.
         removed(cluster).await;
         cluster.replace_node(NEWCOMER);
