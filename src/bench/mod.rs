@@ -29,6 +29,7 @@ mod million;
 mod nodes;
 mod notice;
 mod paced;
+mod reader;
 mod reads;
 mod report;
 mod restore;

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use super::ReadsArgs;
 use super::cluster::{Cluster, Submitted, submission};
 use super::load::{self, Answer, Outcome, Plan};
+use super::reader::Reader;
 use super::report::Report;
 use crate::clock;
 use crate::tasks::Tasks;
@@ -70,12 +72,13 @@ async fn read(
     tasks: &Tasks,
 ) -> anyhow::Result<Outcome> {
     let plan = Plan { clients: args.clients as usize, warmup: Duration::from_millis(args.warmup_ms), duration };
-    let (reader, job): (_, Arc<str>) = (cluster.clone(), id.into());
-    let consistency = args.consistency.as_str();
+    let path: Arc<str> = format!("/jobs/{id}?consistency={}", args.consistency.as_str()).into();
+    let readers = (0..plan.clients).map(|client| Reader::new(cluster.node(client), tasks).map(Mutex::new));
+    let readers: Arc<[Mutex<Reader>]> = readers.collect::<anyhow::Result<_>>()?;
     let outcome = load::closed_loop(plan, tasks, move |turn| {
-        let (reader, job) = (reader.clone(), Arc::clone(&job));
+        let (readers, path) = (Arc::clone(&readers), Arc::clone(&path));
         async move {
-            match reader.read(reader.node(turn.client), &job, consistency).await {
+            match readers[turn.client].lock().await.read(&path).await {
                 Ok(()) => Answer::Done(1),
                 Err(why) => Answer::Failed(why),
             }
