@@ -357,7 +357,7 @@ impl EventLoop {
         }
     }
 
-    fn block(&mut self, peer: PeerId) {
+    pub(super) fn block(&mut self, peer: PeerId) {
         if self.shared.is_member(peer) || self.blocked.iter().any(|(blocked, _)| *blocked == peer) {
             return;
         }

@@ -212,7 +212,8 @@ pub(super) fn behaviour(
         filter,
     )
     .map_err(|error| setup(&error))?;
-    gossip.with_peer_score(scores(&listened), PeerScoreThresholds::default()).map_err(|error| setup(&error))?;
+    let thresholds = PeerScoreThresholds { graylist_threshold: SHUNNED, ..PeerScoreThresholds::default() };
+    gossip.with_peer_score(scores(&listened), thresholds).map_err(|error| setup(&error))?;
     for topic in &listened {
         gossip.subscribe(topic).map_err(|error| setup(&error))?;
     }
@@ -262,6 +263,9 @@ fn message_id(message: &Message) -> MessageId {
     hash.update(&message.data);
     MessageId::new(&hash.finalize())
 }
+
+/// A score below this, and nothing is taken from a peer: after three invalid messages in a moment.
+pub(super) const SHUNNED: f64 = -80.0;
 
 /// The library's defaults expect a busy topic and one peer per address; ours
 /// are quiet at times, and a test host or a NAT holds many workers. What is

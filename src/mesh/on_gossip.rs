@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::admission::Admission;
 use super::event_loop::{EventLoop, Outgoing};
-use super::gossip::{Gossip, Judged};
+use super::gossip::{Gossip, Judged, SHUNNED};
 use super::identity::from_libp2p;
 use super::shared::count;
 use super::{Audience, Topic};
@@ -98,8 +98,21 @@ impl EventLoop {
                 }
             }
         }
-        if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
-            gossip.report_message_validation_result(&judged.id, &judged.from, judged.acceptance);
+        let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() else { return };
+        gossip.report_message_validation_result(&judged.id, &judged.from, judged.acceptance);
+        let rejected = judged.acceptance == MessageAcceptance::Reject;
+        let score = gossip.peer_score(&judged.from).filter(|_| rejected);
+        if let (Some(peer), Some(score)) = (from_libp2p(&judged.from), score) {
+            self.shun(peer, score);
+        }
+    }
+
+    /// Gossip ignores a peer that it thinks little enough of, but it still reads and verifies all that the peer says, and
+    /// thinks better of it within seconds. Who got there by what is invalid is cut off.
+    fn shun(&mut self, peer: PeerId, score: f64) {
+        self.shared.update(peer, |record| record.gossip_score = score);
+        if score < SHUNNED && !self.shared.is_persistent(peer) {
+            self.block(peer);
         }
     }
 

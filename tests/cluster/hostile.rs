@@ -157,6 +157,19 @@ fn invented_bids() -> proto::Bids {
     }
 }
 
+/// Waits until no node talks to the intruder, for at least so many offences.
+async fn cut_off(cluster: &mut Cluster, intruder: &Intruder, offences: u64) {
+    for (node, id) in ids(cluster).into_iter().enumerate() {
+        until(secs(10), &format!("{id} cuts the intruder off"), async || {
+            let view = opinion(cluster, node, intruder.mesh.id()).await?;
+            (view["offences"].as_u64()? >= offences && view["connected"] == false).then_some(())
+        })
+        .await;
+        assert!(!intruder.mesh.is_connected(id), "it came back at once");
+        cluster.nodes[node].process.as_mut().unwrap().must_run();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_floods_is_cut_off_and_nobody_else_notices() {
     let mut cluster = Cluster::start(3, 1).await;
@@ -180,6 +193,13 @@ async fn a_peer_that_floods_is_cut_off_and_nobody_else_notices() {
         })
         .await;
     }
+    cut_off(&mut cluster, &intruder, 1).await;
+
+    // Another one, by what members use among themselves.
+    let intruder = Intruder::join(NETWORK, cluster.addresses(), &cluster.tasks).await;
+    for node in &nodes {
+        intruder.connected(*node).await;
+    }
     for _ in 0..40 {
         for node in &nodes {
             for lane in Lane::ALL {
@@ -189,15 +209,7 @@ async fn a_peer_that_floods_is_cut_off_and_nobody_else_notices() {
             }
         }
     }
-    for (node, id) in nodes.iter().enumerate() {
-        until(secs(10), &format!("{id} cuts the intruder off"), async || {
-            let view = opinion(&cluster, node, intruder.mesh.id()).await?;
-            (view["offences"].as_u64()? >= 100 && view["connected"] == false).then_some(())
-        })
-        .await;
-        assert!(!intruder.mesh.is_connected(*id), "it came back at once");
-        cluster.nodes[node].process.as_mut().unwrap().must_run();
-    }
+    cut_off(&mut cluster, &intruder, 100).await;
     let after = cluster.client.submit(1, &cluster.client.mark(0.1)).await;
     for ticket in [begun, after] {
         let job = cluster.client.ended(2, &ticket.id, secs(20)).await;

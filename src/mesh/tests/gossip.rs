@@ -120,6 +120,18 @@ async fn announcements_of_a_stranger_are_rejected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_what_is_invalid_again_and_again_is_cut_off() {
+    let c = node(1, coordinator()).await;
+    let w = node(20, worker(&[&c])).await;
+    for n in 0u8..20 {
+        say(&w, Topic::Announcements, &[n]);
+    }
+    let noted = || c.handle.peers().iter().find(|peer| peer.id == w.id()).map(|peer| (peer.connected, peer.offences));
+    eventually("the liar is disconnected", || noted().is_some_and(|(connected, _)| !connected)).await;
+    assert!(noted().is_some_and(|(_, offences)| (1..20).contains(&offences)), "{:?}", noted());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_nobody_reads_drops_and_counts() {
     let c = node(1, coordinator()).await;
     let mut senders = Vec::new();
