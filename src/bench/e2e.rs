@@ -138,7 +138,8 @@ impl Submitter {
             let node = self.cluster.node(client);
             let why = match self.cluster.submit_batch(node, &key, &self.jobs[..size]).await {
                 Submitted::Accepted(jobs) if jobs.len() == size => return Ok(jobs),
-                Submitted::Accepted(jobs) => bail!("{} of {size} jobs of a batch were accepted", jobs.len()),
+                // The backlog was full: under the same key those are the same jobs when they are submitted again.
+                Submitted::Accepted(jobs) => format!("{} of {size} jobs of a batch were accepted", jobs.len()),
                 Submitted::Full(why) | Submitted::Refused(why) => why,
             };
             if clock::instant() > self.deadline {
