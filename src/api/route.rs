@@ -24,6 +24,8 @@ pub struct Route {
     pub method: Method,
     /// `/jobs/{id}`: segments in braces are parameters.
     pub path: &'static str,
+    /// Of the path.
+    segments: Vec<Segment>,
     pub summary: &'static str,
     pub params: Vec<Param>,
     pub headers: Vec<Header>,
@@ -36,6 +38,20 @@ pub struct Route {
     pub problems: Vec<Code>,
     pub components: Components,
     pub handler: Handler,
+}
+
+#[derive(Clone, Copy)]
+enum Segment {
+    Literal(&'static str),
+    /// By its name.
+    Parameter(&'static str),
+}
+
+impl Segment {
+    fn of(text: &'static str) -> Self {
+        let name = text.strip_prefix('{').and_then(|name| name.strip_suffix('}'));
+        name.map_or(Self::Literal(text), Self::Parameter)
+    }
 }
 
 /// A request header that the route looks at.
@@ -77,6 +93,7 @@ impl Route {
         Self {
             method,
             path,
+            segments: path.split('/').map(Segment::of).collect(),
             summary,
             params: vec![],
             headers: vec![],
@@ -207,25 +224,26 @@ impl Route {
         serde_json::json!({"$ref": format!("#/components/schemas/{}", T::name())})
     }
 
-    /// The names of the path's parameters, with their values, if `path` is of this route.
-    pub fn matches(&self, path: &str) -> Option<Vec<(&'static str, String)>> {
-        let (mut ours, mut theirs) = (self.path.split('/'), path.split('/'));
-        let mut values = vec![];
-        loop {
-            match (ours.next(), theirs.next()) {
-                (None, None) => return Some(values),
-                (Some(our), Some(their)) => match our.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
-                    Some(name) if !their.is_empty() => values.push((name, decoded(their)?)),
-                    None if our == their => {}
-                    _ => return None,
-                },
-                _ => return None,
-            }
-        }
+    /// Whether a path of these segments may be of this route.
+    pub fn covers(&self, path: &[&str]) -> bool {
+        let fits = |(ours, theirs): (&Segment, &&str)| match ours {
+            Segment::Literal(text) => text == theirs,
+            Segment::Parameter(_) => !theirs.is_empty(),
+        };
+        self.segments.len() == path.len() && self.segments.iter().zip(path).all(fits)
+    }
+
+    /// The names of the parameters of a path that this route covers, with their values. `None` if one is not UTF-8.
+    pub fn values(&self, path: &[&str]) -> Option<Vec<(&'static str, String)>> {
+        let named = self.segments.iter().zip(path).filter_map(|(ours, theirs)| match ours {
+            Segment::Literal(_) => None,
+            Segment::Parameter(name) => Some((*name, theirs)),
+        });
+        named.map(|(name, text)| Some((name, decoded(text)?))).collect()
     }
 
     pub fn literals(&self) -> usize {
-        self.path.split('/').filter(|segment| !segment.starts_with('{')).count()
+        self.segments.iter().filter(|segment| matches!(segment, Segment::Literal(_))).count()
     }
 }
 

@@ -1,6 +1,6 @@
 //! One way in and one way out for every request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Body as _;
 use tracing::Instrument;
@@ -15,6 +15,7 @@ use super::route::Route;
 use super::{Api, Context, consistency, params, respond, session};
 use crate::clock;
 use crate::consensus::Headline;
+use crate::domain::NodeId;
 use crate::tasks::Tasks;
 use crate::telemetry;
 
@@ -23,6 +24,8 @@ pub struct Router {
     api: Api,
     routes: Vec<Route>,
     room: Room,
+    /// The node that led when last asked, as text: every answer names it.
+    leader: Mutex<Option<(NodeId, HeaderValue)>>,
 }
 
 /// What came in, as warp took it apart.
@@ -48,7 +51,7 @@ impl Router {
     pub fn new(context: Context, tasks: Tasks) -> Self {
         let routes = super::routes(&context.limits);
         let room = Room::of(&context.limits);
-        Self { api: Api::new(context, tasks, &routes), routes, room }
+        Self { api: Api::new(context, tasks, &routes), routes, room, leader: Mutex::default() }
     }
 
     /// Answers a request, whatever it is.
@@ -139,10 +142,27 @@ impl Router {
                 headers.insert(HeaderName::from_static(name), value);
             }
         }
+        headers.insert("x-ciro-leader", self.named(headline.leader));
         if let Ok(id) = HeaderValue::from_str(id) {
             headers.insert("x-request-id", id);
         }
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+}
+
+impl Router {
+    /// A leader as text; empty if there is none. Base 58 takes as long as much of the rest of an answer.
+    fn named(&self, leader: Option<NodeId>) -> HeaderValue {
+        let Some(leader) = leader else { return HeaderValue::from_static("") };
+        let mut known = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.as_ref().filter(|(node, _)| *node == leader) {
+            Some((_, text)) => text.clone(),
+            None => {
+                let text = HeaderValue::from_str(&leader.to_string()).unwrap_or(HeaderValue::from_static(""));
+                *known = Some((leader, text.clone()));
+                text
+            }
+        }
     }
 }
 
@@ -170,12 +190,11 @@ fn is_fixed(host: &str) -> bool {
 }
 
 /// Who answered, and from how fresh a state. Unknown values are empty.
-fn node_headers(status: &Headline, applied: u64) -> [(&'static str, String); 6] {
+fn node_headers(status: &Headline, applied: u64) -> [(&'static str, String); 5] {
     [
         ("x-ciro-node", status.node.to_string()),
         ("x-ciro-role", status.role.as_str().to_owned()),
         ("x-ciro-term", status.term.to_string()),
-        ("x-ciro-leader", status.leader.map(|leader| leader.to_string()).unwrap_or_default()),
         ("x-ciro-applied-index", applied.to_string()),
         ("x-ciro-staleness-ms", status.staleness_ms.map(|staleness| staleness.to_string()).unwrap_or_default()),
     ]
@@ -183,13 +202,15 @@ fn node_headers(status: &Headline, applied: u64) -> [(&'static str, String); 6] 
 
 /// The route of the best-matching path: more literal segments win, so `/jobs/batch` is not a job's id.
 fn find<'a>(routes: &'a [Route], method: &Method, path: &str) -> Found<'a> {
-    let matching = || routes.iter().filter_map(|route| Some((route, route.matches(path)?)));
-    let Some(pattern) = matching().max_by_key(|(route, _)| route.literals()).map(|(route, _)| route.path) else {
+    let path: Vec<&str> = path.split('/').collect();
+    let covering = || routes.iter().filter(|route| route.covers(&path));
+    let best = covering().max_by_key(|route| route.literals());
+    let Some((pattern, values)) = best.and_then(|route| Some((route.path, route.values(&path)?))) else {
         return Found::Nothing;
     };
     let wanted = if method == Method::HEAD { &Method::GET } else { method };
-    match matching().find(|(route, _)| route.path == pattern && route.method == wanted) {
-        Some((route, values)) => Found::Route(route, values),
+    match covering().find(|route| route.path == pattern && route.method == wanted) {
+        Some(route) => Found::Route(route, values),
         None => Found::Methods(pattern, allow(routes, pattern)),
     }
 }
