@@ -3,24 +3,21 @@
 # into README.md, between its bench markers. Nothing there is written by hand.
 #
 #   scripts/bench.sh [--rounds N] [--seconds S] [--jobs N] [--crowd N] [--kills N] [--no-market] [--no-readme]
-#   scripts/bench.sh --market [--seconds S] [--crowd N] [--kills N]
-#   scripts/bench.sh --kafka
-#   scripts/bench.sh --chain
-#   scripts/bench.sh --million
-#   scripts/bench.sh --life [--seconds S]
+#   scripts/bench.sh --only PART[,PART...] [--seconds S] [--crowd N] [--kills N] [--no-readme]
 #   scripts/bench.sh --soak [--jobs N]
 #
-# --market measures the market only, with 100 and with N simulated workers (--crowd,
-# 1000), kills workers (--kills, 30) and sends liars; it writes no README.
+# --only measures parts again. The rows of the other parts stay as the last run left them, and a row
+# that was measured at another commit than most says at which. The parts:
 #
-# --kafka measures Kafka only, with one Apache Kafka broker; it writes no README.
-#
-# --chain measures settling on chain only, on one starknet-devnet; it writes no README.
-#
-# --million fills the nodes with a million finished jobs, and restarts them; it writes no README.
-#
-# --life measures the life of a cluster only: fail-overs, hand-overs, a rolling restart
-# and changes of the members under load, and reads; it writes no README.
+#   clearing   awards against the optimum; needs no cluster
+#   market     100 and N simulated workers (--crowd, 1000): from announcement to award, gossip, memory
+#   notice     kills workers (--kills, 30), some together with the leader
+#   hostile    20 liars among 100 workers
+#   reads      on the leader and a follower, and stale ones on all
+#   life       hand-overs, a rolling restart, changes of the members and fail-overs under load
+#   kafka      one Apache Kafka broker
+#   chain      one starknet-devnet
+#   million    fills the nodes with a million finished jobs, and restarts them
 #
 # --no-market leaves the crowds out: of the market only clearing is measured.
 #
@@ -32,7 +29,8 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no MARKET=no KAFKA=no CHAIN=no LIFE=no MILLION=no CROWDS=yes CROWD=1000 KILLS=30
+ROUNDS=30 SECS=20 JOBS='' README=yes SOAK=no CROWDS=yes CROWD=1000 KILLS=30
+PARTS=(clearing market notice hostile reads life kafka chain million) ONLY=()
 KAFKA_JOBS=50000  # through Kafka, each way
 LIFE_ROUNDS=100   # of fail-overs and of hand-overs under load
 MEMBERS_TURNS=5   # two nodes join and go, under load
@@ -48,18 +46,19 @@ while [ $# -gt 0 ]; do
     --crowd) CROWD=$2; shift 2 ;;
     --kills) KILLS=$2; shift 2 ;;
     --no-readme) README=no; shift ;;
-    --market) MARKET=yes README=no; shift ;;
-    --kafka) KAFKA=yes README=no; shift ;;
-    --chain) CHAIN=yes README=no; shift ;;
-    --million) MILLION=yes README=no; shift ;;
-    --life) LIFE=yes README=no; shift ;;
+    --only) IFS=, read -ra ONLY <<<"$2"; shift 2 ;;
     --no-market) CROWDS=no; shift ;;
     --soak) SOAK=yes; shift ;;
-    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --market, --kafka, --chain, --million, --life, --no-market and --soak, not '$1'" ;;
+    -h | --help | help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+    *) die "bench.sh knows --rounds N, --seconds S, --jobs N, --crowd N, --kills N, --no-readme, --only PART, --no-market and --soak, not '$1'" ;;
   esac
 done
 case "$SOAK" in yes) JOBS=${JOBS:-1000000} ;; *) JOBS=${JOBS:-100000} ;; esac
 [[ "$JOBS" =~ ^[1-9][0-9]*$ ]] && [ "$JOBS" -ge "$PORTIONS" ] || die "--jobs must be a number from $PORTIONS, not '$JOBS'"
+
+for part in "${ONLY[@]}"; do
+  case " ${PARTS[*]} " in *" $part "*) ;; *) die "no part '$part'; there are: ${PARTS[*]}" ;; esac
+done
 
 [[ "$CROWD" =~ ^[1-9][0-9]*$ ]] || die "--crowd must be a number of workers, not '$CROWD'"
 [[ "$KILLS" =~ ^[1-9][0-9]?$ ]] || die "--kills must be a number from 1 to 99, not '$KILLS'"
@@ -80,7 +79,9 @@ bench() {
   shift
   while read -r api; do nodes+=(--node "$api"); done < <(apis)
   step "bench $*"
-  "$(bin ciro-coordinator)" "${nodes[@]}" --json bench --disk-dir "$CIRO_DEVNET_DIR" "$@" >"$OUT/$name.json" || die "bench $name failed, see above"
+  "$(bin ciro-coordinator)" "${nodes[@]}" --json bench --disk-dir "$CIRO_DEVNET_DIR" "$@" >"$OUT/$name.raw" || die "bench $name failed, see above"
+  jq --arg commit "$COMMIT" '. + {commit: $commit}' "$OUT/$name.raw" >"$OUT/$name.json"
+  rm -f "$OUT/$name.raw"
   jq -c . "$OUT/$name.json"
 }
 
@@ -118,7 +119,7 @@ tenths() { jq -r "($2) // \"not measured\" | if type == \"number\" then . * 10 |
 ms() { jq -r "($2) // null | if . == null then \"not measured\" else . / 100 | round / 10 end" "$OUT/$1.json" 2>/dev/null; }
 
 # Requests of all measures that got no answer, or a refusal.
-refused() { jq -s 'map(.results.failures // 0) | add' "$OUT"/{submit,batch,lone,reads,reads_sides,reads_stale}.json 2>/dev/null || printf 'not measured'; }
+refused() { jq -s 'map(.results.failures // 0) | add' "$OUT"/{submit,batch,lone,reads}.json; }
 
 # Resident memory of each node, MiB, largest first.
 memory_mib() {
@@ -146,30 +147,35 @@ count_elections() {
 
 finished_jobs() { curl -s "$(apis | head -n 1)/status" | jq '[.jobs.completed, .jobs.failed, .jobs.cancelled] | map(. // 0) | add'; }
 
+# What the whole run saw beside the answers: whole .commit
+whole() { jq -r "$1 // \"not measured\"" "$OUT/whole.json" 2>/dev/null || printf 'not measured'; }
+
 # row LABEL TARGET MEASURE TEXT: a row of the table; a measure that was left out or failed is shown as such.
 row() {
-  local text=$4
+  local text=$4 commit
   [ -s "$OUT/$3.json" ] || text='not measured'
+  commit=$(jq -r '.commit // empty' "$OUT/$3.json" 2>/dev/null)
+  [ -z "$commit" ] || [ "$commit" = "$(whole .commit)" ] || text+=" (at \`$commit\`)"
   printf '| %s | %s | %s |\n' "$1" "$2" "$text"
 }
 
 table() {
   cat <<TEXT
-Measured by \`scripts/bench.sh\` on $(date -u +%Y-%m-%d), commit \`$COMMIT\`, release build, 3 nodes and 3
-workers as processes of one machine: $(machine). Every acknowledged write is on a majority's disk (fdatasync).
+Measured by \`scripts/bench.sh\` on $(whole .date), commit \`$(whole .commit)\` unless a row names another, release build, 3 nodes and 3
+workers as processes of one machine: $(whole .machine). Every acknowledged write is on a majority's disk (fdatasync).
 
 | measure | target | measured |
 |---|---|---|
 | durable submits, one job per request, 256 clients | 3 000/s | $(value submit .results.jobs_per_sec)/s (p50 $(ms submit .results.request_latency.p50_us) ms, p99 $(ms submit .results.request_latency.p99_us) ms) |
 | durable submits, batches of 500 | 15 000/s | $(value batch .results.jobs_per_sec)/s |
 | lone submit through a follower, p50 | ≤ 10 ms | $(ms lone .results.request_latency.p50_us) ms (fdatasync of this disk: $(ms lone .setup.disk_fdatasync.p50_us) ms) |
-| end to end, 3 workers, no-op executor, $JOBS jobs | 1 000 jobs/s | $(value e2e .results.jobs_per_sec)/s |
-| elections while these loads ran | 0 | $ELECTIONS |
-| requests that were refused or lost meanwhile | 0 | $(refused) |
+| end to end, 3 workers, no-op executor, $(whole .jobs) jobs | 1 000 jobs/s | $(value e2e .results.jobs_per_sec)/s |
+| elections while these loads ran | 0 | $(whole .elections) |
+| requests that were refused or lost meanwhile | 0 | $(whole .refused) |
 | linearizable reads, 64 clients | | $(value reads .results.reads_per_sec)/s (p50 $(ms reads .results.request_latency.p50_us) ms) |
-| fail-over, SIGKILL of the leader to the first write accepted, $ROUNDS rounds | p50 ≤ 600 ms, max ≤ 2 s | p50 $(ms failover .results.first_write_accepted_latency.p50_us) ms, max $(ms failover .results.first_write_accepted_latency.max_us) ms |
+| fail-over, SIGKILL of the leader to the first write accepted, $(whole .rounds) rounds | p50 ≤ 600 ms, max ≤ 2 s | p50 $(ms failover .results.first_write_accepted_latency.p50_us) ms, max $(ms failover .results.first_write_accepted_latency.max_us) ms |
 | running jobs restarted by these fail-overs | 0 | $(value failover .results.running_jobs_restarted) of $(value failover .results.running_jobs) |
-| memory of the largest node, with $FINISHED finished jobs | ≤ 300 MiB at 100 000 | $MEMORY MiB |
+| memory of the largest node, with $(whole .finished) finished jobs | ≤ 300 MiB at 100 000 | $(whole .memory_mib) MiB |
 TEXT
   row "fail-over by SIGKILL under load, $LIFE_ROUNDS rounds" "p50 ≤ 500 ms, p99 ≤ 1.2 s" failover_load "p50 $(ms failover_load .results.first_write_accepted_latency.p50_us) ms, p99 $(ms failover_load .results.first_write_accepted_latency.p99_us) ms"
   row "planned hand-over under load, write gap, p99 of $LIFE_ROUNDS" "≤ 100 ms" handover "$(ms handover .results.write_gap_latency.p99_us) ms (p50 $(ms handover .results.write_gap_latency.p50_us) ms; without a hand-over p99 $(ms handover .results.usual_gap_latency.p99_us) ms)"
@@ -278,24 +284,27 @@ soak() {
 # -------------------------------------------------------------------- market
 
 # fresh_market WORKERS: a cluster with so many workers as processes of their own.
-fresh_market() {
-  disperse
-  devnet down >/dev/null && CIRO_DEVNET_WORKER_FLAGS='--noop --max-parallel-jobs 4' devnet up 3 --workers "$1" --kafka none || die "no cluster to measure"
-}
+fresh_clearing() { bench clearing clearing; }
 
 market() {
-  local -a liars=()
-  bench clearing clearing
-  [ "$CROWDS" = yes ] || return 0
   fresh_market 0
   crowd 100
   try_bench market100 market --workers 100 --duration-secs "$SECS"
   fresh_market 0
   crowd "$CROWD"
   try_bench market market --workers "$CROWD" --duration-secs "$SECS" --join-secs 600
+  disperse
+}
+
+notice() {
   fresh_market "$KILLS"
   crowd $((100 - KILLS))
   try_bench notice notice --workers 100 --kills "$KILLS" --with-leader $(((KILLS + 2) / 3))
+  disperse
+}
+
+hostile() {
+  local -a liars=()
   fresh_market 0
   crowd 80
   liars+=(--start "$(worker_command liars-1 --simulate 7 --simulate-dishonest vanish)")
@@ -333,11 +342,15 @@ million() {
 
 # ---------------------------------------------------------------------- life
 
-# The jobs that are submitted meanwhile stay pending, so each of the long ones has a cluster of its own.
-life() {
+reads() {
   fresh
   try_bench reads_sides reads --clients 16 --duration-secs 10 --consistency linearizable --compare
   try_bench reads_stale reads --clients 64 --duration-secs 10
+}
+
+# The jobs that are submitted meanwhile stay pending, so each of the long ones has a cluster of its own.
+life() {
+  fresh
   try_bench handover handover --rounds "$LIFE_ROUNDS" --clients 8
   fresh
   try_bench rolling rolling --turns 3 --clients 8
@@ -365,36 +378,15 @@ if [ "$SOAK" = yes ]; then
   exit
 fi
 
-if [ "$MARKET" = yes ]; then
+if [ ${#ONLY[@]} -gt 0 ]; then
+  [ -s "$OUT/whole.json" ] || [ "$README" = no ] || die "there is no whole run in $OUT that parts could be added to: leave --only out, or add --no-readme"
   build_release
-  market
+  for part in "${ONLY[@]}"; do "$part"; done
+  write_readme
   exit $((UNMEASURED > 0))
 fi
 
-if [ "$KAFKA" = yes ]; then
-  build_release
-  kafka
-  exit $((UNMEASURED > 0))
-fi
-
-if [ "$CHAIN" = yes ]; then
-  build_release
-  chain
-  exit $((UNMEASURED > 0))
-fi
-
-if [ "$MILLION" = yes ]; then
-  build_release
-  million
-  exit $((UNMEASURED > 0))
-fi
-
-if [ "$LIFE" = yes ]; then
-  build_release
-  life
-  exit $((UNMEASURED > 0))
-fi
-
+rm -f "$OUT"/*.json
 fresh
 bench lone submit --clients 1 --duration-secs 5 --follower
 bench reads reads --clients 64 --duration-secs 10 --consistency linearizable
@@ -408,9 +400,11 @@ fresh
 bench submit submit --clients 256 --duration-secs "$SECS"
 bench batch submit --clients 8 --batch 500 --duration-secs "$SECS"
 count_elections
-life
-market
-kafka
-chain
-million
+jq -n --arg commit "$COMMIT" --arg date "$(date -u +%Y-%m-%d)" --arg machine "$(machine)" --argjson jobs "$JOBS" \
+  --argjson rounds "$ROUNDS" --argjson elections "$ELECTIONS" --argjson refused "$(refused)" \
+  --argjson finished "$FINISHED" --argjson memory_mib "$MEMORY" '$ARGS.named' >"$OUT/whole.json"
+for part in "${PARTS[@]}"; do
+  case "$CROWDS $part" in 'no market' | 'no notice' | 'no hostile') ;; *) "$part" ;; esac
+done
 write_readme
+exit $((UNMEASURED > 0))
