@@ -283,7 +283,7 @@ mod tests {
     async fn restart_names_the_node() {
         let dir = tempfile::tempdir().unwrap();
         let note = dir.path().join("note");
-        let member = Member { index: 3, role: String::new(), api: String::new(), pid: None };
+        let member = Member { index: 3, role: String::new(), api: String::new(), p2p: String::new(), pid: None };
         devnet("", &format!("echo start {{index}} > {}", note.display())).restart(&member).await.unwrap();
         assert_eq!(std::fs::read_to_string(note).unwrap(), "start 3\n");
     }
@@ -292,7 +292,7 @@ mod tests {
     fn a_stranger_is_not_killed() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let member = Member { index: 1, role: String::new(), api: String::new(), pid: Some(pid) };
+        let member = Member { index: 1, role: String::new(), api: String::new(), p2p: String::new(), pid: Some(pid) };
         assert!(member.kill().unwrap_err().to_string().contains("not one of ours"));
         assert_eq!(child.try_wait().unwrap(), None, "still runs");
         child.kill().unwrap();

@@ -97,12 +97,8 @@ impl Cluster {
         Self::build(nodes, workers, Some(Links::new()), vec![]).await
     }
 
-    /// Like [`Self::start_with_links`], with `settings` in every node's environment.
-    pub async fn start_with_links_and(nodes: usize, workers: usize, settings: Vec<(String, String)>) -> Self {
-        Self::build(nodes, workers, Some(Links::new()), settings).await
-    }
-
-    /// Like [`Self::start_with_links_and`], with `spare` more nodes that are no members and do not run.
+    /// Like [`Self::start_with_links`], with `spare` more nodes that are no members and do not run, and with `settings`
+    /// in every node's environment.
     pub async fn start_with_links_and_room(
         nodes: usize,
         spare: usize,
