@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use hyper::body::Body as _;
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Uri, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use warp::http::{Request, Uri, header};
 
 use crate::tasks::Tasks;
 
