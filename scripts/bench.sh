@@ -284,7 +284,12 @@ soak() {
 # -------------------------------------------------------------------- market
 
 # fresh_market WORKERS: a cluster with so many workers as processes of their own.
-fresh_clearing() { bench clearing clearing; }
+fresh_market() {
+  disperse
+  devnet down >/dev/null && CIRO_DEVNET_WORKER_FLAGS='--noop --max-parallel-jobs 4' devnet up 3 --workers "$1" --kafka none || die "no cluster to measure"
+}
+
+clearing() { bench clearing clearing; }
 
 market() {
   fresh_market 0
